@@ -1,0 +1,85 @@
+"""Dims: the dozen numbers that determine a MoE transformer of the supported families.
+
+Owns the checked record that the catalogue and a Hugging Face config are both turned into, and the GGUF metadata that
+a family needs to run. The tensor list that follows from it is in `tensors`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from motley.errors import UnsupportedError, UsageError
+
+ARCHITECTURES = ("llama", "olmoe", "qwen3moe")
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Field names follow ModelShape's; `d_dense` is GGUF's feed_forward_length (no layer need be dense)."""
+
+    name: str
+    architecture: str
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_experts: int
+    n_experts_used: int
+    d_expert: int
+    d_dense: int
+    vocab_size: int
+    context: int
+    rms_eps: float
+    rope_theta: float
+    tied_embeddings: bool = False
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise UnsupportedError(
+                f"{self.name}: architecture {self.architecture!r} is not supported: "
+                f"Motley has {', '.join(ARCHITECTURES)}"
+            )
+        for key, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if value <= 0:
+                raise UsageError(f"{self.name}: {key} must be positive, not {value}")
+        if self.n_experts_used > self.n_experts:
+            raise UsageError(f"{self.name}: uses {self.n_experts_used} of only {self.n_experts} experts")
+        if self.n_heads % self.n_kv_heads:
+            raise UsageError(f"{self.name}: {self.n_heads} heads do not share {self.n_kv_heads} key/value heads evenly")
+        if self.architecture == "olmoe" and self.n_heads * self.head_dim != self.d_model:
+            raise UnsupportedError(f"{self.name}: olmoe needs n_heads x head_dim == d_model")
+
+    @property
+    def qk_norm_widths(self) -> tuple[int, int] | None:
+        """Length of the q and k norm vectors: OLMoE normalises the whole projection, Qwen3 each head, Mixtral
+        neither."""
+        if self.architecture == "olmoe":
+            return self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        if self.architecture == "qwen3moe":
+            return self.head_dim, self.head_dim
+        return None
+
+    def metadata(self) -> Mapping[str, int | float]:
+        """Every `<architecture>.*` key that the family reads, as GGUF spells it."""
+        keys: dict[str, int | float] = {
+            "block_count": self.n_layers,
+            "context_length": self.context,
+            "embedding_length": self.d_model,
+            "feed_forward_length": self.d_dense,
+            "attention.head_count": self.n_heads,
+            "attention.head_count_kv": self.n_kv_heads,
+            "attention.key_length": self.head_dim,
+            "attention.value_length": self.head_dim,
+            "attention.layer_norm_rms_epsilon": self.rms_eps,
+            "rope.freq_base": self.rope_theta,
+            "rope.dimension_count": self.head_dim,
+            "expert_count": self.n_experts,
+            "expert_used_count": self.n_experts_used,
+            "vocab_size": self.vocab_size,
+        }
+        if self.architecture == "qwen3moe":
+            keys["expert_feed_forward_length"] = self.d_expert
+        return {f"{self.architecture}.{key}": value for key, value in keys.items()}
