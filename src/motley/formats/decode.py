@@ -1,14 +1,99 @@
-"""Decode stored blocks to float32, bit for bit as the GGUF reference does. Slow and obvious: the truth for tests."""
+"""Decode stored blocks to float32, bit for bit as the GGUF reference does. Slow and obvious: the truth for tests.
+
+The order of the float32 operations is part of the contract: the `gguf` package's `dequantize` is the reference, NaN,
+infinities and signed zeros included (`tests/unit/test_decode.py`). Layouts are in `blocks`.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.errors import UnsupportedError
+from motley.formats import blocks
 from motley.shape.quant import Quant
 
+_CHUNK_ELEMENTS = 1 << 20  # decoded at a time, so that temporaries stay small beside the result
 
-def decode(data: NDArray[np.uint8], quant: Quant) -> NDArray[np.float32]:
-    """Stored bytes [n_bytes] -> values [n_elements]."""
+Records = NDArray[np.void]
+Floats = NDArray[np.float32]
+
+
+def decode(data: NDArray[np.uint8], quant: Quant) -> Floats:
+    """Stored bytes [n_bytes] -> values [n_elements]; F32 is a view, everything else a new array."""
+    flat = blocks.flat_bytes(data, quant)
     if quant is Quant.F32:
-        return data.view(np.float32)
-    raise UnsupportedError(f"no decoder for {quant.name}")
+        return flat.view("<f4")
+    if quant is Quant.F16:
+        return flat.view("<f2").astype(np.float32)
+    if quant is Quant.BF16:
+        return _bf16(flat)
+    return _decode_records(flat.view(blocks.LAYOUT[quant]), quant)
+
+
+def _bf16(flat: NDArray[np.uint8]) -> Floats:
+    """A bfloat16 is the upper half of a float32."""
+    return (flat.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+def _decode_records(records: Records, quant: Quant) -> Floats:
+    out = np.empty((len(records), quant.block), np.float32)
+    step = _CHUNK_ELEMENTS // quant.block
+    with np.errstate(all="ignore"):  # inf * 0 is NaN here as in the reference
+        for start in range(0, len(records), step):
+            out[start : start + step] = _DECODERS[quant](records[start : start + step])
+    return out.reshape(-1)
+
+
+def _scale(records: Records, field: str = "d") -> Floats:
+    """Half-precision field [n] -> float32 [n, 1]."""
+    return records[field].astype(np.float32)[:, None]
+
+
+def _nibbles(qs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[..., bytes] -> [..., 2, bytes]: the low nibbles, then the high ones."""
+    return np.stack([qs & 0x0F, qs >> 4], axis=-2)
+
+
+def _q4_0(records: Records) -> Any:
+    q = _nibbles(records["qs"]).reshape(-1, 32).astype(np.float32) - 8
+    return _scale(records) * q
+
+
+def _q8_0(records: Records) -> Any:
+    return records["qs"].astype(np.float32) * _scale(records)
+
+
+def _scaled_sub_blocks(records: Records, q: NDArray[Any]) -> Any:
+    """Q4_K and Q5_K: q [n, 8, 32] -> values [n, 256]."""
+    scales, mins = blocks.unpack_scales(records["scales"])
+    d = _scale(records) * scales.astype(np.float32)
+    dm = _scale(records, "dmin") * mins.astype(np.float32)
+    return (d[:, :, None] * q.astype(np.float32) - dm[:, :, None]).reshape(-1, 256)
+
+
+def _q4_k(records: Records) -> Any:
+    return _scaled_sub_blocks(records, _nibbles(records["qs"]).reshape(-1, 8, 32))
+
+
+def _q5_k(records: Records) -> Any:
+    low = _nibbles(records["qs"]).reshape(-1, 8, 32)
+    fifth = records["qh"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    return _scaled_sub_blocks(records, low | fifth << 4)
+
+
+def _q6_k(records: Records) -> Any:
+    low = _nibbles(records["ql"]).reshape(-1, 2, 4, 32)
+    high = records["qh"][:, :, None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    q = (low | high << 4).reshape(-1, 16, 16).astype(np.float32) - 32
+    d = _scale(records) * records["scales"].astype(np.float32)
+    return (d[:, :, None] * q).reshape(-1, 256)
+
+
+_DECODERS: dict[Quant, Callable[[Records], Any]] = {
+    Quant.Q4_0: _q4_0,
+    Quant.Q8_0: _q8_0,
+    Quant.Q4_K: _q4_k,
+    Quant.Q5_K: _q5_k,
+    Quant.Q6_K: _q6_k,
+}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.formats.metadata import get_str
 from motley.shape.quant import Quant
 
 
@@ -50,4 +51,4 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        return str(self.metadata["general.architecture"])
+        return get_str(self.metadata, "general.architecture")

@@ -1,0 +1,105 @@
+"""Open a model file, split or whole, and give it an identity.
+
+Owns split sets (`NAME-00001-of-00003.gguf`, keys `split.*`) and the content hash; the grammar is `gguf_reader`'s.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from motley.errors import FormatError, UsageError
+from motley.formats.gguf_reader import AGAIN, GGUFFile, read_gguf
+from motley.formats.metadata import get_int
+from motley.formats.tensor import Checkpoint, QuantTensor
+
+_PART = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf")
+SAMPLES = 64  # per file, evenly spread, the first and the last bytes included
+SAMPLE_BYTES = 4096
+
+
+def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Open a GGUF file, or the first file of a split set, in well under a second whatever its size.
+
+    `hash` is 128 bits of blake2b in hex over, for each file in order: its size; all header bytes (metadata, tensor
+    names, dimensions, types, offsets); and 64 blocks of 4 KiB spread evenly over the tensor data, first and last
+    bytes included (all of the data where it is no larger). Equal hashes therefore mean the same header and, for
+    anything but a deliberately edited file, the same weights; the file's name and folder don't matter.
+    """
+    first = Path(path)
+    if first.is_dir():
+        raise UsageError(f"{first}: is a folder; pass a .gguf file")
+    files = _open_parts(read_gguf(first))
+    tensors: dict[str, QuantTensor] = {}
+    for file in files:
+        for name, tensor in file.tensors.items():
+            if name in tensors:
+                raise FormatError(f"{file.path}: tensor {name!r} is in an earlier part of the split too; {AGAIN}")
+            tensors[name] = tensor
+    _check_total(files, len(tensors))
+    return Checkpoint(files[0].metadata, tensors, content_hash(files))
+
+
+def _open_parts(first: GGUFFile) -> list[GGUFFile]:
+    """All files of a split set, checked to belong together; a whole file alone."""
+    count = get_int(first.metadata, "split.count", 1)
+    if count <= 1:
+        return [first]
+    match = _PART.fullmatch(first.path.name)
+    if match is None or int(match["count"]) != count:
+        raise FormatError(
+            f"{first.path}: metadata 'split.count' is {count}, so the name must end in -00001-of-{count:05}.gguf; "
+            "rename the parts as they were"
+        )
+    if get_int(first.metadata, "split.no", 0) != 0 or int(match["no"]) != 1:
+        raise FormatError(f"{first.path}: is a later part of a split; open {_part_name(match['stem'], 1, count)}")
+    return [first, *(_open_part(first, match["stem"], no, count) for no in range(2, count + 1))]
+
+
+def _part_name(stem: str, no: int, count: int) -> str:
+    return f"{stem}-{no:05}-of-{count:05}.gguf"
+
+
+def _open_part(first: GGUFFile, stem: str, no: int, count: int) -> GGUFFile:
+    path = first.path.with_name(_part_name(stem, no, count))
+    if not path.exists():
+        raise FormatError(f"{path}: part {no} of {count} is missing; put it beside {first.path.name}")
+    part = read_gguf(path)
+    there = (get_int(part.metadata, "split.no", -1), get_int(part.metadata, "split.count", -1))
+    if there != (no - 1, count):
+        raise FormatError(
+            f"{path}: metadata 'split.no' and 'split.count' are {there}, not {(no - 1, count)}: "
+            f"it belongs to another set; {AGAIN}"
+        )
+    return part
+
+
+def _check_total(files: Sequence[GGUFFile], found: int) -> None:
+    if len(files) > 1:
+        expected = get_int(files[0].metadata, "split.tensors.count", found)
+        if found != expected:
+            raise FormatError(
+                f"{files[0].path}: metadata 'split.tensors.count' is {expected}, "
+                f"but the {len(files)} parts hold {found} tensors; {AGAIN}"
+            )
+
+
+def content_hash(files: Sequence[GGUFFile]) -> str:
+    """See `open_checkpoint` for what it covers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        size = len(file.bytes)
+        digest.update(size.to_bytes(8, "little"))
+        digest.update(file.bytes[: file.data_offset])
+        for start, end in _samples(min(file.data_offset, size), size):
+            digest.update(file.bytes[start:end])
+    return digest.hexdigest()
+
+
+def _samples(start: int, end: int) -> list[tuple[int, int]]:
+    if end - start <= SAMPLES * SAMPLE_BYTES:
+        return [(start, end)]
+    last = end - SAMPLE_BYTES
+    begins = [start + (last - start) * i // (SAMPLES - 1) for i in range(SAMPLES)]
+    return [(begin, begin + SAMPLE_BYTES) for begin in begins]

@@ -1,0 +1,86 @@
+"""Decoding equals the `gguf` package's reference bit for bit, on any bytes: NaN, infinity, -0, subnormals."""
+
+import gguf
+import numpy as np
+import pytest
+
+from motley.errors import FormatError
+from motley.formats.blocks import LAYOUT, pack_scales, unpack_scales
+from motley.formats.decode import decode
+from motley.formats.tensor import QuantTensor
+from motley.shape.quant import Quant
+
+HOSTILE_HALVES = np.array(
+    [0x0000, 0x8000, 0x0001, 0x83FF, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00, 0xFE01, 0x7C01, 0x3C00], np.uint16
+)
+
+
+def reference(data: np.ndarray, quant: Quant) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return gguf.quants.dequantize(data.reshape(1, -1), gguf.GGMLQuantizationType(quant.ggml_type)).reshape(-1)
+
+
+def same_bits(got: np.ndarray, want: np.ndarray) -> None:
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got.view(np.uint32), np.ascontiguousarray(want, np.float32).view(np.uint32))
+
+
+@pytest.mark.parametrize("quant", list(Quant), ids=lambda q: q.name)
+@pytest.mark.parametrize("n_blocks", [1, 3, 257, 9000])
+def test_random_bytes(quant: Quant, n_blocks: int) -> None:
+    rng = np.random.default_rng(n_blocks)
+    data = rng.integers(0, 256, n_blocks * quant.block_bytes, dtype=np.uint8)
+    same_bits(decode(data, quant), reference(data, quant))
+
+
+@pytest.mark.parametrize("quant", [q for q in Quant if q in LAYOUT], ids=lambda q: q.name)
+def test_hostile_scales(quant: Quant) -> None:
+    rng = np.random.default_rng(1)
+    fields = [name for name in LAYOUT[quant].names if name in ("d", "dmin")]
+    records = rng.integers(0, 256, 144 * quant.block_bytes, dtype=np.uint8).view(LAYOUT[quant])
+    pairs = np.stack(np.meshgrid(HOSTILE_HALVES, HOSTILE_HALVES), -1).reshape(-1, 2)
+    for column, field in enumerate(fields):
+        records[field] = pairs[:, column].copy().view(np.float16)
+    data = records.view(np.uint8)
+    same_bits(decode(data, quant), reference(data, quant))
+
+
+@pytest.mark.parametrize("quant", [Quant.F16, Quant.BF16], ids=lambda q: q.name)
+def test_every_half(quant: Quant) -> None:
+    data = np.arange(1 << 16, dtype=np.uint16).view(np.uint8)
+    same_bits(decode(data, quant), reference(data, quant))
+
+
+def test_unaligned_and_sliced_data() -> None:
+    rng = np.random.default_rng(2)
+    data = rng.integers(0, 256, 1 + 10 * 144, dtype=np.uint8)
+    same_bits(decode(data[1:], Quant.Q4_K), reference(data[1:].copy(), Quant.Q4_K))
+    floats = rng.integers(0, 256, 1 + 40, dtype=np.uint8)
+    same_bits(decode(floats[1:], Quant.F32), floats[1:].copy().view(np.float32))
+
+
+def test_part_of_bytes_is_refused() -> None:
+    with pytest.raises(FormatError, match="35 bytes are not whole Q8_0 blocks of 34 bytes"):
+        decode(np.zeros(35, np.uint8), Quant.Q8_0)
+
+
+def test_empty() -> None:
+    for quant in Quant:
+        assert decode(np.zeros(0, np.uint8), quant).shape == (0,)
+
+
+def test_scales_pack_and_unpack() -> None:
+    rng = np.random.default_rng(3)
+    scales, mins = rng.integers(0, 64, (2, 100, 8), dtype=np.uint8)
+    got_scales, got_mins = unpack_scales(pack_scales(scales, mins))
+    np.testing.assert_array_equal(got_scales, scales)
+    np.testing.assert_array_equal(got_mins, mins)
+
+
+def test_tensor_parts_are_views_and_decode_to_their_slice() -> None:
+    rng = np.random.default_rng(4)
+    data = rng.integers(0, 256, 3 * 4 * 2 * 34, dtype=np.uint8)
+    tensor = QuantTensor("e", (3, 4, 64), Quant.Q8_0, data)
+    part = tensor.part(1)
+    assert np.shares_memory(part.data, data)
+    same_bits(part.decode(), tensor.decode()[1])
