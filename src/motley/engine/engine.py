@@ -1,0 +1,141 @@
+"""Engine: several sequences at once over one Runner. Owns the KV slots, chunked prefill, sampling and stopping.
+
+Each step carries one token of every decoding sequence and, while room is left, a chunk of the prefills in the order
+they came. It never sees a tensor but the logits.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from motley.engine.runner import Runner
+from motley.engine.sampling import Sampling, sample
+from motley.errors import CapacityError, UsageError
+from motley.ops.protocol import Batch
+
+GREEDY = Sampling()
+
+
+@dataclass(eq=False)
+class Stream:
+    """One sequence: a prompt on its way to its answer."""
+
+    prompt: list[int]
+    max_tokens: int
+    sampling: Sampling
+    stop: frozenset[int]
+    answer: list[int] = field(default_factory=list)
+    computed: int = 0  # tokens whose keys and values are in the cache
+    slot: int = -1
+
+    @property
+    def done(self) -> bool:
+        return len(self.answer) >= self.max_tokens or bool(self.answer and self.answer[-1] in self.stop)
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+    def pending(self, most: int) -> list[int]:
+        """The next tokens to compute, `most` at the most."""
+        if self.computed >= len(self.prompt):
+            return self.answer[self.computed - len(self.prompt) :][:most]
+        return self.prompt[self.computed : self.computed + most]
+
+
+class Engine:
+    """`chunk`: how many tokens a step may carry; a longer prompt is prefilled over several steps."""
+
+    def __init__(self, runner: Runner, chunk: int = 512) -> None:
+        self.runner = runner
+        self.chunk = max(chunk, runner.n_slots)
+        self._free = list(range(runner.n_slots - 1, -1, -1))
+        self._waiting: deque[Stream] = deque()
+        self._running: list[Stream] = []
+
+    def submit(
+        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, stop: frozenset[int] = frozenset()
+    ) -> Stream:
+        """Queue a sequence. Raises UsageError on an empty prompt, CapacityError if it can't fit the context."""
+        if not prompt:
+            raise UsageError("the prompt is empty: give at least one token")
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens = {max_tokens} must be at least 1")
+        if len(prompt) + max_tokens > self.runner.context:
+            raise CapacityError(
+                f"{len(prompt)} prompt tokens and {max_tokens} new ones exceed the context of {self.runner.context}: "
+                "shorten the prompt, ask for fewer, or load with a longer context"
+            )
+        stream = Stream(list(prompt), max_tokens, sampling, stop)
+        self._waiting.append(stream)
+        return stream
+
+    def cancel(self, stream: Stream) -> None:
+        """Forget a sequence and free its slot; harmless when it is done already."""
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+        if stream in self._running:
+            self._release(stream)
+
+    def step(self) -> list[Stream]:
+        """One forward pass. Returns the streams that got a token (their last one); empty when there is no work."""
+        while self._waiting and self._free:
+            stream = self._waiting.popleft()
+            stream.slot = self._free.pop()
+            self._running.append(stream)
+        shares = self._shares()
+        if not shares:
+            return []
+        batch, samplers = _batch(shares)
+        logits = self.runner.step(batch)
+        for row, stream in zip(logits, samplers):
+            history = stream.prompt + stream.answer
+            stream.answer.append(sample(row, history, stream.sampling, len(stream.answer)))
+            if stream.done:
+                self._release(stream)
+        return samplers
+
+    def generate(
+        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, stop: frozenset[int] = frozenset()
+    ) -> Iterator[int]:
+        """Tokens of one sequence as they come; other submitted sequences go on beside it."""
+        stream = self.submit(prompt, max_tokens, sampling, stop)
+        try:
+            while not stream.done:
+                if stream in self.step():
+                    yield stream.answer[-1]
+        finally:
+            self.cancel(stream)
+
+    def _shares(self) -> list[tuple[Stream, list[int]]]:
+        """Which tokens of which streams this step carries: decoding streams first, then prefills while room is left."""
+        room = self.chunk
+        shares = []
+        for stream in sorted(self._running, key=lambda s: s.computed < len(s.prompt)):
+            if tokens := stream.pending(room):
+                shares.append((stream, tokens))
+                room -= len(tokens)
+        return shares
+
+    def _release(self, stream: Stream) -> None:
+        self._running.remove(stream)
+        self._free.append(stream.slot)
+        stream.slot = -1
+
+
+def _batch(shares: list[tuple[Stream, list[int]]]) -> tuple[Batch, list[Stream]]:
+    """The step's batch, and the streams whose next token its logits rows give, in order."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    rows: list[int] = []
+    samplers = []
+    for stream, share in shares:
+        tokens += share
+        positions += range(stream.computed, stream.computed + len(share))
+        slots += [stream.slot] * len(share)
+        stream.computed += len(share)
+        if stream.computed == stream.length:
+            rows.append(len(tokens) - 1)
+            samplers.append(stream)
+    return Batch(tokens, positions, slots, rows), samplers

@@ -1,0 +1,66 @@
+"""Where the routed experts of a stage live: some on this device, the others on nodes across links.
+
+The home sends its tokens to each owner first, computes its own experts while they work, then gathers. Partial sums are
+float64, so that who holds an expert does not change the answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.engine.times import Clock
+from motley.ops.protocol import Array, Experts, Ops
+
+
+class ExpertOwner(Protocol):
+    """Another node's experts, over a link (`cluster.remote.RemoteExperts`)."""
+
+    def start(
+        self, layer: int, x: NDArray[np.float32], ids: NDArray[np.int32], weights: NDArray[np.float32]
+    ) -> None: ...
+
+    def finish(self) -> NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An owner and which of a layer's experts it has: bool [E] by layer."""
+
+    owner: ExpertOwner
+    owned: Mapping[int, NDArray[np.bool_]]
+
+
+class PlacedExperts:
+    """Runs one layer's chosen experts (`models.layers.RunExperts`) and counts how often each was chosen."""
+
+    def __init__(
+        self,
+        ops: Ops,
+        clock: Clock,
+        local: Mapping[int, Experts],
+        remotes: Sequence[Remote],
+        n_layers: int,
+        n_experts: int,
+    ) -> None:
+        self._ops, self._clock, self._local, self._remotes = ops, clock, local, remotes
+        self.chosen = np.zeros((n_layers, n_experts), np.int64)
+
+    def __call__(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
+        ops = self._ops
+        host_ids: NDArray[np.int32] = ops.to_host(ids)
+        self.chosen[layer] += np.bincount(host_ids.ravel(), minlength=self.chosen.shape[1])
+        asked = [r.owner for r in self._remotes if layer in r.owned and r.owned[layer][host_ids].any()]
+        if asked:
+            message = ops.to_host(h), host_ids, ops.to_host(weights)
+            for owner in asked:
+                owner.start(layer, *message)
+        parts = [ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []
+        waiting = perf_counter()
+        parts += [ops.from_host(owner.finish()) for owner in asked]
+        if asked:
+            self._clock.waited(perf_counter() - waiting)
+        return parts

@@ -1,0 +1,112 @@
+"""A whole model on one device in this process: `motley.load`, and the reference that a placed model is checked
+against."""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.engine.device import DeviceModel, Progress
+from motley.engine.engine import Engine
+from motley.engine.runner import StageRunner, run_stages
+from motley.engine.sampling import Sampling
+from motley.engine.times import StepTimes
+from motley.errors import UsageError
+from motley.formats.tensor import Checkpoint
+from motley.models.registry import family
+from motley.ops.protocol import Batch, Ops
+
+
+class LocalRunner:
+    """`engine.runner.Runner` on one device. Owns the ops it is given: `close` closes them."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        ops: Ops,
+        *,
+        n_slots: int = 1,
+        context: int = 4096,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        config = family(checkpoint.architecture).config(checkpoint.metadata)
+        every = range(config.n_experts)
+        self.n_slots, self.context = n_slots, context
+        self.vocab_size = config.vocab_size
+        self.model = DeviceModel(
+            checkpoint,
+            ops,
+            layers=range(config.n_layers),
+            experts=dict.fromkeys(range(config.n_layers), every),
+            n_slots=n_slots,
+            context=context,
+            progress=progress,
+        )
+
+    def step(self, batch: Batch) -> NDArray[np.float32]:
+        return run_stages(self._stages(), batch)
+
+    def times(self) -> StepTimes:
+        return self.model.clock.times + StepTimes()
+
+    def chosen(self) -> NDArray[np.int64]:
+        return self.model.placed.chosen.copy()
+
+    def close(self) -> None:
+        self.model.ops.close()
+
+    def _stages(self) -> list[StageRunner]:
+        return [self.model.stage] if self.model.stage else []
+
+
+class Model:
+    """What `motley.load` gives: one model on this machine's CPU. A context manager: `close` frees threads and
+    memory."""
+
+    def __init__(self, runner: LocalRunner) -> None:
+        self.runner = runner
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [tokens, vocab]: the logits after each token of one sequence. UsageError for ids outside the
+        vocabulary."""
+        _check_ids(tokens, self.runner.vocab_size)
+        everything = list(range(len(tokens)))
+        return self.runner.step(Batch(tokens, everything, [0] * len(tokens), everything))
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        max_tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: frozenset[int] = frozenset(),
+    ) -> Iterator[int]:
+        """Yield up to `max_tokens` new tokens, ending after one of `stop`."""
+        _check_ids(tokens, self.runner.vocab_size)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        return Engine(self.runner).generate(tokens, max_tokens, sampling, stop)
+
+    def close(self) -> None:
+        self.runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_ids(tokens: Sequence[int], vocab_size: int) -> None:
+    if not len(tokens):
+        raise UsageError("no tokens given: a model needs at least one")
+    if min(tokens) < 0 or max(tokens) >= vocab_size:
+        raise UsageError(f"token ids must be between 0 and {vocab_size - 1}; got {min(tokens)}..{max(tokens)}")

@@ -1,0 +1,152 @@
+"""The blocks that decoder families are made of, written once against `ops.protocol`.
+
+A family file composes them; none of them knows a family, a file format or where an expert lives. Attributes carry the
+checkpoint's tensor names. B sequences, T tokens, D model width, H heads, K key/value heads, N head width, E experts,
+A active experts, F expert width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from motley.errors import FormatError
+from motley.formats.tensor import Checkpoint, QuantTensor
+from motley.models.config import Config
+from motley.ops.protocol import Array, Batch, Experts, KVCache, Ops, Weight
+
+Lap = Callable[[str], None]  # called as each part of a layer ends: "attention", "router", "experts"
+
+
+class RunExperts(Protocol):
+    """Computes the chosen experts of one layer wherever they live. Given by the engine.
+
+    h [T, D], ids int32 [T, A], weights [T, A] -> float64 partial sums [T, D], one per owner."""
+
+    def __call__(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]: ...
+
+
+@dataclass
+class Loader:
+    """Uploads a checkpoint's tensors to a device, checking their dimensions, counting and reporting the bytes."""
+
+    checkpoint: Checkpoint
+    ops: Ops
+    progress: Callable[[int, int], None] = lambda done, total: None  # (bytes so far, `total`)
+    total: int = 0  # bytes that are expected, for `progress`
+    n_bytes: int = field(default=0, init=False)
+
+    def tensor(self, name: str, dims: tuple[int, ...]) -> QuantTensor:
+        tensor = self.checkpoint.tensors.get(name)
+        if tensor is None:
+            raise FormatError(f"tensor {name} {list(dims)} is missing: the file is incomplete or of another family")
+        if tensor.dims != dims:
+            raise FormatError(f"tensor {name} has dimensions {list(tensor.dims)}, expected {list(dims)}")
+        return tensor
+
+    def weight(self, name: str, *dims: int) -> Weight:
+        tensor = self.tensor(name, dims)
+        weight = self.ops.weight(tensor)
+        self._count(tensor.n_bytes)
+        return weight
+
+    def experts(self, config: Config, layer: int, owned: Sequence[int]) -> Experts:
+        n, d, f = config.n_experts, config.d_model, config.d_expert
+        gate = self.tensor(f"blk.{layer}.ffn_gate_exps.weight", (n, f, d))
+        up = self.tensor(f"blk.{layer}.ffn_up_exps.weight", (n, f, d))
+        down = self.tensor(f"blk.{layer}.ffn_down_exps.weight", (n, d, f))
+        experts = self.ops.experts_weight(gate, up, down, owned)
+        self._count((gate.n_bytes + up.n_bytes + down.n_bytes) // n * len(owned))
+        return experts
+
+    def _count(self, n_bytes: int) -> None:
+        self.n_bytes += n_bytes
+        self.progress(self.n_bytes, self.total)
+
+
+class GroupedQueryAttention:
+    """Norm, q/k/v, optional q/k norm (over `qk_norm` widths at a time), rope, attention, output, residual."""
+
+    def __init__(self, config: Config, load: Loader, layer: int, qk_norm: tuple[int, int] | None = None) -> None:
+        blk, c = f"blk.{layer}.", config
+        self.config = config
+        self.attn_norm = load.weight(blk + "attn_norm.weight", c.d_model)
+        self.attn_q = load.weight(blk + "attn_q.weight", c.n_heads * c.head_dim, c.d_model)
+        self.attn_k = load.weight(blk + "attn_k.weight", c.n_kv_heads * c.head_dim, c.d_model)
+        self.attn_v = load.weight(blk + "attn_v.weight", c.n_kv_heads * c.head_dim, c.d_model)
+        self.attn_output = load.weight(blk + "attn_output.weight", c.d_model, c.n_heads * c.head_dim)
+        self.attn_q_norm = load.weight(blk + "attn_q_norm.weight", qk_norm[0]) if qk_norm else None
+        self.attn_k_norm = load.weight(blk + "attn_k_norm.weight", qk_norm[1]) if qk_norm else None
+
+    def __call__(self, ops: Ops, x: Array, batch: Batch, cache: KVCache, cache_layer: int) -> Array:
+        """x [T, D] -> [T, D]"""
+        c = self.config
+        h = ops.rms_norm(x, self.attn_norm, c.eps)
+        q, k, v = ops.linear(h, self.attn_q, self.attn_k, self.attn_v)  # [T, H*N], [T, K*N], [T, K*N]
+        if self.attn_q_norm is not None:
+            q = ops.rms_norm(q, self.attn_q_norm, c.eps)
+            k = ops.rms_norm(k, self.attn_k_norm, c.eps)
+        q = ops.rope(q, c.head_dim, batch.positions, c.rope)
+        k = ops.rope(k, c.head_dim, batch.positions, c.rope)
+        a = ops.attention(q, k, v, cache, cache_layer, batch, c.scale)  # [T, H*N]
+        (o,) = ops.linear(a, self.attn_output)
+        return ops.add(x, o)
+
+
+class MixtureOfExperts:
+    """Norm, router, the chosen experts wherever they live, residual."""
+
+    def __init__(self, config: Config, load: Loader, layer: int) -> None:
+        blk = f"blk.{layer}."
+        self.config = config
+        self.layer = layer
+        self.ffn_norm = load.weight(blk + "ffn_norm.weight", config.d_model)
+        self.ffn_gate_inp = load.weight(blk + "ffn_gate_inp.weight", config.n_experts, config.d_model)
+
+    def __call__(self, ops: Ops, x: Array, experts: RunExperts, lap: Lap) -> Array:
+        """x [T, D] -> [T, D]"""
+        h = ops.rms_norm(x, self.ffn_norm, self.config.eps)
+        ids, weights = ops.router(h, self.ffn_gate_inp, self.config.routing)  # [T, A] each
+        lap("router")
+        x = ops.combine(x, experts(self.layer, h, ids, weights))
+        lap("experts")
+        return x
+
+
+@dataclass(frozen=True)
+class Layer:
+    attention: GroupedQueryAttention
+    ffn: MixtureOfExperts
+
+    def __call__(
+        self, ops: Ops, x: Array, batch: Batch, cache: KVCache, cache_layer: int, experts: RunExperts, lap: Lap
+    ) -> Array:
+        """x [T, D] -> [T, D]"""
+        x = self.attention(ops, x, batch, cache, cache_layer)
+        lap("attention")
+        return self.ffn(ops, x, experts, lap)
+
+
+class Embedding:
+    def __init__(self, config: Config, load: Loader) -> None:
+        self.token_embd = load.weight("token_embd.weight", config.vocab_size, config.d_model)
+
+    def __call__(self, ops: Ops, batch: Batch) -> Array:
+        """-> [T, D]"""
+        return ops.embed(self.token_embd, batch.tokens)
+
+
+class Head:
+    """Final norm and output projection of the rows that want logits; without its own matrix it is tied to the
+    embedding's."""
+
+    def __init__(self, config: Config, load: Loader) -> None:
+        self.eps = config.eps
+        self.output_norm = load.weight("output_norm.weight", config.d_model)
+        name = "output.weight" if "output.weight" in load.checkpoint.tensors else "token_embd.weight"
+        self.output = load.weight(name, config.vocab_size, config.d_model)
+
+    def __call__(self, ops: Ops, x: Array, batch: Batch) -> Array:
+        """x [T, D] -> logits [R, V]"""
+        h = ops.rms_norm(ops.take(x, batch.rows), self.output_norm, self.eps)
+        (logits,) = ops.linear(h, self.output)
+        return logits
