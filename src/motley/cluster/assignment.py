@@ -1,0 +1,68 @@
+"""Assignment: what one device of a node shall hold and run. The head makes it from a placement and sends it in `Load`.
+
+Checked when made and when decoded, so that a node never loads half of something impossible. Whether the layers and
+experts exist in the model is checked where the model is opened.
+"""
+
+import itertools
+
+import msgspec
+
+from motley.errors import LinkError, UsageError
+
+MAX_LAYER = 4096
+MAX_EXPERT = 1 << 16
+
+
+class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    device: str  # the receiving device, as in the placement
+    model: str  # path, on the node's machine
+    hash: str  # of the checkpoint: the node refuses a file that differs
+    context: int  # positions a KV slot holds
+    slots: int  # sequences at once
+    home_layers: tuple[int, ...] = ()  # ascending; norms, attention, KV cache, router
+    experts: dict[int, tuple[int, ...]] = {}  # layer -> global expert ids held here, for home layers and others
+    embed: bool = False  # holds the embedding: home of the first layer
+    head: bool = False  # holds final norm and head: home of the last layer
+    elsewhere: dict[int, dict[str, tuple[int, ...]]] = {}  # home layer -> other device -> ids it holds
+    peers: dict[str, tuple[str, int]] = {}  # each device in `elsewhere` -> host and port of its node's listener
+
+    def __post_init__(self) -> None:
+        _need(self.context >= 1 and self.slots >= 1, f"context {self.context} and slots {self.slots} must be positive")
+        _need(bool(self.device and self.model), "device and model must be named")
+        _ascending(self.home_layers, MAX_LAYER, "home_layers")
+        for layer, ids in self.experts.items():
+            _ascending((layer,), MAX_LAYER, "experts")
+            _ascending(ids, MAX_EXPERT, f"experts of layer {layer}")
+        _need(bool(self.home_layers) or not (self.embed or self.head), "embedding and head need a home layer here")
+        for layer, owners in self.elsewhere.items():
+            _need(layer in self.home_layers, f"elsewhere names layer {layer}, whose home is not here")
+            for device, ids in owners.items():
+                _need(device in self.peers, f"elsewhere names {device}, which has no address in peers")
+                _ascending(ids, MAX_EXPERT, f"experts of layer {layer} on {device}")
+        for device, (host, port) in self.peers.items():
+            _need(bool(host) and 0 < port < 1 << 16, f"peer {device} has the address {host}:{port}")
+
+    def to_json(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def from_json(data: bytes | memoryview) -> "Assignment":
+        try:
+            return msgspec.json.decode(data, type=Assignment)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise LinkError(f"malformed assignment: {error}") from None
+
+
+class _Impossible(UsageError, ValueError):
+    """A UsageError to who makes an assignment; a ValueError to msgspec, which reports it while decoding."""
+
+
+def _need(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise _Impossible(f"impossible assignment: {sentence}")
+
+
+def _ascending(numbers: tuple[int, ...], limit: int, what: str) -> None:
+    sound = all(0 <= n < limit for n in numbers) and all(a < b for a, b in itertools.pairwise(numbers))
+    _need(sound, f"{what} must ascend from 0 up to {limit - 1}, without repeats: {str(list(numbers))[:80]}")

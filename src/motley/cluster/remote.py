@@ -1,0 +1,183 @@
+"""The client's side of a link: experts and stages that live on another node, loading them, measuring the link.
+
+One link carries one exchange at a time. `start` sends, `finish` receives: between the two the caller computes what is
+its own. Whether an exchange is needed at all (do any of these tokens' experts live there?) is the caller's to decide.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from motley.cluster import messages
+from motley.cluster.assignment import Assignment
+from motley.cluster.link import Link
+from motley.cluster.messages import F32, F64, I32, Kind, Parts, StageReply
+from motley.errors import LinkError
+from motley.ops.protocol import Batch
+
+CALL_TIMEOUT_S = 300.0  # a large prefill chunk on a slow node; a dead node is noticed at once by other means
+LOAD_TIMEOUT_S = 600.0  # between two signs of progress
+
+_requests = itertools.count(1)
+
+
+@dataclass
+class Traffic:
+    """What exchanges cost so far. Waiting is the time inside `finish`: what computing meanwhile did not hide."""
+
+    exchanges: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    send_s: float = 0.0
+    wait_s: float = 0.0
+    busy_s: float = 0.0  # of it the other side worked, by its own clock
+
+    @property
+    def link_s(self) -> float:
+        """Sending, and waiting beyond the other side's own work. Negative where work here hid it all: then 0."""
+        return max(0.0, self.send_s + self.wait_s - self.busy_s)
+
+
+class Exchange:
+    """One call and its answer, counted."""
+
+    def __init__(self, link: Link, traffic: Traffic) -> None:
+        self.link = link
+        self._traffic = traffic
+        self._pending = 0
+
+    def start(self, kind: Kind, parts: Parts) -> None:
+        if self._pending:
+            raise RuntimeError(f"request {self._pending} on the link to {self.link.peer} was not finished")
+        started = time.perf_counter()
+        request = next(_requests) & 0xFFFFFFFF
+        self.link.send(kind, request, parts)
+        self._pending = request
+        self._traffic.exchanges += 1
+        self._traffic.bytes_sent += messages.total_bytes(parts)
+        self._traffic.send_s += time.perf_counter() - started
+
+    def finish(self, kind: Kind, timeout_s: float = CALL_TIMEOUT_S) -> memoryview:
+        started = time.perf_counter()
+        request, self._pending = self._pending, 0
+        if not request:
+            raise RuntimeError(f"nothing was asked on the link to {self.link.peer}")
+        frame = self.link.receive(timeout_s)
+        self._traffic.wait_s += time.perf_counter() - started
+        self._traffic.bytes_received += frame.payload.nbytes
+        return messages.expect(frame, kind, request)
+
+
+class RemoteExperts:
+    """Experts on the node at the other end of the link."""
+
+    def __init__(self, link: Link) -> None:
+        self.traffic = Traffic()
+        self._exchange = Exchange(link, self.traffic)
+        self._shape: tuple[int, ...] = ()
+
+    def start(self, layer: int, x: F32, ids: I32, weights: F32) -> None:
+        """x [T, D], ids and weights [T, A]; ids that do not live there contribute nothing."""
+        self._shape = x.shape
+        self._exchange.start(Kind.EXPERTS_CALL, messages.experts_call(layer, x, ids, weights))
+
+    def finish(self) -> F64:
+        """Their part of the sum, float64 [T, D]: a view, valid until the link's next `receive`."""
+        y, busy_s = messages.read_experts_reply(self._exchange.finish(Kind.EXPERTS_REPLY))
+        self.traffic.busy_s += busy_s
+        if y.shape != self._shape:
+            raise LinkError(f"{self._exchange.link.peer} answered {y.shape} where {self._shape} was asked")
+        return y
+
+
+class RemoteStage:
+    """A run of layers on the node at the other end of the link."""
+
+    def __init__(self, link: Link) -> None:
+        self.traffic = Traffic()
+        self._exchange = Exchange(link, self.traffic)
+
+    def start(self, batch: Batch, x: F32 | None) -> None:
+        """x [T, D], or None for the stage that embeds the tokens."""
+        self._exchange.start(Kind.STAGE_CALL, messages.stage_call(batch, x))
+
+    def finish(self) -> StageReply:
+        """Its array is a view, valid until the link's next `receive`."""
+        reply = messages.read_stage_reply(self._exchange.finish(Kind.STAGE_REPLY))
+        self.traffic.busy_s += reply.busy_s
+        return reply
+
+
+class RemoteLoad:
+    """Loading on another node: `start` on all nodes first, then `finish` on each."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._request = 0
+
+    def start(self, assignment: Assignment) -> None:
+        self._request = next(_requests) & 0xFFFFFFFF
+        self._link.send(Kind.LOAD, self._request, [assignment.to_json()])
+
+    def finish(self, on_progress: Callable[[float, str], None] | None = None) -> dict[str, Any]:
+        """What the handler's `load` returned, JSON. on_progress(done 0..1, text)."""
+        while True:
+            frame = self._link.receive(LOAD_TIMEOUT_S)
+            if frame.kind == Kind.PROGRESS and frame.request == self._request:
+                progress = messages.read_progress(frame.payload)
+                if on_progress:
+                    on_progress(progress.done, progress.text)
+                continue
+            return messages.read_object(messages.expect(frame, Kind.LOADED, self._request))
+
+
+def ask(link: Link, what: str, timeout_s: float = 10.0, **arguments: Any) -> dict[str, Any]:
+    """A question that the node's handler answers with a JSON object: memory used, times, ..."""
+    exchange = Exchange(link, Traffic())
+    exchange.start(Kind.ASK, messages.as_json({**arguments, "what": what}))
+    return messages.read_object(exchange.finish(Kind.ANSWER, timeout_s))
+
+
+@dataclass(frozen=True)
+class LinkSpeed:
+    transport: str
+    rtt_us: float  # median round trip of 16 KiB
+    gb_s: float  # 1e9 bytes a second, one way at a time
+
+
+RTT_BYTES = 16 << 10
+BULK_BYTES = 8 << 20
+
+
+def measure(link: Link, pings: int = 500, bulk: int = 7) -> LinkSpeed:
+    """Medians of checksummed ping-pongs. Takes about 0.1 s on loopback, at most a few seconds on a slow link."""
+    small = [_ping_s(link, RTT_BYTES) for _ in _for_seconds(pings, 1.0)]
+    large = [_ping_s(link, BULK_BYTES) for _ in _for_seconds(bulk, 2.0)]
+    return LinkSpeed(link.transport, statistics.median(small) * 1e6, 2 * BULK_BYTES / statistics.median(large) / 1e9)
+
+
+def _ping_s(link: Link, n_bytes: int) -> float:
+    data = _noise(n_bytes)
+    exchange = Exchange(link, Traffic())
+    parts = messages.ping(data)
+    started = time.perf_counter()
+    exchange.start(Kind.PING, parts)
+    payload = exchange.finish(Kind.PONG, timeout_s=30.0)
+    took = time.perf_counter() - started
+    messages.check_pong(payload, data)
+    return took
+
+
+def _noise(n_bytes: int) -> bytes:
+    return np.random.default_rng(n_bytes).bytes(n_bytes)
+
+
+def _for_seconds(count: int, limit_s: float) -> Any:
+    """Up to `count` turns, at least 3, none begun after the limit."""
+    stop = time.perf_counter() + limit_s
+    return itertools.takewhile(lambda turn: turn < 3 or time.perf_counter() < stop, range(count))
