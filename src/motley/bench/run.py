@@ -61,7 +61,7 @@ class Settings:
     command: str = ""
 
 
-def tests_for(pp: Sequence[int], tg: Sequence[int], depths: Sequence[int], batches: Sequence[int]) -> list[Test]:
+def asked_tests(pp: Sequence[int], tg: Sequence[int], depths: Sequence[int], batches: Sequence[int]) -> list[Test]:
     """Every combination, prompts first: what `--pp`, `--tg`, `--depth` and `--batch` ask for. 0 means none."""
     prompts = [Test("pp", n, depth, batch) for batch in batches for depth in depths for n in pp if n]
     return prompts + [Test("tg", n, depth, batch) for batch in batches for depth in depths for n in tg if n]

@@ -9,8 +9,9 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from motley.bench.result import Result, from_json, to_json
 from motley.errors import MotleyError, UsageError
@@ -90,7 +91,7 @@ class Store:
                 " WHERE ?1 IS NULL OR model = ?1 ORDER BY id DESC LIMIT ?2",
                 (model, limit),
             ).fetchall()
-        return [Row(*row[:6], check_passed=None if row[6] is None else bool(row[6])) for row in rows]
+        return [_row(*columns) for columns in rows]
 
     def get(self, id: int) -> Result:
         """UsageError if there is none."""
@@ -128,6 +129,11 @@ class Store:
                 db.execute(f"PRAGMA user_version = {version + 1}")
             db.commit()
             version = _version(db)
+
+
+def _row(*columns: Any) -> Row:
+    row = Row(*columns)  # SQLite has no booleans
+    return row if row.check_passed is None else replace(row, check_passed=bool(row.check_passed))
 
 
 def _version(db: sqlite3.Connection) -> int:
