@@ -16,8 +16,17 @@ from motley.engine.times import Clock
 from motley.ops.protocol import Array, Experts, Ops
 
 
+class Busy(Protocol):
+    busy_s: float
+
+
 class ExpertOwner(Protocol):
     """Another node's experts, over a link (`cluster.remote.RemoteExperts`)."""
+
+    @property
+    def traffic(self) -> Busy:
+        """`busy_s`: how long the owner worked so far, by its own clock."""
+        ...
 
     def start(
         self, layer: int, x: NDArray[np.float32], ids: NDArray[np.int32], weights: NDArray[np.float32]
@@ -48,19 +57,36 @@ class PlacedExperts:
     ) -> None:
         self._ops, self._clock, self._local, self._remotes = ops, clock, local, remotes
         self.chosen = np.zeros((n_layers, n_experts), np.int64)
+        self.exchanges = 0  # rounds of asking
+        self.exchange_cost_s = 0.0  # what the rounds took beyond the longest of the works, here or there
 
     def __call__(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
-        ops = self._ops
-        host_ids: NDArray[np.int32] = ops.to_host(ids)
+        host_ids: NDArray[np.int32] = self._ops.to_host(ids)
         self.chosen[layer] += np.bincount(host_ids.ravel(), minlength=self.chosen.shape[1])
         asked = [r.owner for r in self._remotes if layer in r.owned and r.owned[layer][host_ids].any()]
         if asked:
-            message = ops.to_host(h), host_ids, ops.to_host(weights)
-            for owner in asked:
-                owner.start(layer, *message)
-        parts = [ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []
+            return self._with_others(layer, h, ids, weights, asked)
+        return self._here(layer, h, ids, weights)
+
+    def _here(self, layer: int, h: Array, ids: Array, weights: Array) -> list[Array]:
+        return [self._ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []
+
+    def _with_others(
+        self, layer: int, h: Array, ids: Array, weights: Array, asked: Sequence[ExpertOwner]
+    ) -> list[Array]:
+        ops = self._ops
+        started = perf_counter()
+        busy = [owner.traffic.busy_s for owner in asked]
+        message = ops.to_host(h), ops.to_host(ids), ops.to_host(weights)
+        for owner in asked:
+            owner.start(layer, *message)
+        working = perf_counter()
+        parts = self._here(layer, h, ids, weights)
         waiting = perf_counter()
         parts += [ops.from_host(owner.finish()) for owner in asked]
-        if asked:
-            self._clock.waited(perf_counter() - waiting)
+        done = perf_counter()
+        self._clock.waited(done - waiting)
+        works = [owner.traffic.busy_s - before for owner, before in zip(asked, busy)]
+        self.exchanges += 1
+        self.exchange_cost_s += done - started - max(waiting - working, *works)
         return parts

@@ -1,0 +1,74 @@
+"""The command `motley`: parses, runs one command, turns errors into one sentence and an exit status.
+
+Exit status: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted. Each command is a module of its own
+(`HELP`, `add_arguments(parser)`, `run(args) -> int`), imported when it is asked for.
+"""
+
+import argparse
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn, Protocol, cast
+
+import motley
+from motley.errors import CheckFailed, MotleyError
+
+COMMANDS = {
+    "bench": "measure a model on a local cluster of unequal nodes, beside its prediction, and check the answer",
+    "run": "generate text from a model",
+    "plan": "show where attention and every expert would live, how fast that is, and why",
+    "probe": "measure this machine: memory, compute and links, into a lab file",
+    "node": "offer this machine's memory and compute to a head",
+    "synth": "write a model file of a real shape with random weights",
+    "report": "show past benchmark results side by side",
+}
+
+
+class Command(Protocol):
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+def command(name: str) -> Command:
+    return cast(Command, import_module(f"motley.cli.{name}"))
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The whole parser; with `only`, that command's arguments alone are imported (a quick start)."""
+    parser = argparse.ArgumentParser(prog="motley", description=motley.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"motley {motley.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+        sub.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+        if only is None or only == name:
+            command(name).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser(only=argv[0] if argv and argv[0] in COMMANDS else None).parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return command(args.command).run(args)
+    except MotleyError as error:
+        if args.verbose:
+            traceback.print_exc()
+        print(f"motley {args.command}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, CheckFailed) else 2
+    except KeyboardInterrupt:
+        print(f"motley {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: not an error of ours
+        sys.stderr.close()
+        return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends a command as Ctrl-C does, so that what it started is ended too."""
+    raise KeyboardInterrupt

@@ -1,0 +1,57 @@
+"""Arguments that several commands share, and how their text becomes values. Wrong values are UsageErrors."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from motley.bundled import model_path
+from motley.errors import UsageError
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value
+
+
+def counts(text: str) -> list[int]:
+    """`128,512` -> [128, 512]"""
+    try:
+        return [positive(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number or a list such as 128,512") from None
+
+
+def memory(text: str) -> int:
+    """`8GB`, `512MiB`, `6e9` -> bytes"""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?I?)B?", text.strip(), re.IGNORECASE)
+    try:
+        if match is None:
+            raise ValueError
+        return int(float(match[1]) * UNITS[match[2].upper()])
+    except (ValueError, KeyError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 512MiB or 8GB") from None
+
+
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def model_file(given: str | None) -> Path:
+    """The named file, or the bundled model."""
+    path = Path(given) if given else model_path()
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}: give a GGUF file, or nothing for the bundled model")
+    return path

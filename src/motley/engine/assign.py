@@ -1,0 +1,64 @@
+"""From a placement to what each device is told to hold. Pure."""
+
+import itertools
+from collections.abc import Mapping
+
+from motley.cluster.assignment import Assignment
+from motley.errors import UsageError
+from motley.lab.placement import Placement
+
+Address = tuple[str, int]  # host and port of the listener of the device's node
+
+
+def assignments(
+    placement: Placement, *, model: str, file_hash: str, context: int, slots: int, addresses: Mapping[str, Address]
+) -> dict[str, Assignment]:
+    """By device, home devices first in the order of their layers. `addresses`: of every device in the placement.
+
+    UsageError if a device's home layers are not contiguous."""
+    last = len(placement.layers) - 1
+    return {
+        device: Assignment(
+            device=device,
+            model=model,
+            hash=file_hash,
+            context=context,
+            slots=slots,
+            home_layers=(home := _contiguous(placement, device)),
+            experts=_experts_of(placement, device),
+            embed=0 in home,
+            head=last in home,
+            elsewhere=(elsewhere := _elsewhere(placement, device)),
+            peers={other: addresses[other] for owners in elsewhere.values() for other in owners},
+        )
+        for device in devices_of(placement)
+    }
+
+
+def devices_of(placement: Placement) -> list[str]:
+    """Every device in use: homes by layer, then the ones that hold experts only."""
+    homes = [layer.home for layer in placement.layers]
+    return list(dict.fromkeys(homes + [device for layer in placement.layers for device in layer.experts]))
+
+
+def _contiguous(placement: Placement, device: str) -> tuple[int, ...]:
+    layers = placement.home_layers(device)
+    if any(b != a + 1 for a, b in itertools.pairwise(layers)):
+        raise UsageError(
+            f"the layers at home on {device} are not contiguous: {layers}; give each device one run of layers"
+        )
+    return tuple(layers)
+
+
+def _experts_of(placement: Placement, device: str) -> dict[int, tuple[int, ...]]:
+    held = {layer: tuple(placement.experts_on(layer, device)) for layer in range(len(placement.layers))}
+    return {layer: ids for layer, ids in held.items() if ids}
+
+
+def _elsewhere(placement: Placement, device: str) -> dict[int, dict[str, tuple[int, ...]]]:
+    found: dict[int, dict[str, tuple[int, ...]]] = {}
+    for layer in placement.home_layers(device):
+        others = dict.fromkeys(d for d in placement.layers[layer].experts if d != device)
+        if others:
+            found[layer] = {other: tuple(placement.experts_on(layer, other)) for other in others}
+    return found

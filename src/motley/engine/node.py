@@ -1,0 +1,148 @@
+"""NodeRuntime: one device of a node, answering the head and the other homes (`cluster.server.Handler`).
+
+The head runs one in its own process for the device it owns, so that a node and the head load and compute by the same
+code. Calls come from several threads: arithmetic is safe in the ops; loading replaces everything at once.
+"""
+
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.cluster.assignment import Assignment
+from motley.cluster.link import Link
+from motley.cluster.remote import RemoteExperts
+from motley.engine.device import DeviceModel, planned_bytes
+from motley.engine.times import StepTimes
+from motley.errors import CapacityError, ClusterError, FormatError
+from motley.formats.checkpoint import open_checkpoint
+from motley.formats.tensor import Checkpoint
+from motley.models.registry import family
+from motley.ops.protocol import Batch, Ops
+
+Connect = Callable[[str, int], Link]
+
+# What a device needs beside weights and cache: activations of a 512-token step, alignment, the interpreter itself.
+RESERVE_BYTES = 24 << 20
+
+
+class NodeRuntime:
+    """`memory_bytes`: what weights, KV cache and activations may take together; 0: no limit."""
+
+    def __init__(self, ops: Ops, connect: Connect, memory_bytes: int = 0) -> None:
+        self.ops = ops
+        self._connect = connect
+        self._memory_bytes = memory_bytes
+        self._loaded: DeviceModel | None = None
+        self._links: list[Link] = []
+        self._owners: dict[str, RemoteExperts] = {}
+        self._loading = threading.Lock()
+
+    # -- cluster.server.Handler
+
+    def load(self, assignment: Assignment, report_progress: Callable[[float, str], None]) -> dict[str, Any]:
+        """Replace what was loaded. Raises CapacityError before reading a weight if it can't fit."""
+        with self._loading:
+            self._drop()
+            started = time.perf_counter()
+            checkpoint = open_checkpoint(assignment.model)
+            if checkpoint.hash != assignment.hash:
+                raise FormatError(f"{assignment.model} is not the file the head has: copy it again")
+            layers = (
+                range(assignment.home_layers[0], assignment.home_layers[-1] + 1) if assignment.home_layers else range(0)
+            )
+            self._require_memory(checkpoint, layers, assignment)
+            self._owners = {device: self._reach(address) for device, address in assignment.peers.items()}
+            self._loaded = DeviceModel(
+                checkpoint,
+                self.ops,
+                layers=layers,
+                experts=assignment.experts,
+                owners=[(owner, _owned_by(device, assignment)) for device, owner in self._owners.items()],
+                n_slots=assignment.slots,
+                context=assignment.context,
+                progress=lambda done, total: report_progress(done / max(total, 1), f"{done / 1e6:.0f} MB"),
+            )
+            return {"bytes": self._loaded.n_bytes, "seconds": time.perf_counter() - started}
+
+    def experts(
+        self, layer: int, x: NDArray[np.float32], ids: NDArray[np.int32], weights: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        return self._model().run_experts(layer, x, ids, weights)
+
+    def stage(self, batch: Batch, x: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], dict[str, float]]:
+        model = self._model()
+        if model.stage is None:
+            raise ClusterError("no layers are at home on this node")
+        before = model.clock.times + StepTimes()
+        y = model.stage.forward(batch, x)
+        return y, asdict(model.clock.times - before)
+
+    def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if what == "chosen":
+            return {"chosen": self.chosen().tolist()}
+        if what == "memory":
+            return {"peak_bytes": peak_memory_bytes(), "loaded_bytes": self._model().n_bytes}
+        raise ClusterError(f"this node cannot answer {what!r}")
+
+    # -- the head's own device, in process
+
+    def chosen(self) -> NDArray[np.int64]:
+        """How often the layers at home here chose each expert: [layers, E]."""
+        return self._model().placed.chosen.copy()
+
+    def exchanges(self) -> tuple[int, float]:
+        """How often experts elsewhere were asked, and the seconds it cost beyond the longest of the works."""
+        placed = self._model().placed
+        return placed.exchanges, placed.exchange_cost_s
+
+    def close(self) -> None:
+        with self._loading:
+            self._drop()
+        self.ops.close()
+
+    # -- inside
+
+    def _model(self) -> DeviceModel:
+        if self._loaded is None:
+            raise ClusterError("no model is loaded on this node")
+        return self._loaded
+
+    def _drop(self) -> None:
+        self._loaded, self._owners = None, {}
+        for link in self._links:
+            link.close()
+        self._links = []
+
+    def _reach(self, address: tuple[str, int]) -> RemoteExperts:
+        link = self._connect(*address)
+        self._links.append(link)
+        return RemoteExperts(link)
+
+    def _require_memory(self, checkpoint: Checkpoint, layers: range, assignment: Assignment) -> None:
+        if not self._memory_bytes:
+            return
+        config = family(checkpoint.architecture).config(checkpoint.metadata)
+        cache = 4 * len(layers) * assignment.slots * assignment.context * config.n_kv_heads * config.head_dim
+        need = planned_bytes(checkpoint, layers, assignment.experts) + cache + RESERVE_BYTES
+        if need > self._memory_bytes:
+            raise CapacityError(
+                f"{assignment.device} was given {self._memory_bytes / 1e6:.0f} MB, and its part of the model needs "
+                f"{need / 1e6:.0f} MB: give it more memory, a shorter context or fewer experts"
+            )
+
+
+def _owned_by(device: str, assignment: Assignment) -> dict[int, tuple[int, ...]]:
+    return {layer: owners[device] for layer, owners in assignment.elsewhere.items() if device in owners}
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size this process had; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

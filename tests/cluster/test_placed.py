@@ -1,0 +1,93 @@
+"""A placed model answers what one device answers, over real sockets: experts apart from attention, layers split, and
+mixtures of both, evenly and unevenly."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motley.cluster.hello import greet, new_token
+from motley.cluster.link import Link
+from motley.cluster.server import Server
+from motley.cluster.tcp_link import connect, listen
+from motley.engine.local import LocalRunner
+from motley.engine.node import NodeRuntime
+from motley.engine.placed import PlacedRunner, Site
+from motley.errors import CapacityError, UsageError
+from motley.formats.checkpoint import open_checkpoint
+from motley.lab.placement import LayerPlacement, Placement
+from motley.ops.protocol import Batch
+from motley.ops.reference import ReferenceOps
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "models"
+E, LAYERS = 8, 3
+
+Cluster = tuple[Site, list[NodeRuntime]]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Device a in the head, b and c behind loopback sockets, all in this process."""
+    token = new_token()
+
+    def reach(host: str, port: int) -> Link:
+        link = connect(host, port)
+        greet(link, "test", "someone", token)
+        return link
+
+    with ExitStack() as stack:
+        runtimes, addresses = {}, {}
+        for name in "abc":
+            runtimes[name] = NodeRuntime(ReferenceOps(), reach)
+            listener = listen()
+            server = Server(listener, runtimes[name], cluster="test", name=name, token=token)
+            stack.callback(server.close)
+            stack.callback(runtimes[name].close)
+            addresses[name] = (listener.host, listener.port)
+        yield Site("a", runtimes["a"], addresses, reach)
+
+
+def placement(homes: str, owner: Callable[[int, int], str]) -> Placement:
+    return Placement(
+        tuple(LayerPlacement(home, tuple(owner(i, e) for e in range(E))) for i, home in enumerate(homes))
+    )
+
+
+PLACEMENTS = {
+    "experts apart": placement("aaa", lambda layer, e: "b"),
+    "experts shared unevenly": placement("aaa", lambda layer, e: "abbcbbcc"[e]),
+    "layers split": placement("abb", lambda layer, e: "abb"[layer]),
+    "layers away from the head": placement("bbc", lambda layer, e: "bbc"[layer]),
+    "mixture": placement("aab", lambda layer, e: "abc"[(layer + e) % 3]),
+    "experts of another home on the head": placement("abc", lambda layer, e: "cab"[(layer * e) % 3]),
+}
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+@pytest.mark.parametrize("family", ["olmoe", "qwen3moe", "mixtral"])
+def test_placed_equals_one_device(site: Site, family: str, name: str) -> None:
+    path = GOLDEN / f"{family}.gguf"
+    prompt = np.load(GOLDEN / f"{family}.npz")["prompt"]
+    whole = LocalRunner(open_checkpoint(path), ReferenceOps(), n_slots=2, context=64)
+    placed = PlacedRunner(str(path), PLACEMENTS[name], site, n_slots=2, context=64)
+    for first, last in [(0, 11), (11, 12), (12, 37)]:
+        n = last - first
+        batch = Batch(prompt[first:last], range(first, last), [1] * n, range(n))
+        a, b = whole.step(batch), placed.step(batch)
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
+    assert (placed.chosen() == whole.chosen()).all()
+    assert placed.chosen().sum() == 37 * 3 * LAYERS
+    placed.close()
+
+
+def test_scattered_home_layers_are_refused(site: Site) -> None:
+    with pytest.raises(UsageError, match="contiguous"):
+        PlacedRunner(str(GOLDEN / "olmoe.gguf"), placement("aba", lambda layer, e: "a"), site)
+
+
+def test_a_part_too_large_for_its_node_is_refused_before_loading(site: Site) -> None:
+    site.runtime._memory_bytes = 24 << 20
+    with pytest.raises(CapacityError, match="needs 2. MB"):
+        PlacedRunner(str(GOLDEN / "olmoe.gguf"), PLACEMENTS["experts apart"], site, context=64)
