@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "plan": {"predict", "shape", "lab"},
     "cluster": {"ops", "formats", "shape"},
     "engine": {"models", "cluster", "plan", "predict", "ops", "formats", "shape", "lab"},
-    "bench": {"engine", "plan", "predict", "models", "formats", "shape", "lab"},
+    "bench": {"engine", "plan", "predict", "models", "ops", "formats", "shape", "lab"},
     "cli": {"*"},
     "__init__": {"*"},
     "__main__": {"*"},

@@ -1,0 +1,108 @@
+"""Facts that every result carries: the machine, the checkout's commit, the command, the time."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import motley
+from motley.bench.result import Machine, Model
+from motley.shape.model import ModelShape, Role
+
+
+def now() -> str:
+    """`2026-11-23T02:10:00Z`"""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def command_line(argv: Sequence[str] | None = None) -> str:
+    """What a reader would type: `motley bench --tg 64`, wherever the program was installed."""
+    return shlex.join(["motley", *(sys.argv[1:] if argv is None else argv)])
+
+
+def commit() -> str | None:
+    """The revision of the checkout that this package belongs to, `-dirty` if it has changes; None outside one."""
+    package = Path(motley.__file__).resolve().parent
+    top = _git(package, "rev-parse", "--show-toplevel")
+    # A virtual environment may lie in someone else's repository: its commit would say nothing about Motley.
+    if not top or not (Path(top) / "src" / "motley" / "__init__.py").is_file():
+        return None
+    revision = _git(Path(top), "rev-parse", "--short=12", "HEAD")
+    if not revision:
+        return None
+    return revision + ("-dirty" if _git(Path(top), "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def machine(read_gb_s: float, int8_gops: float | None, threads: int) -> Machine:
+    return Machine(
+        read_gb_s=read_gb_s,
+        int8_gops=int8_gops,
+        threads=threads,
+        cpu=cpu_name(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=memory_bytes(),
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+    )
+
+
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    if sys.platform == "darwin":
+        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        if asked.returncode == 0:
+            return asked.stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def model(shape: ModelShape, file: Path | None = None, file_hash: str | None = None) -> Model:
+    return Model(
+        name=shape.name,
+        architecture=shape.architecture,
+        quant=expert_quant(shape),
+        n_layers=shape.n_layers,
+        d_model=shape.d_model,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_kv_heads,
+        head_dim=shape.head_dim,
+        n_experts=shape.n_experts,
+        n_experts_used=shape.n_experts_used,
+        d_expert=shape.d_expert,
+        vocab_size=shape.vocab_size,
+        context=shape.context,
+        n_params=shape.n_params,
+        n_bytes=shape.n_bytes,
+        source=shape.source,
+        file=file.name if file else None,
+        file_hash=file_hash,
+    )
+
+
+def expert_quant(shape: ModelShape) -> str:
+    """The quantisation of most expert bytes: they are nearly all of a model's bytes."""
+    sizes: dict[str, int] = {}
+    for tensor in shape.tensors:
+        if tensor.role is Role.EXPERT:
+            sizes[tensor.quant.name.lower()] = sizes.get(tensor.quant.name.lower(), 0) + tensor.n_bytes
+    return max(sizes, key=lambda name: sizes[name]) if sizes else "none"

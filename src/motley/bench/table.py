@@ -1,0 +1,152 @@
+"""Results for a terminal, by rich: one result in full, several side by side, the list of what is stored."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from motley.bench.result import Check, Exchange, PeerResult, Result, Spread, TestResult
+from motley.bench.store import Row
+from motley.bench.words import (
+    check_words,
+    experts_per_device,
+    machine_words,
+    model_words,
+    number,
+    placement_words,
+)
+
+
+def result_view(result: Result) -> RenderableType:
+    """Everything a person wants to know after a bench."""
+    parts: list[RenderableType] = [
+        Text(model_words(result), style="bold"),
+        Text(machine_words(result)),
+        Text(placement_words(result)),
+        speed_table(result.results),
+        time_table(result.results),
+    ]
+    if result.exchanges:
+        parts.append(exchange_table(result.exchanges))
+    if result.peers:
+        parts.append(peer_table(result.peers))
+    parts.append(check_line(result.check))
+    return Group(*parts)
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    """First column words, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def speed_table(tests: Sequence[TestResult]) -> Table:
+    table = _table(
+        "Speed", "test", "tok/s", "min-max", "predicted", "p10-p90", "measured/predicted", "ms/step", "bandwidth"
+    )
+    for test in tests:
+        p, ratio = test.predicted_tokens_per_s, test.measured_over_predicted
+        used = test.bandwidth_fraction
+        table.add_row(
+            test.label,
+            Text(number(test.tokens_per_s.median), style="bold"),
+            _extent(test.tokens_per_s),
+            number(p.p50) if p else "-",
+            f"{number(p.p10)}-{number(p.p90)}" if p else "-",
+            f"{ratio:.2f}" if ratio else "-",
+            number(test.ms_per_step),
+            f"{used:.0%} of {number(test.read_gb_s)} GB/s" if used is not None else "-",
+        )
+    return table
+
+
+def time_table(tests: Sequence[TestResult]) -> Table:
+    parts = list(tests[0].time.parts())
+    table = _table("Where a step's time goes (%)", "test", *parts)
+    for test in tests:
+        spent = test.time.parts()
+        total = sum(spent.values()) or 1.0
+        table.add_row(test.label, *(f"{100 * spent[part] / total:.1f}" for part in parts))
+    return table
+
+
+def exchange_table(exchanges: Sequence[Exchange]) -> Table:
+    table = _table(
+        "Exchanges while generating", "link", "per token", "us each", "of it computing", "bare round trip us"
+    )
+    for x in exchanges:
+        table.add_row(
+            f"{x.a} - {x.b} ({x.transport})",
+            number(x.per_token),
+            number(x.us_per_exchange),
+            "-" if x.remote_us is None else number(x.remote_us),
+            "-" if x.rtt_us is None else number(x.rtt_us),
+        )
+    return table
+
+
+def peer_table(peers: Sequence[PeerResult]) -> Table:
+    table = _table(
+        "Against peers, pair by pair", "test", "peer", "settings", "peer tok/s", "Motley tok/s", "ratio", "min-max"
+    )
+    for p in peers:
+        settings = ", ".join(f"{name}={value}" for name, value in p.settings.items())
+        table.add_row(
+            p.label,
+            f"{p.peer} {p.version}",
+            settings + (" (its best)" if p.best else ""),
+            number(p.tokens_per_s.median),
+            number(p.motley_tokens_per_s.median),
+            Text(f"{p.ratio.median:.2f}", style="bold" if p.best else ""),
+            f"{p.ratio.min:.2f}-{p.ratio.max:.2f}",
+        )
+    return table
+
+
+def check_line(check: Check | None) -> Text:
+    if check is None:
+        return Text("Check: not run", style="yellow")
+    return Text(check_words(check), style="green" if check.passed else "bold red")
+
+
+def list_view(rows: Sequence[Row]) -> Table:
+    """What the store holds, newest first."""
+    table = _table("Results on this machine", "id", "date", "model", "devices", "tok/s (tg)", "check")
+    for row in rows:
+        passed = {True: "passed", False: "FAILED", None: "-"}[row.check_passed]
+        speed = "-" if row.tg_tokens_per_s is None else number(row.tg_tokens_per_s)
+        table.add_row(str(row.id), row.date, f"{row.model} {row.quant}", str(row.devices), speed, passed)
+    return table
+
+
+def side_by_side(results: Sequence[tuple[str, Result]]) -> Table:
+    """Runs as columns, tests as rows: tok/s medians, and each against the first run that has the test."""
+    table = _table("Runs side by side: tok/s", "test", *(name for name, _ in results))
+    for title, words in (
+        ("model", lambda r: f"{r.model.name} {r.model.quant}"),
+        ("date", lambda r: r.date),
+        ("commit", lambda r: r.commit or "-"),
+        ("threads", lambda r: str(r.machine.threads)),
+        ("experts", experts_per_device),
+        ("read GB/s", lambda r: number(r.machine.read_gb_s)),
+        ("check", lambda r: "-" if r.check is None else "passed" if r.check.passed else "FAILED"),
+    ):
+        table.add_row(title, *(words(result) for _, result in results), style="dim")
+    labels = dict.fromkeys(test.label for _, result in results for test in result.results)
+    for label in labels:
+        medians = [_median(result, label) for _, result in results]
+        base = next(m for m in medians if m is not None)
+        table.add_row(label, *("-" if m is None else f"{number(m)} ({m / base:.2f}x)" for m in medians))
+    return table
+
+
+def _median(result: Result, label: str) -> float | None:
+    return next((t.tokens_per_s.median for t in result.results if t.label == label), None)
+
+
+def _extent(spread: Spread) -> str:
+    return f"{number(spread.min)}-{number(spread.max)}"

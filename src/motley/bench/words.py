@@ -1,0 +1,60 @@
+"""A result in words and short numbers: what terminal and page say alike."""
+
+from collections import Counter
+
+from motley.bench.result import Check, Result
+
+
+def number(value: float) -> str:
+    """Three digits that matter: 0.0123, 1.23, 12.3, 123, 12,345."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 1:
+        return f"{value:.3g}"
+    return f"{value:.2g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in decimal units: 9.4 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{number(n_bytes)} {unit}"
+        n_bytes /= 1000
+    return f"{number(n_bytes)} TB"
+
+
+def model_words(result: Result) -> str:
+    m = result.model
+    return (
+        f"{m.name} {m.quant}: {m.n_params / 1e6:,.0f} M parameters, {size(m.n_bytes)}, {m.n_layers} layers, "
+        f"{m.n_experts_used} of {m.n_experts} experts a token"
+    )
+
+
+def machine_words(result: Result) -> str:
+    m = result.machine
+    rate = f", {number(m.int8_gops)} int8 Gop/s" if m.int8_gops else ""
+    return f"{m.cpu}, {m.cores} cores, {m.threads} threads used: {number(m.read_gb_s)} GB/s read{rate} in this run"
+
+
+def placement_words(result: Result) -> str:
+    homes = Counter(layer.home for layer in result.placement.layers)
+    where = ", ".join(f"{device} is home to {n} layers" for device, n in homes.items())
+    return f"{where}; experts: {experts_per_device(result)}" + (f". {result.reason}" if result.reason else "")
+
+
+def experts_per_device(result: Result) -> str:
+    """`fast 96, big 160`: expert slots (layer, expert) by device."""
+    held = Counter(device for layer in result.placement.layers for device in layer.experts)
+    return ", ".join(f"{device} {n}" for device, n in held.items())
+
+
+def check_words(check: Check) -> str:
+    verdict = "passed" if check.passed else "FAILED"
+    return (
+        f"Check {verdict} against {check.reference}: max relative logit difference {check.max_rel_logit_diff:.1e} "
+        f"(absolute {check.max_abs_logit_diff:.1e}), {check.greedy_tokens_equal} of {check.greedy_tokens_compared} "
+        "greedy tokens equal"
+    )
