@@ -1,14 +1,30 @@
 """Lab: the devices and links at hand, measured by `motley probe` or written from the catalogue. A TOML file.
 
-Units are in the names: bytes, GB/s (1e9 bytes), Gop/s (1e9 multiply-accumulates counted as 2), microseconds.
+Units are in the names: bytes, GB/s (1e9 bytes), Gop/s (1e9 operations, a multiply-accumulate counted as 2),
+microseconds. Reading and writing the file is `toml`'s work.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from motley.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a device's own kernels reach on weights of one quantisation."""
+
+    quant: str  # "q8_0", ...
+    memory_gb_s: float  # one token, weights from memory: bytes of weights per second
+    cache_gb_s: float  # one token, weights still in cache
+    gemm_gops: float  # many tokens
 
 
 @dataclass(frozen=True)
 class Device:
-    """One memory with compute on it."""
+    """One memory with compute on it. The optional figures refine the cost model; absent, it makes do without."""
 
     name: str
     node: str  # the process that owns it
@@ -18,13 +34,20 @@ class Device:
     read_gb_s: float  # achievable sequential read with `threads`
     int8_gops: float
     f32_gflops: float
-    op_overhead_us: float  # one small op, dispatch included
+    op_overhead_us: float  # one small op on all threads, dispatch included
     source: str = "measured"
+    cache_bytes: int = 0  # weights up to this size stay in cache from step to step
+    call_us: float = 0.0  # one small op that needs a single thread (norm, rope, add)
+    step_us: float = 0.0  # a step's share outside ops: building the batch, sampling, Python
+    kernels: tuple[Kernel, ...] = ()
+
+    def kernel(self, quant: str) -> Kernel | None:
+        return next((k for k in self.kernels if k.quant == quant), None)
 
 
 @dataclass(frozen=True)
 class Link:
-    """Between two devices' nodes; symmetric."""
+    """Between two nodes (or two devices, by name); symmetric."""
 
     a: str
     b: str
@@ -32,9 +55,65 @@ class Link:
     rtt_us: float  # round trip of 16 KiB
     gb_s: float
     source: str = "measured"
+    exchange_us: float = 0.0  # software cost of one expert exchange beyond the bare round trip
 
 
 @dataclass(frozen=True)
 class Lab:
     devices: tuple[Device, ...]
     links: tuple[Link, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Raises UsageError naming the file, the key and what is accepted."""
+        from motley.lab.toml import parse_lab
+
+        try:
+            text = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read the lab file {path}: {error}") from None
+        devices, links = parse_lab(text, str(path))
+        return cls(devices, links)
+
+    def dumps(self) -> str:
+        from motley.lab.toml import format_lab
+
+        return format_lab(self.devices, self.links)
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.dumps())
+
+    def device(self, name: str) -> Device:
+        for device in self.devices:
+            if device.name == name:
+                return device
+        raise UsageError(f"the lab has no device {name!r}: it has {', '.join(d.name for d in self.devices)}")
+
+    def link(self, a: str, b: str) -> Link:
+        """The link between devices `a` and `b`. Devices of one node need none: their exchange is a call.
+        Raises UsageError where the lab has none."""
+        first, second = self.device(a), self.device(b)
+        found = self._find(first, second)
+        if found is None:
+            raise UsageError(f"the lab has no link between {a} and {b}: add a [[link]] with a = {a!r} and b = {b!r}")
+        return found
+
+    def missing_links(self) -> list[tuple[str, str]]:
+        """Pairs of devices that nothing joins."""
+        pairs = ((a, b) for i, a in enumerate(self.devices) for b in self.devices[i + 1 :])
+        return [(a.name, b.name) for a, b in pairs if self._find(a, b) is None]
+
+    def _find(self, a: Device, b: Device) -> Link | None:
+        for link in self.links:
+            for x, y in ((a, b), (b, a)):
+                if link.a in (x.name, x.node) and link.b in (y.name, y.node):
+                    return link
+        if a.node == b.node:
+            return Link(a.name, b.name, "local", 0.0, max(min(a.read_gb_s, b.read_gb_s), 1e-9), "same node")
+        return None
+
+    def subset(self, names: Iterable[str]) -> Self:
+        """Only these devices; links between them stay."""
+        kept = set(names)
+        devices = tuple(d for d in self.devices if d.name in kept)
+        return type(self)(devices, self.links)

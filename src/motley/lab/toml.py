@@ -1,0 +1,162 @@
+"""The lab file: TOML with [[device]] and [[link]] tables, keys as the fields of `Device` and `Link`.
+
+    [[device]]
+    name = "big"
+    node = "big"
+    kind = "cpu"
+    memory_bytes = "24 GiB"          # or a whole number of bytes
+    threads = 8
+    read_gb_s = 180.0
+    ...
+    kernels = [{ quant = "q8_0", memory_gb_s = 150.0, cache_gb_s = 400.0, gemm_gops = 900.0 }]
+
+    [[link]]
+    a = "big"
+    b = "small"
+    transport = "tcp"
+    rtt_us = 55.0
+    gb_s = 1.1
+
+Nothing is skipped: an unknown key, a missing one, a wrong type, a negative number or a pair of devices without a link
+is a UsageError that names it.
+"""
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from motley.errors import UsageError
+from motley.lab.lab import Device, Kernel, Lab, Link
+
+Row = TypeVar("Row", Device, Kernel, Link)
+
+_BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+_BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_UNITS = {"gb_s": "GB/s (1e9 bytes)", "us": "microseconds", "gops": "1e9 operations/s", "gflops": "1e9 operations/s"}
+_MAY_BE_ZERO = {"rtt_us", "exchange_us", "op_overhead_us", "call_us", "step_us", "cache_bytes"}
+
+
+def parse_lab(text: str, where: str = "lab") -> tuple[tuple[Device, ...], tuple[Link, ...]]:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where} is not valid TOML: {error}") from None
+    for key in table:
+        if key not in ("device", "link"):
+            raise UsageError(f"{where}: unknown key {key!r}: a lab has [[device]] and [[link]] tables")
+    devices = tuple(_row(Device, r, f"{where}: device {i + 1}") for i, r in enumerate(_tables(table, "device", where)))
+    links = tuple(_row(Link, r, f"{where}: link {i + 1}") for i, r in enumerate(_tables(table, "link", where)))
+    _check(devices, links, where)
+    return devices, links
+
+
+def _tables(table: Mapping[str, Any], key: str, where: str) -> list[Mapping[str, Any]]:
+    rows = table.get(key, [])
+    if not isinstance(rows, list) or not all(isinstance(r, Mapping) for r in rows):
+        raise UsageError(f"{where}: {key} must be a list of tables, written [[{key}]]")
+    return rows
+
+
+def _check(devices: tuple[Device, ...], links: tuple[Link, ...], where: str) -> None:
+    if not devices:
+        raise UsageError(f"{where}: a lab needs at least one [[device]]")
+    names = [d.name for d in devices]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{where}: two devices are called {name!r}")
+    known = {n for d in devices for n in (d.name, d.node)}
+    for link in links:
+        for end in (link.a, link.b):
+            if end not in known:
+                raise UsageError(
+                    f"{where}: a link ends at {end!r}, which no device or node is called{_near(end, known)}"
+                )
+    missing = Lab(devices, links).missing_links()
+    if missing:
+        pairs = ", ".join(f"{a} - {b}" for a, b in missing)
+        raise UsageError(f"{where}: no [[link]] between {pairs}")
+
+
+def _row(kind: type[Row], table: Mapping[str, Any], where: str) -> Row:
+    known = {f.name: f for f in fields(kind)}
+    if isinstance(table.get("name"), str):
+        where = f"{where} ({table['name']})"
+    for key in table:
+        if key not in known:
+            hint = _near(key, known) or ": accepted are " + ", ".join(known)
+            raise UsageError(f"{where}: unknown key {key!r}{hint}")
+    for key, field in known.items():
+        if key not in table and field.default is MISSING:
+            raise UsageError(f"{where}: {key} is missing{_unit(key)}")
+    return kind(**{key: _value(key, known[key].type, value, where) for key, value in table.items()})
+
+
+def _value(key: str, kind: object, value: Any, where: str) -> Any:
+    if key == "kernels":
+        return tuple(
+            _row(Kernel, k, f"{where}: kernel {i + 1}") for i, k in enumerate(_tables({key: value}, key, where))
+        )
+    if kind is str:
+        if not isinstance(value, str) or not value:
+            raise UsageError(f"{where}: {key} must be text, not {value!r}")
+        return value
+    if key.endswith("bytes"):
+        value = _bytes(key, value, where)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{where}: {key} must be a number{_unit(key)}, not {value!r}")
+    if value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
+        raise UsageError(
+            f"{where}: {key} must be {'positive' if value == 0 else 'zero or more'}{_unit(key)}, not {value}"
+        )
+    if kind is int:
+        if value != int(value):
+            raise UsageError(f"{where}: {key} must be a whole number, not {value!r}")
+        return int(value)
+    return float(value)
+
+
+def _bytes(key: str, value: Any, where: str) -> Any:
+    """`24 GiB` and `64 GB` as well as plain numbers."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]+)\s*", value)
+    if not match or match[2].lower() not in _BYTES or match[1].count(".") > 1 or match[1] == ".":
+        raise UsageError(f"{where}: {key} must be bytes or text such as '24 GiB' or '64 GB', not {value!r}")
+    return int(float(match[1]) * _BYTES[match[2].lower()])
+
+
+def _unit(key: str) -> str:
+    return next((f", in {unit}" for suffix, unit in _UNITS.items() if key.endswith(suffix)), "")
+
+
+def _near(name: str, known: Any) -> str:
+    near = get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f": did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def format_lab(devices: tuple[Device, ...], links: tuple[Link, ...]) -> str:
+    """Text that `parse_lab` reads back to equal values; optional figures at their default are left out."""
+    blocks = []
+    rows: tuple[Device | Link, ...] = (*devices, *links)
+    for row in rows:
+        lines = [f"[[{'device' if isinstance(row, Device) else 'link'}]]"]
+        for field in fields(row):
+            value = getattr(row, field.name)
+            if field.default is MISSING or value != field.default or field.name == "source":
+                lines.append(f"{field.name} = {_toml(value)}")
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)
+
+
+def _toml(value: str | float | tuple[Kernel, ...]) -> str:
+    if isinstance(value, tuple):
+        rows = (", ".join(f"{f.name} = {_toml(getattr(k, f.name))}" for f in fields(k)) for k in value)
+        return "[" + ", ".join("{ " + row + " }" for row in rows) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

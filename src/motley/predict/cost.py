@@ -1,0 +1,239 @@
+"""CostModel: what each layer of a placement takes on a lab's devices. Shared by `predict` and `plan`.
+
+Per layer: the home's attention and router, then the slowest of the home's own experts and, for each other device, the
+link's round trip plus the bytes' time plus its experts; averaged over how the chosen experts may fall (`spread`). Then
+the stages: each run of layers away from the first home costs a round trip for the activations. Layers are memoised:
+most are alike.
+
+What a layer calls is in `_CALLS`, counted in `motley.models.layers`: (ops on all threads, ops on one).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.lab.lab import Lab
+from motley.predict.device_cost import Cost, DeviceCost, Matrix
+from motley.predict.routes import Routes
+from motley.predict.spread import Spread, traced_spread, uniform_spread
+from motley.predict.workload import Workload
+from motley.shape.model import ModelShape, Role
+
+_CALLS = {
+    "attention": (3, 4),  # q/k/v, attention, output; norm, two ropes, add
+    "qk_norm": (0, 2),
+    "router": (1, 1),  # router; norm
+    "experts": (1, 0),
+    "combine": (0, 1),
+    "embed": (0, 1),
+    "head": (1, 2),  # output; take, norm
+}
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer of one step. The parts lie on the critical path and add up."""
+
+    attention: Cost
+    router: Cost
+    experts: Cost  # the home's own, when they are what the layer waits for
+    remote: tuple[tuple[str, Cost], ...]  # others' experts, likewise, by device
+    link: tuple[tuple[str, float], ...]  # milliseconds waiting for the link to each device
+
+    @property
+    def ms(self) -> float:
+        own = self.attention.ms + self.router.ms + self.experts.ms
+        return own + sum(c.ms for _, c in self.remote) + sum(ms for _, ms in self.link)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A layer's weights by precision; layers with equal parts cost the same."""
+
+    attention: tuple[Matrix, ...]
+    router: tuple[Matrix, ...]
+    expert: tuple[Matrix, ...]  # one expert's
+    qk_norm: bool
+
+
+class CostModel:
+    """For one workload. Devices are indices into `lab.devices`; an owner is the device of each expert, as bytes or
+    16-bit integers."""
+
+    def __init__(self, shape: ModelShape, lab: Lab, workload: Workload, routes: Routes | None = None) -> None:
+        if routes is not None:
+            routes.check(shape)
+        self.shape, self.lab, self.workload, self.routes = shape, lab, workload, routes
+        self._parts = [_layer_parts(shape, i) for i in range(shape.n_layers)]
+        self._head = _matrices(shape, None, (Role.HEAD,)) or _matrices(shape, None, (Role.EMBED,))
+        self._memo: dict[object, LayerCost] = {}
+        self._costs: dict[tuple[int, float], DeviceCost] = {}
+        self._joins = _joins(lab)
+
+    # -- one layer
+    def layer(self, index: int, home: int, owner: NDArray[np.int64], cached: Sequence[float]) -> LayerCost:
+        """`cached` [D]: share of each device's weights that stays in its cache."""
+        if self.routes is None:  # only the counts matter, and equal layers are equal
+            counts = tuple(np.bincount(owner, minlength=len(self.lab.devices)).tolist())
+            key: object = (self._parts[index], home, counts, tuple(cached))
+        else:
+            key = (index, home, owner.tobytes(), tuple(cached))
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self._layer(index, home, owner, cached)
+        return found
+
+    def _layer(self, index: int, home: int, owner: NDArray[np.int64], cached: Sequence[float]) -> LayerCost:
+        parts, here = self._parts[index], self._device(home, cached)
+        tokens = self.workload.step_tokens
+        held = np.bincount(owner, minlength=len(self.lab.devices))
+        others = sorted(np.flatnonzero(held).tolist(), key=lambda d: -held[d])  # so that names decide nothing
+        holders = [home, *(d for d in others if d != home)]
+        local = np.array([holders.index(d) for d in owner])
+        spread = self._spread(index, local, len(holders))
+        calls = here.calls(*_CALLS["attention"])
+        if parts.qk_norm:
+            calls += here.calls(*_CALLS["qk_norm"])
+        attention = sum((here.matrix(m, tokens) for m in parts.attention), calls) + self._kv(here)
+        router = sum((here.matrix(m, tokens) for m in parts.router), here.calls(*_CALLS["router"]))
+        return self._wait(parts, home, holders, spread, cached, attention, router)
+
+    def _wait(
+        self,
+        parts: _Parts,
+        home: int,
+        holders: list[int],
+        spread: Spread,
+        cached: Sequence[float],
+        attention: Cost,
+        router: Cost,
+    ) -> LayerCost:
+        """The slowest holder in each case of the spread, averaged."""
+        costs = [
+            [self._experts(parts, d, cached, *case) for case in self._cases(spread, i)] for i, d in enumerate(holders)
+        ]
+        links = [
+            [0.0 if d == home or not pairs else self._exchange(home, d) for _, pairs in self._cases(spread, i)]
+            for i, d in enumerate(holders)
+        ]
+        total = np.array([[c.ms for c in row] for row in costs]) + np.array(links)  # [D, S]
+        slowest = total.argmax(0)
+        own = self._device(home, cached).calls(*_CALLS["combine"])
+        remote: dict[int, Cost] = {}
+        link: dict[int, float] = {}
+        for case, (i, weight) in enumerate(zip(slowest.tolist(), spread.weight.tolist())):
+            device = holders[i]
+            if device == home:
+                own += costs[i][case] * weight
+            else:
+                remote[device] = remote.get(device, Cost()) + costs[i][case] * weight
+                link[device] = link.get(device, 0.0) + links[i][case] * weight
+        names = [d.name for d in self.lab.devices]
+        return LayerCost(
+            attention,
+            router,
+            own,
+            tuple((names[d], c) for d, c in remote.items()),
+            tuple((names[d], ms) for d, ms in link.items()),
+        )
+
+    @staticmethod
+    def _cases(spread: Spread, holder: int) -> list[tuple[float, float]]:
+        return list(zip(spread.distinct[:, holder].tolist(), spread.pairs[:, holder].tolist()))
+
+    def _experts(self, parts: _Parts, device: int, cached: Sequence[float], distinct: float, pairs: float) -> Cost:
+        """`distinct` experts read, `pairs` (token, expert) products computed."""
+        if not pairs:
+            return Cost()
+        cost = self._device(device, cached)
+        return sum((cost.matrix(m, pairs, distinct) for m in parts.expert), cost.calls(*_CALLS["experts"]))
+
+    def _spread(self, index: int, local: NDArray[np.int64], n_holders: int) -> Spread:
+        w, used = self.workload, self.shape.n_experts_used
+        if self.routes is None:
+            counts = tuple(np.bincount(local, minlength=n_holders).tolist())
+            return uniform_spread(counts, used, w.step_tokens)
+        chosen = self.routes.chosen[:, index]
+        return traced_spread(chosen, local, n_holders, w.step_tokens, run=w.kind == "prefill")
+
+    def _kv(self, here: DeviceCost) -> Cost:
+        """Attention over the cache: float32 arithmetic, the cache read once for each sequence of a step."""
+        s, w = self.shape, self.workload
+        sequences = w.batch if w.kind == "decode" else w.step_tokens / w.tokens if w.tokens < w.step_tokens else 1.0
+        position = s.kv_bytes_per_token() / s.n_layers
+        operations = 4.0 * s.n_heads * s.head_dim * w.mean_depth * w.step_tokens
+        return here.attention(position * w.mean_depth * sequences, operations)
+
+    # -- between devices
+    def _exchange(self, a: int, b: int) -> float:
+        """Send x and the routing, get float64 sums back."""
+        s, tokens = self.shape, self.workload.step_tokens
+        sent = tokens * (4 * s.d_model + 8 * s.n_experts_used)
+        return self._round_trip(a, b, sent + tokens * 8 * s.d_model)
+
+    def _round_trip(self, a: int, b: int, n_bytes: float) -> float:
+        rtt, exchange, per_byte = self._joins[a][b]
+        return rtt + exchange + n_bytes * per_byte
+
+    def hop(self, first: int, home: int, last: bool) -> float:
+        """Milliseconds to have a stage on `home` run for the first home: activations there, and activations or
+        logits back."""
+        if first == home:
+            return 0.0
+        s, w = self.shape, self.workload
+        rows = w.step_tokens if w.kind == "decode" else w.step_tokens / w.tokens
+        back = 4.0 * s.vocab_size * rows if last else 4.0 * s.d_model * w.step_tokens
+        return self._round_trip(first, home, 4.0 * s.d_model * w.step_tokens + back)
+
+    # -- the ends
+    def head(self, home: int, cached: Sequence[float]) -> Cost:
+        w, here = self.workload, self._device(home, cached)
+        rows = w.step_tokens if w.kind == "decode" else min(1.0, w.step_tokens / w.tokens)
+        return sum((here.matrix(m, rows) * min(1.0, rows) for m in self._head), here.calls(*_CALLS["head"]))
+
+    def step(self, home: int, cached: Sequence[float]) -> Cost:
+        here = self._device(home, cached)
+        return here.step() + here.calls(*_CALLS["embed"])
+
+    def _device(self, index: int, cached: Sequence[float]) -> DeviceCost:
+        key = (index, cached[index])
+        if key not in self._costs:
+            self._costs[key] = DeviceCost(self.lab.devices[index], cached[index])
+        return self._costs[key]
+
+
+def _joins(lab: Lab) -> list[list[tuple[float, float, float]]]:
+    """[a][b] -> (rtt ms, software ms, ms per byte). A missing link costs infinitely much."""
+    inf = float("inf")
+    table = [[(inf, 0.0, 0.0)] * len(lab.devices) for _ in lab.devices]
+    missing = set(lab.missing_links())
+    for i, a in enumerate(lab.devices):
+        for j, b in enumerate(lab.devices):
+            if (a.name, b.name) not in missing and (b.name, a.name) not in missing:
+                link = lab.link(a.name, b.name)
+                table[i][j] = (link.rtt_us / 1e3, link.exchange_us / 1e3, 1 / link.gb_s / 1e6)
+    return table
+
+
+def _layer_parts(shape: ModelShape, index: int) -> _Parts:
+    tensors = [t for t in shape.tensors if t.layer == index]
+    experts = _matrices(shape, index, (Role.EXPERT,))
+    one = tuple(Matrix(m.quant, m.n_bytes // shape.n_experts, m.n_params // shape.n_experts) for m in experts)
+    return _Parts(
+        attention=_matrices(shape, index, (Role.ATTENTION, Role.DENSE_FFN, Role.SHARED_EXPERT)),
+        router=_matrices(shape, index, (Role.ROUTER,)),
+        expert=one,
+        qk_norm=any("attn_q_norm" in t.name for t in tensors),
+    )
+
+
+def _matrices(shape: ModelShape, layer: int | None, roles: tuple[Role, ...]) -> tuple[Matrix, ...]:
+    """The tensors of these roles, summed by precision."""
+    sums: dict[str, tuple[int, int]] = {}
+    for t in shape.tensors:
+        if t.layer == layer and t.role in roles:
+            n_bytes, n_params = sums.get(t.quant.name.lower(), (0, 0))
+            sums[t.quant.name.lower()] = (n_bytes + t.n_bytes, n_params + t.n_params)
+    return tuple(Matrix(quant, *sizes) for quant, sizes in sums.items())

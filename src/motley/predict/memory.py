@@ -1,0 +1,81 @@
+"""What a placement asks of each device's memory: weights, KV cache, and the buffers of a step."""
+
+from dataclasses import dataclass
+
+from motley.errors import CapacityError
+from motley.lab.lab import Lab
+from motley.lab.placement import Placement
+from motley.shape.model import ModelShape
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on one device."""
+
+    weights: int = 0
+    kv: int = 0
+    work: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.work
+
+
+def kv_bytes(shape: ModelShape, context: int, slots: int) -> int:
+    """One layer's cache of `slots` sequences of `context` tokens."""
+    return shape.kv_bytes_per_token() // shape.n_layers * context * slots
+
+
+def work_bytes(shape: ModelShape, tokens: int, home: bool) -> int:
+    """Buffers of a step of `tokens`: activations in and out, float64 partial sums, one expert's inner row; a home
+    also has queries, keys, values, attention's output and one row of logits."""
+    per_token = 4 * (2 * shape.d_model + 2 * shape.d_expert) + 8 * shape.d_model
+    if home:
+        per_token += 4 * (2 * shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim + 4 * shape.n_experts
+    return tokens * per_token + (4 * shape.vocab_size if home else 0)
+
+
+def memory_needed(
+    shape: ModelShape, placement: Placement, context: int, slots: int = 1, step_tokens: int = 1
+) -> dict[str, Need]:
+    """By device name. A tied model's table counts twice, once as a lookup and once as the head: the two need not be
+    stored alike."""
+    weights: dict[str, int] = {}
+    homes: dict[str, int] = {}
+    for i, layer in enumerate(placement.layers):
+        weights[layer.home] = weights.get(layer.home, 0) + shape.home_bytes(i)
+        homes[layer.home] = homes.get(layer.home, 0) + 1
+        for device in layer.experts:
+            weights[device] = weights.get(device, 0) + shape.expert_bytes(i)
+    first, last = placement.layers[0].home, placement.layers[-1].home
+    weights[first] += shape.embed_bytes
+    weights[last] += shape.head_bytes
+    return {
+        device: Need(
+            n_bytes,
+            homes.get(device, 0) * kv_bytes(shape, context, slots),
+            work_bytes(shape, step_tokens, device in homes),
+        )
+        for device, n_bytes in weights.items()
+    }
+
+
+def check_fits(lab: Lab, needs: dict[str, Need]) -> None:
+    """Raises CapacityError naming each device that is too small and by how much."""
+    short = []
+    for name, need in needs.items():
+        have = lab.device(name).memory_bytes
+        if need.total > have:
+            short.append(
+                f"{name} needs {gigabytes(need.total)}, has {gigabytes(have)}: {gigabytes(need.total - have)} missing"
+            )
+    if short:
+        raise CapacityError("the placement does not fit: " + "; ".join(short))
+
+
+def gigabytes(n_bytes: float) -> str:
+    """For people: `3.94 GB`, `9.1 MB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"

@@ -1,0 +1,164 @@
+"""predict: how fast a placement will run, with an interval and the terms of the sum.
+
+Pure: a shape, a lab, a placement and a workload in, a Prediction out. Reads no weights, touches no device.
+"""
+
+from dataclasses import dataclass
+from math import exp, hypot
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.errors import UsageError
+from motley.lab.lab import Lab
+from motley.lab.placement import Placement
+from motley.predict.cost import CostModel, LayerCost
+from motley.predict.device_cost import Cost, cached_share
+from motley.predict.memory import check_fits, memory_needed
+from motley.predict.routes import Routes
+from motley.predict.workload import Workload
+from motley.shape.model import ModelShape
+
+# Relative spread of measured speeds around a prediction, as the sigma of a lognormal. First values, by judgement:
+# a machine probed here and now; figures from a data sheet; what exchanges between devices add.
+_SIGMA_MEASURED = 0.10
+_SIGMA_CATALOGUE = 0.30
+_SIGMA_LINK = 0.15
+_Z90 = 1.2816  # a tenth of a normal distribution lies beyond
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a step. `name`: attention, router, experts, link, head or python."""
+
+    name: str
+    device: str
+    ms: float
+    limited_by: str  # "bandwidth", "compute", "overhead" or "link"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Tokens per second of the whole batch: 10 %, 50 % and 90 % of measurements are expected below."""
+
+    workload: Workload
+    p10: float
+    p50: float
+    p90: float
+    ms_per_step: float
+    terms: tuple[Term, ...]  # they add up to ms_per_step
+
+    def share(self, name: str) -> float:
+        """Part of a step's time spent in the terms called `name`, 0..1."""
+        return sum(t.ms for t in self.terms if t.name == name) / self.ms_per_step
+
+    @property
+    def largest(self) -> Term:
+        return max(self.terms, key=lambda t: t.ms)
+
+
+def predict(
+    shape: ModelShape,
+    lab: Lab,
+    placement: Placement,
+    workload: Workload,
+    routes: Routes | None = None,
+) -> Prediction:
+    """Raises CapacityError where the placement does not fit (never predicted), UsageError where it does not match the
+    shape or the lab."""
+    check_placement(shape, lab, placement)
+    check_fits(lab, memory_needed(shape, placement, workload.context, workload.batch, workload.step_tokens))
+    return price(CostModel(shape, lab, workload, routes), placement)
+
+
+def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
+    if len(placement.layers) != shape.n_layers:
+        raise UsageError(f"the placement has {len(placement.layers)} layers, {shape.name} has {shape.n_layers}")
+    known = {d.name for d in lab.devices}
+    for i, layer in enumerate(placement.layers):
+        if len(layer.experts) != shape.n_experts:
+            raise UsageError(f"layer {i} places {len(layer.experts)} experts of {shape.n_experts}")
+        if unknown := {layer.home, *layer.experts} - known:
+            raise UsageError(f"layer {i} is placed on {', '.join(sorted(unknown))}, which the lab does not have")
+
+
+def price(model: CostModel, placement: Placement) -> Prediction:
+    """The placement's time, whether it fits or not."""
+    lab, shape = model.lab, model.shape
+    index = {d.name: i for i, d in enumerate(lab.devices)}
+    needs = memory_needed(shape, placement, model.workload.context, model.workload.batch)
+    cached = [cached_share(d, needs[d.name].weights if d.name in needs else 0) for d in lab.devices]
+    homes = [index[layer.home] for layer in placement.layers]
+    owners = _owners(placement, index)
+    layers = [model.layer(i, home, owners[i], cached) for i, home in enumerate(homes)]
+    sums = _Sums()
+    for name, cost in zip((layer.home for layer in placement.layers), layers):
+        sums.layer(name, cost)
+    for stage_home, last in _stages(homes):
+        sums.add("link", lab.devices[stage_home].name, Cost(), model.hop(homes[0], stage_home, last))
+    sums.add("head", placement.layers[-1].home, model.head(homes[-1], cached))
+    sums.add("python", placement.layers[0].home, model.step(homes[0], cached))
+    return _prediction(model, sums.terms())
+
+
+def step_ms(model: CostModel, homes: list[int], owners: list[NDArray[np.int64]], cached: list[float]) -> float:
+    """`price` without its account: what the search calls thousands of times."""
+    total = sum(model.layer(i, home, owners[i], cached).ms for i, home in enumerate(homes))
+    total += sum(model.hop(homes[0], home, last) for home, last in _stages(homes))
+    return total + model.head(homes[-1], cached).ms + model.step(homes[0], cached).ms
+
+
+def _stages(homes: list[int]) -> list[tuple[int, bool]]:
+    """Runs of layers with one home: (home, whether it is the last run)."""
+    starts = [i for i in range(len(homes)) if i == 0 or homes[i] != homes[i - 1]]
+    return [(homes[i], i == starts[-1]) for i in starts]
+
+
+def _owners(placement: Placement, index: dict[str, int]) -> list[NDArray[np.int64]]:
+    seen: dict[tuple[str, ...], NDArray[np.int64]] = {}
+    for layer in placement.layers:
+        if layer.experts not in seen:
+            seen[layer.experts] = np.array([index[d] for d in layer.experts], np.int64)
+    return [seen[layer.experts] for layer in placement.layers]
+
+
+class _Sums:
+    """Costs by (term, device)."""
+
+    def __init__(self) -> None:
+        self._costs: dict[tuple[str, str], Cost] = {}
+        self._links: dict[str, float] = {}
+
+    def add(self, name: str, device: str, cost: Cost, link_ms: float = 0.0) -> None:
+        if link_ms:
+            self._links[device] = self._links.get(device, 0.0) + link_ms
+        if cost.ms:
+            self._costs[name, device] = self._costs.get((name, device), Cost()) + cost
+
+    def layer(self, home: str, cost: LayerCost) -> None:
+        self.add("attention", home, cost.attention)
+        self.add("router", home, cost.router)
+        self.add("experts", home, cost.experts)
+        for device, experts in cost.remote:
+            self.add("experts", device, experts)
+        for device, ms in cost.link:
+            self.add("link", device, Cost(), ms)
+
+    def terms(self) -> tuple[Term, ...]:
+        found = [Term(name, device, cost.ms, cost.limited_by) for (name, device), cost in self._costs.items()]
+        return (*found, *(Term("link", device, ms, "link") for device, ms in self._links.items()))
+
+
+def _prediction(model: CostModel, terms: tuple[Term, ...]) -> Prediction:
+    ms = sum(t.ms for t in terms)
+    speed = 1e3 * model.workload.step_tokens / ms
+    factor = exp(_Z90 * _sigma(model.lab, terms))
+    return Prediction(model.workload, speed / factor, speed, speed * factor, ms, terms)
+
+
+def _sigma(lab: Lab, terms: tuple[Term, ...]) -> float:
+    """Wider where a figure comes from a catalogue, and where devices talk."""
+    used = [d for d in lab.devices if any(t.device == d.name for t in terms)]
+    measured = all(d.source.startswith("measured") for d in used)
+    link = _SIGMA_LINK if any(t.name == "link" for t in terms) else 0.0
+    return hypot(_SIGMA_MEASURED if measured else _SIGMA_CATALOGUE, link)

@@ -1,0 +1,193 @@
+"""Labs as files: what is read is what was written, and whatever is odd is named."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from labs import device, lab
+
+from motley.errors import UsageError
+from motley.lab import machine
+from motley.lab.lab import Device, Kernel, Lab, Link
+from motley.lab.probe import probe_device
+from motley.lab.toml import parse_lab
+
+DEVICE = """
+[[device]]
+name = "big"
+node = "big"
+kind = "cpu"
+memory_bytes = "24 GiB"
+threads = 8
+read_gb_s = 180.0
+int8_gops = 5000
+f32_gflops = 900.0
+op_overhead_us = 0
+"""
+
+
+def changed(key: str, line: str) -> str:
+    kept = [text for text in DEVICE.splitlines() if not text.startswith(f"{key} =")]
+    return "\n".join([*kept, line])
+
+
+def loads(text: str) -> Lab:
+    return Lab(*parse_lab(text))
+
+
+def test_a_hand_written_lab_reads() -> None:
+    big = loads(DEVICE).device("big")
+    assert big.memory_bytes == 24 * 2**30
+    assert big.read_gb_s == 180.0
+    assert isinstance(big.int8_gops, float)
+    assert big.kernels == ()
+
+
+@pytest.mark.parametrize(("text", "n_bytes"), [("64 GB", 64 * 10**9), ("1.5 MiB", 3 * 2**19), ("7b", 7)])
+def test_memory_may_carry_its_unit(text: str, n_bytes: int) -> None:
+    assert loads(changed("memory_bytes", f'memory_bytes = "{text}"')).devices[0].memory_bytes == n_bytes
+
+
+numbers = st.floats(0.001, 1e6, allow_nan=False).map(lambda x: float(f"{x:.6g}"))
+names = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=12)
+kernels = st.builds(Kernel, names, numbers, numbers, numbers)
+devices = st.builds(
+    Device,
+    name=names,
+    node=names,
+    kind=names,
+    memory_bytes=st.integers(1, 2**50),
+    threads=st.integers(1, 512),
+    read_gb_s=numbers,
+    int8_gops=numbers,
+    f32_gflops=numbers,
+    op_overhead_us=numbers,
+    source=names,
+    cache_bytes=st.integers(0, 2**40),
+    call_us=numbers,
+    step_us=numbers,
+    kernels=st.lists(kernels, max_size=3).map(tuple),
+)
+
+
+@given(st.lists(devices, min_size=1, max_size=4, unique_by=lambda d: d.name), numbers, numbers)
+def test_what_is_written_reads_back(found: list[Device], rtt: float, gb_s: float) -> None:
+    links = tuple(Link(a.name, b.name, "tcp", rtt, gb_s) for i, a in enumerate(found) for b in found[i + 1 :])
+    whole = Lab(tuple(found), links)
+    assert loads(whole.dumps()) == whole
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    saved = lab(device("a"), device("b"))
+    saved.save(tmp_path / "lab.toml")
+    assert Lab.load(tmp_path / "lab.toml") == saved
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "at least one"),
+        ("[[device]", "not valid TOML"),
+        ("[device]\nname = 'x'", "list of tables"),
+        ("[[machine]]\nname = 'x'", "unknown key 'machine'"),
+        (DEVICE + "read_mb_s = 5", r"\(big\): unknown key 'read_mb_s'.*read_gb_s"),
+        (DEVICE + "zzz = 5", "unknown key 'zzz': accepted are name"),
+        (changed("threads", ""), "threads is missing"),
+        (changed("read_gb_s", ""), "read_gb_s is missing, in GB/s"),
+        (changed("read_gb_s", "read_gb_s = -1"), "read_gb_s must be zero or more"),
+        (changed("read_gb_s", "read_gb_s = 0"), "read_gb_s must be positive"),
+        (changed("read_gb_s", "read_gb_s = '180 GB/s'"), "read_gb_s must be a number, in GB/s"),
+        (changed("read_gb_s", "read_gb_s = nan"), "read_gb_s must be a number"),
+        (changed("read_gb_s", "read_gb_s = true"), "read_gb_s must be a number"),
+        (changed("memory_bytes", "memory_bytes = '24 Gb/s'"), "24 GiB"),
+        (changed("memory_bytes", "memory_bytes = '24'"), "24 GiB"),
+        (changed("memory_bytes", "memory_bytes = '1.2.3 GB'"), "24 GiB"),
+        (changed("threads", "threads = 1.5"), "whole number"),
+        (changed("name", "name = 3"), "name must be text"),
+        (DEVICE + DEVICE, "two devices are called 'big'"),
+        (DEVICE + DEVICE.replace('"big"', '"small"'), "no .*link.* between big - small"),
+        (DEVICE + "kernels = [{ quant = 'q8_0' }]", "kernel 1: memory_gb_s is missing"),
+        (DEVICE + "[[link]]\na = 'big'\nb = 'bog'\ntransport = 'tcp'\nrtt_us = 1\ngb_s = 1", "'bog'.*mean 'big'"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        loads(text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.toml"):
+        Lab.load(tmp_path / "nowhere.toml")
+
+
+def test_links_are_symmetric_and_may_name_nodes() -> None:
+    gpu, cpu = device("gpu0", node="box"), device("cpu0", node="mac")
+    joined = Lab((gpu, cpu), (Link("mac", "box", "tcp", 30, 1),))
+    assert joined.link("gpu0", "cpu0") is joined.link("cpu0", "gpu0")
+    assert joined.missing_links() == []
+
+
+def test_devices_of_one_node_need_no_link() -> None:
+    both = Lab((device("gpu0", node="box"), device("cpu0", node="box")))
+    assert both.link("gpu0", "cpu0").rtt_us == 0
+    assert both.missing_links() == []
+
+
+def test_a_missing_link_is_said() -> None:
+    with pytest.raises(UsageError, match="no link between a and b"):
+        Lab((device("a"), device("b"))).link("a", "b")
+    with pytest.raises(UsageError, match="no device 'c'"):
+        Lab((device("a"), device("b"))).device("c")
+
+
+class FakeMeter:
+    """Reads 10 GB/s from memory, 100 from a cache of 20 MB."""
+
+    def read_gb_s(self) -> float:
+        return 12.34567
+
+    def int8_gops(self) -> float:
+        return 650.0
+
+    def f32_gflops(self) -> float:
+        return 60.0
+
+    def op_overhead_us(self) -> float:
+        return 3.0
+
+    def call_us(self) -> float:
+        return 1.0
+
+    def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
+        return 100.0 if n_bytes <= 20e6 else 10.0
+
+    def gemm_gops(self, quant: str) -> float:
+        return 400.0
+
+
+def test_probing_writes_down_what_the_meter_says() -> None:
+    found = probe_device(FakeMeter(), "a", "a", 2, memory_bytes=10**9, quants=["q8_0", "q4_k"])
+    assert found.read_gb_s == 12.3  # three digits
+    assert found.kernels[1] == Kernel("q4_k", 10.0, 100.0, 400.0)
+    assert found.cache_bytes == 16 * 2**20  # the last power of two below 20 MB
+    assert loads(Lab((found,)).dumps()).devices[0] == found
+
+
+def test_probing_asks_this_machine_for_its_memory() -> None:
+    found = probe_device(FakeMeter(), "a", "a", 2, quants=[])
+    assert 10**8 < found.memory_bytes <= machine.this_machine().memory_bytes
+
+
+def test_machine_facts() -> None:
+    here = machine.this_machine()
+    assert here.cpu
+    assert here.host
+    assert here.cores >= 1
+    assert here.available_bytes <= here.memory_bytes
+
+
+def test_machine_facts_where_the_processor_has_no_name() -> None:
+    cpu, total, free = machine._cpu_and_memory("processor: 0\n", "MemTotal: 8 kB\n")
+    assert cpu
+    assert (total, free) == (8192, 8192)
