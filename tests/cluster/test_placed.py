@@ -40,13 +40,13 @@ def site() -> Iterator[Site]:
     with ExitStack() as stack:
         runtimes, addresses = {}, {}
         for name in "abc":
-            runtimes[name] = NodeRuntime(ReferenceOps(), reach)
+            runtimes[name] = NodeRuntime(name, ReferenceOps(), reach)
             listener = listen()
             server = Server(listener, runtimes[name], cluster="test", name=name, token=token)
             stack.callback(server.close)
             stack.callback(runtimes[name].close)
             addresses[name] = (listener.host, listener.port)
-        yield Site("a", runtimes["a"], addresses, reach)
+        yield Site(runtimes["a"], addresses, reach)
 
 
 def placement(homes: str, owner: Callable[[int, int], str]) -> Placement:
@@ -75,8 +75,10 @@ def test_placed_equals_one_device(site: Site, family: str, name: str) -> None:
         batch = Batch(prompt[first:last], range(first, last), [1] * n, range(n))
         a, b = whole.step(batch), placed.step(batch)
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
-    assert (placed.chosen() == whole.chosen()).all()
-    assert placed.chosen().sum() == 37 * 3 * LAYERS
+    assert (placed.routes() == whole.routes()).all()
+    assert placed.routes().sum() == 37 * 3 * LAYERS
+    assert {x.transport for x in placed.exchanges()} == {"tcp"}
+    assert all(0 < x.remote_seconds < x.seconds for x in placed.exchanges())
     placed.close()
 
 

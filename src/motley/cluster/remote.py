@@ -77,6 +77,7 @@ class RemoteExperts:
     """Experts on the node at the other end of the link."""
 
     def __init__(self, link: Link) -> None:
+        self.transport = link.transport
         self.traffic = Traffic()
         self._exchange = Exchange(link, self.traffic)
         self._shape: tuple[int, ...] = ()

@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 
 class DeviceModel:
     """`layers`: the layers at home here (may be empty); `experts`: which routed experts of which layer are here;
-    `owners`: the other devices' experts that the layers at home need, by owner."""
+    `owners`: the other devices' experts that the layers at home need, by device."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class DeviceModel:
         *,
         layers: range,
         experts: Mapping[int, Sequence[int]],
-        owners: Sequence[tuple[ExpertOwner, Mapping[int, Sequence[int]]]] = (),
+        owners: Mapping[str, tuple[ExpertOwner, Mapping[int, Sequence[int]]]] = {},
         n_slots: int,
         context: int,
         progress: Progress = lambda done, total: None,
@@ -41,7 +41,7 @@ class DeviceModel:
         config = family(checkpoint.architecture).config(checkpoint.metadata)
         load = Loader(checkpoint, ops, progress=progress, total=planned_bytes(checkpoint, layers, experts))
         self._experts = {layer: load.experts(config, layer, ids) for layer, ids in sorted(experts.items()) if ids}
-        remotes = [Remote(owner, _masks(owned, config.n_experts)) for owner, owned in owners]
+        remotes = [Remote(d, owner, _masks(owned, config.n_experts)) for d, (owner, owned) in owners.items()]
         self.placed = PlacedExperts(ops, self.clock, self._experts, remotes, config.n_layers, config.n_experts)
         self.stage = (
             Stage(config, load, layers, self.placed, self.clock, n_slots=n_slots, context=context) if layers else None

@@ -5,7 +5,7 @@ float64, so that who holds an expert does not change the answer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
@@ -20,6 +20,15 @@ class Busy(Protocol):
     busy_s: float
 
 
+@dataclass
+class Rounds:
+    """What asking one owner took so far (`engine.runner.ExchangeCount` explains the seconds)."""
+
+    count: int = 0
+    seconds: float = 0.0
+    work_seconds: float = 0.0
+
+
 class ExpertOwner(Protocol):
     """Another node's experts, over a link (`cluster.remote.RemoteExperts`)."""
 
@@ -27,6 +36,9 @@ class ExpertOwner(Protocol):
     def traffic(self) -> Busy:
         """`busy_s`: how long the owner worked so far, by its own clock."""
         ...
+
+    @property
+    def transport(self) -> str: ...
 
     def start(
         self, layer: int, x: NDArray[np.float32], ids: NDArray[np.int32], weights: NDArray[np.float32]
@@ -37,14 +49,18 @@ class ExpertOwner(Protocol):
 
 @dataclass(frozen=True)
 class Remote:
-    """An owner and which of a layer's experts it has: bool [E] by layer."""
+    """The experts that another device has: bool [E] by layer, and what asking it took so far."""
 
+    device: str
     owner: ExpertOwner
     owned: Mapping[int, NDArray[np.bool_]]
+    rounds: Rounds = field(default_factory=Rounds)
 
 
 class PlacedExperts:
-    """Runs one layer's chosen experts (`models.layers.RunExperts`) and counts how often each was chosen."""
+    """Runs one layer's chosen experts (`models.layers.RunExperts`) and counts how often each was chosen.
+
+    chosen: int64 [layers, E]; each remote counts its own rounds."""
 
     def __init__(
         self,
@@ -55,15 +71,13 @@ class PlacedExperts:
         n_layers: int,
         n_experts: int,
     ) -> None:
-        self._ops, self._clock, self._local, self._remotes = ops, clock, local, remotes
+        self._ops, self._clock, self._local, self.remotes = ops, clock, local, remotes
         self.chosen = np.zeros((n_layers, n_experts), np.int64)
-        self.exchanges = 0  # rounds of asking
-        self.exchange_cost_s = 0.0  # what the rounds took beyond the longest of the works, here or there
 
     def __call__(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
         host_ids: NDArray[np.int32] = self._ops.to_host(ids)
         self.chosen[layer] += np.bincount(host_ids.ravel(), minlength=self.chosen.shape[1])
-        asked = [r.owner for r in self._remotes if layer in r.owned and r.owned[layer][host_ids].any()]
+        asked = [r for r in self.remotes if layer in r.owned and r.owned[layer][host_ids].any()]
         if asked:
             return self._with_others(layer, h, ids, weights, asked)
         return self._here(layer, h, ids, weights)
@@ -71,22 +85,21 @@ class PlacedExperts:
     def _here(self, layer: int, h: Array, ids: Array, weights: Array) -> list[Array]:
         return [self._ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []
 
-    def _with_others(
-        self, layer: int, h: Array, ids: Array, weights: Array, asked: Sequence[ExpertOwner]
-    ) -> list[Array]:
+    def _with_others(self, layer: int, h: Array, ids: Array, weights: Array, asked: Sequence[Remote]) -> list[Array]:
         ops = self._ops
         started = perf_counter()
-        busy = [owner.traffic.busy_s for owner in asked]
+        busy = [r.owner.traffic.busy_s for r in asked]
         message = ops.to_host(h), ops.to_host(ids), ops.to_host(weights)
-        for owner in asked:
-            owner.start(layer, *message)
-        working = perf_counter()
+        for remote in asked:
+            remote.owner.start(layer, *message)
+        sent = perf_counter()
         parts = self._here(layer, h, ids, weights)
         waiting = perf_counter()
-        parts += [ops.from_host(owner.finish()) for owner in asked]
-        done = perf_counter()
-        self._clock.waited(done - waiting)
-        works = [owner.traffic.busy_s - before for owner, before in zip(asked, busy)]
-        self.exchanges += 1
-        self.exchange_cost_s += done - started - max(waiting - working, *works)
+        for remote, busy_before in zip(asked, busy):
+            parts.append(ops.from_host(remote.owner.finish()))
+            rounds = remote.rounds
+            rounds.count += 1
+            rounds.seconds += perf_counter() - started
+            rounds.work_seconds += max(waiting - sent, remote.owner.traffic.busy_s - busy_before)
+        self._clock.waited(perf_counter() - waiting)
         return parts

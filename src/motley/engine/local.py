@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from motley.engine.device import DeviceModel, Progress
 from motley.engine.engine import Engine
-from motley.engine.runner import StageRunner, run_stages
+from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.sampling import Sampling
 from motley.engine.times import StepTimes
 from motley.errors import UsageError
@@ -51,8 +51,14 @@ class LocalRunner:
     def times(self) -> StepTimes:
         return self.model.clock.times + StepTimes()
 
-    def chosen(self) -> NDArray[np.int64]:
+    def reset(self, slot: int) -> None:
+        """Nothing to forget: a new sequence overwrites the cache from position 0."""
+
+    def routes(self) -> NDArray[np.int64]:
         return self.model.placed.chosen.copy()
+
+    def exchanges(self) -> list[ExchangeCount]:
+        return []
 
     def close(self) -> None:
         self.model.ops.close()

@@ -19,6 +19,7 @@ from motley.cluster.assignment import Assignment
 from motley.cluster.link import Link
 from motley.cluster.remote import RemoteExperts
 from motley.engine.device import DeviceModel, planned_bytes
+from motley.engine.runner import ExchangeCount
 from motley.engine.times import StepTimes
 from motley.errors import CapacityError, ClusterError, FormatError
 from motley.formats.checkpoint import open_checkpoint
@@ -35,13 +36,13 @@ RESERVE_BYTES = 24 << 20
 class NodeRuntime:
     """`memory_bytes`: what weights, KV cache and activations may take together; 0: no limit."""
 
-    def __init__(self, ops: Ops, connect: Connect, memory_bytes: int = 0) -> None:
+    def __init__(self, device: str, ops: Ops, connect: Connect, memory_bytes: int = 0) -> None:
+        self.device = device
         self.ops = ops
         self._connect = connect
         self._memory_bytes = memory_bytes
         self._loaded: DeviceModel | None = None
         self._links: list[Link] = []
-        self._owners: dict[str, RemoteExperts] = {}
         self._loading = threading.Lock()
 
     # -- cluster.server.Handler
@@ -58,13 +59,12 @@ class NodeRuntime:
                 range(assignment.home_layers[0], assignment.home_layers[-1] + 1) if assignment.home_layers else range(0)
             )
             self._require_memory(checkpoint, layers, assignment)
-            self._owners = {device: self._reach(address) for device, address in assignment.peers.items()}
             self._loaded = DeviceModel(
                 checkpoint,
                 self.ops,
                 layers=layers,
                 experts=assignment.experts,
-                owners=[(owner, _owned_by(device, assignment)) for device, owner in self._owners.items()],
+                owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
                 n_slots=assignment.slots,
                 context=assignment.context,
                 progress=lambda done, total: report_progress(done / max(total, 1), f"{done / 1e6:.0f} MB"),
@@ -85,22 +85,28 @@ class NodeRuntime:
         return y, asdict(model.clock.times - before)
 
     def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        if what == "chosen":
-            return {"chosen": self.chosen().tolist()}
+        if what == "routes":
+            return {"routes": self.routes().tolist()}
+        if what == "exchanges":
+            return {"exchanges": [asdict(x) for x in self.exchanges()]}
         if what == "memory":
             return {"peak_bytes": peak_memory_bytes(), "loaded_bytes": self._model().n_bytes}
         raise ClusterError(f"this node cannot answer {what!r}")
 
     # -- the head's own device, in process
 
-    def chosen(self) -> NDArray[np.int64]:
+    def routes(self) -> NDArray[np.int64]:
         """How often the layers at home here chose each expert: [layers, E]."""
         return self._model().placed.chosen.copy()
 
-    def exchanges(self) -> tuple[int, float]:
-        """How often experts elsewhere were asked, and the seconds it cost beyond the longest of the works."""
-        placed = self._model().placed
-        return placed.exchanges, placed.exchange_cost_s
+    def exchanges(self) -> list[ExchangeCount]:
+        """What the layers at home here asked of experts elsewhere, by owner."""
+        return [
+            ExchangeCount(
+                self.device, r.device, r.owner.transport, r.rounds.count, r.rounds.seconds, r.rounds.work_seconds
+            )
+            for r in self._model().placed.remotes
+        ]
 
     def close(self) -> None:
         with self._loading:
@@ -115,7 +121,7 @@ class NodeRuntime:
         return self._loaded
 
     def _drop(self) -> None:
-        self._loaded, self._owners = None, {}
+        self._loaded = None
         for link in self._links:
             link.close()
         self._links = []

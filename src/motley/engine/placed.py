@@ -3,6 +3,7 @@ across links, stages in the order of their layers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from motley.cluster.link import Link
 from motley.cluster.remote import RemoteLoad, RemoteStage, ask
 from motley.engine.assign import Address, assignments
 from motley.engine.node import Connect, NodeRuntime
-from motley.engine.runner import StageRunner, run_stages
+from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.times import StepTimes
 from motley.formats.checkpoint import open_checkpoint
 from motley.lab.placement import Placement
@@ -25,10 +26,13 @@ LoadProgress = Callable[[str, float], None]  # device, share loaded 0..1
 class Site:
     """Where a placement is to run: the head's own device, and every device's address."""
 
-    device: str  # the device this process owns
-    runtime: NodeRuntime
+    runtime: NodeRuntime  # of the device this process owns
     addresses: Mapping[str, Address]
     connect: Connect
+
+    @property
+    def device(self) -> str:
+        return self.runtime.device
 
 
 class _Here:
@@ -42,19 +46,38 @@ class _Here:
         self.times += StepTimes(**times)
         return y
 
+    def routes(self) -> NDArray[np.int64]:
+        return self._runtime.routes()
+
+    def exchanges(self) -> list[ExchangeCount]:
+        return self._runtime.exchanges()
+
 
 class _There:
     """A stage on another node: what the round trip takes beyond the node's own work is `link`."""
 
-    def __init__(self, link: Link) -> None:
-        self._remote, self.times = RemoteStage(link), StepTimes()
+    def __init__(self, here: str, there: str, link: Link) -> None:
+        self._here, self._there, self._link = here, there, link
+        self._remote, self.times, self._seconds = RemoteStage(link), StepTimes(), 0.0
 
     def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        before = self._remote.traffic.link_s
+        started = perf_counter()
         self._remote.start(batch, x)
         reply = self._remote.finish()
-        self.times += StepTimes(**reply.times) + StepTimes(link=self._remote.traffic.link_s - before)
+        seconds = perf_counter() - started
+        self._seconds += seconds
+        self.times += StepTimes(**reply.times) + StepTimes(link=seconds - reply.busy_s)
         return reply.y.copy()  # the link's buffer is reused by its next message
+
+    def routes(self) -> NDArray[np.int64]:
+        return np.array(ask(self._link, "routes")["routes"], np.int64)
+
+    def exchanges(self) -> list[ExchangeCount]:
+        traffic = self._remote.traffic
+        hops = ExchangeCount(
+            self._here, self._there, self._link.transport, traffic.exchanges, self._seconds, traffic.busy_s
+        )
+        return [hops, *(ExchangeCount(**x) for x in ask(self._link, "exchanges")["exchanges"])]
 
 
 class PlacedRunner:
@@ -83,9 +106,10 @@ class PlacedRunner:
         )
         self._links = {d: site.connect(*site.addresses[d]) for d in told if d != site.device}
         self._load(told, progress)
+        here = site.device
         homes = [device for device, assignment in told.items() if assignment.home_layers]
         self._stages: dict[str, _Here | _There] = {
-            d: _Here(site.runtime) if d == site.device else _There(self._links[d]) for d in homes
+            d: _Here(site.runtime) if d == here else _There(here, d, self._links[d]) for d in homes
         }
 
     def step(self, batch: Batch) -> NDArray[np.float32]:
@@ -95,16 +119,16 @@ class PlacedRunner:
     def times(self) -> StepTimes:
         return sum((stage.times for stage in self._stages.values()), start=StepTimes())
 
-    def chosen(self) -> NDArray[np.int64]:
-        counts = [
-            self._site.runtime.chosen() if d == self._site.device else np.array(ask(self._links[d], "chosen")["chosen"])
-            for d in self._stages
-        ]
+    def reset(self, slot: int) -> None:
+        """Nothing to forget: a new sequence overwrites the cache from position 0."""
+
+    def routes(self) -> NDArray[np.int64]:
+        counts = [stage.routes() for stage in self._stages.values()]
         return np.asarray(sum(counts[1:], start=counts[0]), np.int64)
 
-    def exchanges(self) -> tuple[int, float]:
-        """Of the head's own home layers: how often experts elsewhere were asked, and its cost in seconds."""
-        return self._site.runtime.exchanges() if self._site.device in self._stages else (0, 0.0)
+    def exchanges(self) -> list[ExchangeCount]:
+        """Experts asked of other devices, by home; and x handed to stages on other nodes."""
+        return [count for stage in self._stages.values() for count in stage.exchanges() if count.count]
 
     def node_memory(self) -> dict[str, int]:
         """Peak resident bytes of every other node in use, by device."""

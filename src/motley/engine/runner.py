@@ -1,6 +1,7 @@
 """Runner: one step of a whole placed model. What the engine, the benches and the checks drive."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,22 +11,46 @@ from motley.engine.times import StepTimes
 from motley.ops.protocol import Batch
 
 
-class Runner(Protocol):
-    """A loaded model with a KV cache of `n_slots` sequences of `context` tokens."""
+@dataclass(frozen=True)
+class ExchangeCount:
+    """What crossed one link so far: `seconds` from sending to holding the answer; of them, `remote_seconds` in which
+    one of the sides worked (the longer of the works, if both did). The difference is what the exchange itself costs."""
 
-    n_slots: int
-    context: int
+    a: str
+    b: str
+    transport: str
+    count: int
+    seconds: float
+    remote_seconds: float
+
+
+class Runner(Protocol):
+    """A loaded model with a KV cache of `n_slots` sequences of `context` tokens. Counters are cumulative."""
+
+    @property
+    def n_slots(self) -> int: ...
+
+    @property
+    def context(self) -> int: ...
 
     def step(self, batch: Batch) -> NDArray[np.float32]:
         """-> logits [R, V] of the rows asked for"""
         ...
 
-    def times(self) -> StepTimes:
-        """Cumulative, all stages together."""
+    def reset(self, slot: int) -> None:
+        """Forget the slot's sequence."""
         ...
 
-    def chosen(self) -> NDArray[np.int64]:
-        """How often each expert was chosen so far: [layers, E]."""
+    def times(self) -> StepTimes:
+        """All stages together."""
+        ...
+
+    def routes(self) -> NDArray[np.int64]:
+        """How often each expert was chosen: [layers, E]."""
+        ...
+
+    def exchanges(self) -> Sequence[ExchangeCount]:
+        """One entry per link in use; empty on one device."""
         ...
 
 
