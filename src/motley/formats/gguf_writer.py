@@ -23,6 +23,7 @@ from motley.errors import CapacityError, FormatError, UsageError
 from motley.formats.gguf_reader import ALIGNMENT, DTYPES, MAGIC, MAX_DIMS, VERSION, ValueType
 from motley.shape.quant import Quant
 
+WRITE_BYTES = 4 << 20  # measured: larger single writes reach a fifth of the speed on Linux's page cache
 Bytes = bytes | bytearray | memoryview | NDArray[Any]
 
 
@@ -106,7 +107,8 @@ def _write_tensor(file: BinaryIO, tensor: TensorLike, chunks: Bytes | Iterable[B
         written += flat.nbytes
         if written > expected:
             break
-        file.write(flat)
+        for start in range(0, flat.nbytes, WRITE_BYTES):
+            file.write(flat[start : start + WRITE_BYTES])
     if written != expected:
         more = "at least " if written > expected else ""
         raise FormatError(
@@ -119,7 +121,7 @@ def _write_tensor(file: BinaryIO, tensor: TensorLike, chunks: Bytes | Iterable[B
 def _flat(chunk: Bytes) -> memoryview:
     if isinstance(chunk, np.ndarray):
         return np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
-    return memoryview(chunk)
+    return memoryview(chunk).cast("B")
 
 
 def _padded(size: int) -> int:

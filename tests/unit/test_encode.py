@@ -1,0 +1,142 @@
+"""Quantising: equal to the `gguf` package's where it has one, and close to the values everywhere."""
+
+import gguf
+import numpy as np
+import pytest
+
+from motley.errors import FormatError
+from motley.formats.decode import decode
+from motley.formats.encode import encode
+from motley.shape.quant import Quant
+
+# Root mean square error on a standard normal, over its deviation: measured, with a few per cent of room.
+# (ggml's own tests allow 0.002 of the values' sum for these; this is tighter.)
+RMS = {
+    Quant.F32: 0.0,
+    Quant.F16: 0.00022,
+    Quant.BF16: 0.0018,
+    Quant.Q8_0: 0.0056,
+    Quant.Q4_0: 0.089,
+    Quant.Q4_K: 0.0735,
+    Quant.Q5_K: 0.0370,
+    Quant.Q6_K: 0.0175,
+}
+BLOCKED = [quant for quant in Quant if quant.block > 1]
+HALF_MAX = 65504.0
+
+
+def back(values: np.ndarray, quant: Quant) -> np.ndarray:
+    return decode(encode(values, quant), quant).reshape(values.shape)
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+@pytest.mark.parametrize("quant", [Quant.F16, Quant.BF16, Quant.Q8_0, Quant.Q4_0], ids=lambda q: q.name)
+@pytest.mark.parametrize("scale", [1e-4, 0.02, 1.0, 300.0])
+def test_equals_the_gguf_package(quant: Quant, scale: float) -> None:
+    values = np.random.default_rng(0).standard_normal((64, 512), np.float32) * np.float32(scale)
+    values[3] = 0
+    values[4, :40] = np.round(values[4, :40])  # ties
+    values[5, ::2] = -values[5, 1::2]  # two equally large values of opposite sign
+    want = gguf.quants.quantize(values, gguf.GGMLQuantizationType(quant.ggml_type))
+    np.testing.assert_array_equal(encode(values, quant), want.view(np.uint8).reshape(-1))
+
+
+def test_bf16_equals_the_gguf_package_on_any_bits() -> None:
+    bits = np.random.default_rng(1).integers(0, 1 << 32, (64, 512), dtype=np.uint32)
+    special = [0x7F800000, 0xFF800000, 0x7F800001, 0xFFFFFFFF, 0x80000000, 1, 0x3F808000, 0x3F818000, 0x3F808001]
+    bits[0, : len(special)] = special
+    want = gguf.quants.quantize(bits.view(np.float32), gguf.GGMLQuantizationType.BF16)
+    np.testing.assert_array_equal(encode(bits.view(np.float32), Quant.BF16), want.reshape(-1))
+
+
+@pytest.mark.parametrize("quant", list(Quant), ids=lambda q: q.name)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_error_on_a_normal(quant: Quant, scale: float) -> None:
+    values = np.random.default_rng(2).standard_normal((64, 1024), np.float32) * np.float32(scale)
+    room = 1.1 if scale < 1e-2 and quant.block == 256 else 1.0  # scales are subnormal halves there
+    assert rms(back(values, quant) - values) <= RMS[quant] * scale * room
+
+
+@pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
+def test_no_error_is_larger_than_a_step(quant: Quant) -> None:
+    values = np.random.default_rng(3).uniform(-1, 1, (32, 512)).astype(np.float32)
+    # One step between levels on [-1, 1]; least squares and Q4_0's one-sided range may clip an end by up to one
+    step = {Quant.Q8_0: 0.6 / 127, Quant.Q6_K: 1 / 32, Quant.Q5_K: 2 / 31, Quant.Q4_K: 2 / 15, Quant.Q4_0: 1 / 8}[quant]
+    assert np.abs(back(values, quant) - values).max() <= 1.01 * step
+
+
+@pytest.mark.parametrize("quant", list(Quant), ids=lambda q: q.name)
+def test_zeros(quant: Quant) -> None:
+    values = np.zeros((2, 512), np.float32)
+    values[1, 256:] = 1.0
+    got = back(values, quant)
+    assert not got[0].any()
+    assert not got[1, :256].any()
+    np.testing.assert_allclose(got[1, 256:], 1.0, rtol=0.01)
+
+
+@pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
+def test_zero_sub_block_beside_large_ones(quant: Quant) -> None:
+    values = np.random.default_rng(4).standard_normal((1, 512), np.float32) * 100
+    values[0, 64:96] = 0
+    assert np.isfinite(back(values, quant)).all()
+    assert not back(values, quant)[0, 64:96].any()
+
+
+@pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_sided_values(quant: Quant, sign: int) -> None:
+    values = sign * np.random.default_rng(5).uniform(3, 4, (4, 512)).astype(np.float32)
+    assert rms(back(values, quant) - values) < (0.15 if quant in (Quant.Q4_0, Quant.Q4_K) else 0.07)
+
+
+@pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
+def test_huge_values_that_still_fit(quant: Quant) -> None:
+    values = np.random.default_rng(6).uniform(-1, 1, (4, 512)).astype(np.float32) * np.float32(HALF_MAX * 7)
+    got = back(values, quant)
+    assert np.isfinite(got).all()
+    assert rms(got - values) < 0.12 * rms(values)
+
+
+@pytest.mark.parametrize("quant", [*BLOCKED, Quant.F16], ids=lambda q: q.name)
+def test_values_that_overflow_are_refused(quant: Quant) -> None:
+    values = np.full((1, 256), 1e30, np.float32)
+    with pytest.raises(FormatError, match=f"overflow {quant.name}'s half precision .* use BF16 or F32"):
+        encode(values, quant)
+
+
+@pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_blocks_refuse_what_is_not_finite(quant: Quant, bad: float) -> None:
+    values = np.zeros((1, 256), np.float32)
+    values[0, 77] = bad
+    with pytest.raises(FormatError, match=f"{quant.name} cannot hold NaN or infinity"):
+        encode(values, quant)
+
+
+def test_halves_keep_infinity_and_nan() -> None:
+    values = np.array([np.inf, -np.inf, np.nan, -0.0], np.float32)
+    for quant in (Quant.F16, Quant.BF16, Quant.F32):
+        np.testing.assert_array_equal(back(values, quant), values)
+        assert np.signbit(back(values, quant)[3])
+
+
+@pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
+def test_tiny_values_vanish_without_noise(quant: Quant) -> None:
+    values = np.random.default_rng(7).standard_normal((2, 256), np.float32) * np.float32(1e-38)
+    with np.errstate(all="raise", under="ignore"):
+        assert np.abs(back(values, quant)).max() < 1e-30
+
+
+def test_rows_must_fill_blocks() -> None:
+    with pytest.raises(FormatError, match=r"rows of shape \(2, 48\) do not fill Q8_0 blocks of 32"):
+        encode(np.zeros((2, 48), np.float32), Quant.Q8_0)
+
+
+def test_long_rows_cross_the_chunks() -> None:
+    values = np.random.default_rng(8).standard_normal((3, 1 << 19), np.float32)
+    whole = encode(values, Quant.Q8_0)
+    np.testing.assert_array_equal(whole, np.concatenate([encode(row, Quant.Q8_0) for row in values]))
