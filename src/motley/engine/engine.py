@@ -53,6 +53,11 @@ class Engine:
         self._waiting: deque[Stream] = deque()
         self._running: list[Stream] = []
 
+    @property
+    def busy(self) -> bool:
+        """Whether a sequence waits or runs."""
+        return bool(self._waiting or self._running)
+
     def submit(
         self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, stop: frozenset[int] = frozenset()
     ) -> Stream:
@@ -78,10 +83,11 @@ class Engine:
             self._release(stream)
 
     def step(self) -> list[Stream]:
-        """One forward pass. Returns the streams that got a token (their last one); empty when there is no work."""
+        """One forward pass, if `busy`. Returns the streams that got a token (the last of their answer)."""
         while self._waiting and self._free:
             stream = self._waiting.popleft()
             stream.slot = self._free.pop()
+            self.runner.reset(stream.slot)
             self._running.append(stream)
         shares = self._shares()
         if not shares:

@@ -1,0 +1,113 @@
+"""The engine's scheduling, over a runner whose next token depends only on the sequence's own tokens."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from motley.engine.engine import Engine
+from motley.engine.runner import ExchangeCount
+from motley.engine.sampling import Sampling
+from motley.engine.times import StepTimes
+from motley.errors import CapacityError, UsageError
+from motley.ops.protocol import Batch
+
+VOCAB = 50
+
+
+class Chain:
+    """Logits from a hash of the slot's whole history: wrong positions, slots or rows show at once."""
+
+    def __init__(self, n_slots: int = 2, context: int = 64) -> None:
+        self.n_slots, self.context = n_slots, context
+        self.cache = np.zeros((n_slots, context), np.int64)
+        self.sizes: list[int] = []
+
+    def step(self, batch: Batch) -> np.ndarray:
+        self.sizes.append(len(batch))
+        for token, slot, position in zip(batch.tokens, batch.slots, batch.positions):
+            self.cache[slot, position] = token
+        rows = [self._logits(batch.slots[row], batch.positions[row]) for row in batch.rows]
+        return np.array(rows, np.float32).reshape(len(batch.rows), VOCAB)
+
+    def _logits(self, slot: int, position: int) -> np.ndarray:
+        history = self.cache[slot, : position + 1].tolist()
+        return np.random.default_rng(history).standard_normal(VOCAB)
+
+    def reset(self, slot: int) -> None:
+        self.cache[slot] = -1
+
+    def times(self) -> StepTimes:
+        return StepTimes()
+
+    def routes(self) -> np.ndarray:
+        return np.zeros((1, 1), np.int64)
+
+    def exchanges(self) -> list[ExchangeCount]:
+        return []
+
+
+def alone(prompt: list[int], n: int, sampling: Sampling) -> list[int]:
+    return list(Engine(Chain()).generate(prompt, n, sampling))
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30), st.integers(1, 20)), max_size=6),
+    st.integers(1, 16),
+    st.integers(1, 3),
+)
+def test_a_stream_gives_the_same_tokens_whatever_rides_along(
+    asks: list[tuple[list[int], int]], chunk: int, slots: int
+) -> None:
+    engine = Engine(Chain(slots), chunk=chunk)
+    settings = [Sampling(temperature=1.0, seed=i) for i in range(len(asks))]
+    streams = [engine.submit(prompt, n, s) for (prompt, n), s in zip(asks, settings)]
+    while engine.busy:
+        engine.step()
+    assert [s.answer for s in streams] == [alone(prompt, n, s) for (prompt, n), s in zip(asks, settings)]
+
+
+def test_a_step_carries_at_most_a_chunk() -> None:
+    runner = Chain()
+    engine = Engine(runner, chunk=8)
+    engine.submit(list(range(20)), 3)
+    engine.submit(list(range(9)), 3)
+    while engine.busy:
+        engine.step()
+    assert max(runner.sizes) == 8
+
+
+def test_stop_tokens_end_a_stream_after_them() -> None:
+    whole = alone([1, 2], 20, Sampling(temperature=1.0))
+    stopped = list(Engine(Chain()).generate([1, 2], 20, Sampling(temperature=1.0), frozenset({whole[4]})))
+    assert stopped == whole[: whole.index(whole[4]) + 1]
+
+
+def test_a_cancelled_stream_frees_its_slot() -> None:
+    engine = Engine(Chain(n_slots=1))
+    first, second = engine.submit([1], 50), engine.submit([2], 2)
+    engine.step()
+    engine.cancel(first)
+    while engine.busy:
+        engine.step()
+    assert second.done
+    assert not first.done
+
+
+def test_abandoned_generators_free_their_slot() -> None:
+    engine = Engine(Chain(n_slots=1))
+    generator = engine.generate([1], 50)
+    next(generator)
+    generator.close()
+    assert not engine.busy
+    assert len(list(engine.generate([2], 3))) == 3
+
+
+def test_impossible_requests_are_refused() -> None:
+    engine = Engine(Chain(context=16))
+    with pytest.raises(UsageError, match="empty"):
+        engine.submit([], 1)
+    with pytest.raises(UsageError, match="max_tokens"):
+        engine.submit([1], 0)
+    with pytest.raises(CapacityError, match="context of 16"):
+        engine.submit([1] * 10, 7)

@@ -1,0 +1,75 @@
+"""Sampling: each knob against what it means, and the same seed giving the same tokens."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from motley.engine.sampling import Sampling, sample
+from motley.errors import UsageError
+
+LOGITS = np.array([0.0, 3.0, 1.0, 3.0, -np.inf, 2.0], np.float32)
+
+
+def drawn(settings: dict[str, float], n: int = 2000, history: list[int] | None = None) -> set[int]:
+    return {sample(LOGITS, history or [], Sampling(temperature=1.0, **settings), step) for step in range(n)}  # type: ignore[arg-type]
+
+
+def test_greedy_takes_the_lowest_id_among_equals() -> None:
+    assert sample(LOGITS, [], Sampling(), 0) == 1
+
+
+def test_everything_possible_is_drawn_and_nothing_else() -> None:
+    assert drawn({}) == {0, 1, 2, 3, 5}
+
+
+def test_top_k() -> None:
+    assert drawn({"top_k": 3}) == {1, 3, 5}
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    odds = np.exp(LOGITS.astype(np.float64))
+    two = (odds[1] + odds[3]) / odds.sum()
+    assert drawn({"top_p": two - 0.01}) == {1, 3}
+    assert drawn({"top_p": two + 0.01}) == {1, 3, 5}
+
+
+def test_min_p() -> None:
+    assert drawn({"min_p": 0.3}) == {1, 3, 5}  # exp(-1) = 0.37 of the best stays, exp(-2) goes
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    tokens = [sample(LOGITS, [], Sampling(temperature=2.0, seed=5), step) for step in range(20000)]
+    odds = np.exp(LOGITS / 2.0)
+    expected = odds / odds.sum()
+    found = np.bincount(tokens, minlength=6) / len(tokens)
+    assert np.abs(found - expected).max() < 0.015
+
+
+def test_repetition_penalty_pushes_seen_tokens_down_whatever_their_sign() -> None:
+    logits = np.array([-1.0, 2.0, 1.5], np.float32)
+    assert sample(logits, [1], Sampling(repetition_penalty=2.0), 0) == 2
+    assert sample(np.array([-1.0, -1.5], np.float32), [0], Sampling(repetition_penalty=2.0), 0) == 1
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 1000))
+def test_the_same_seed_and_step_give_the_same_token(seed: int, step: int) -> None:
+    settings = Sampling(temperature=0.8, seed=seed)
+    assert sample(LOGITS, [], settings, step) == sample(LOGITS, [3, 1], settings, step)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"min_p": 1.5},
+        {"repetition_penalty": 0.0},
+        {"top_k": -1},
+        {"seed": -1},
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Sampling(**wrong)  # type: ignore[arg-type]
