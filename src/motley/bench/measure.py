@@ -6,9 +6,9 @@ right after the samples, because it moves. Formulas: docs/metrics.md.
 """
 
 import gc
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -157,10 +157,10 @@ def warm_up(runner: Runner, test: Test, workload: Workload) -> None:
 def timed_sample(runner: Runner, test: Test, workload: Workload) -> float:
     """Seconds for one whole test. Building the batches is part of a step, so it is timed."""
     gc.collect()
-    start = time.perf_counter()
+    start = perf_counter()
     for batch in batches(test, workload):
         runner.step(batch)
-    return time.perf_counter() - start
+    return perf_counter() - start
 
 
 def batches(test: Test, workload: Workload) -> Iterator[Batch]:
