@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import torch
 
+from motley.formats.encode import encode
 from motley.formats.gguf_writer import write_gguf
 from motley.shape.model import ModelShape
 from motley.shape.quant import Quant
@@ -82,10 +82,7 @@ def load(checkpoint: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def export(work: Path, target: Path) -> None:
     saved, weights = load(work / "checkpoint.pt")
     shape = ModelShape.named(SHAPE, "q8_0")
-    blocks = [
-        (tensor, gguf.quants.quantize(weights[tensor.name], gguf.GGMLQuantizationType[tensor.quant.name]))
-        for tensor in shape.tensors
-    ]
+    blocks = [(tensor, encode(weights[tensor.name], tensor.quant)) for tensor in shape.tensors]
     assert {tensor.quant for tensor in shape.tensors} == {Quant.F32, Quant.Q8_0}
     metadata = general_metadata(work, saved) | dict(shape.attrs) | tokenizer_metadata(work / "tokenizer.json")
     write_gguf(target, metadata, blocks)

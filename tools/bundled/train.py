@@ -3,7 +3,7 @@
 Owns the byte-level BPE (qwen2's pre-tokenizer), the mixture of domains, the schedule and the
 optimiser. Checkpoints every few minutes; a started run continues where it was cut.
 
-    pip install torch==2.13.0 tokenizers gguf
+    pip install torch==2.13.0 tokenizers
     python tools/bundled/train.py --work build/bundled --minutes 70 --threads 2
 
 The learning rate falls linearly to zero over the minutes given (or over `--tokens`, which makes
