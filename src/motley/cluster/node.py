@@ -1,0 +1,116 @@
+"""The node's side: one process that announces itself, serves its handler, and ends when it should.
+
+With `with_head` (a local cluster's node) it ends when its head ends, however that happens: the head's token goes away,
+or the pipe to its standard input, whose first line is the cluster's token. Not argv and not the environment: other
+users can read the one, and children inherit the other.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from motley import __version__
+from motley.cluster.membership import Inventory, Membership
+from motley.cluster.server import Handler, Server
+from motley.cluster.tcp_link import LOOPBACK, listen
+from motley.errors import ClusterError
+
+log = logging.getLogger("motley.node")
+
+LAST_RESORT_S = 1.5  # from the wish to end to the end, whatever a handler is doing
+HEAD_APPEARS_S = 10.0
+
+
+def run_node(
+    name: str,
+    cluster: str,
+    token: str,
+    handler: Handler,
+    *,
+    devices: Sequence[dict[str, Any]] = (),
+    peers: Sequence[str] = (),
+    host: str = LOOPBACK,
+    with_head: bool = False,
+    spin_us: float | None = None,
+) -> int:
+    """Until SIGTERM, SIGINT or the head's end. The main thread calls it. Returns the exit status."""
+    stop = threading.Event()
+    errors: list[str] = []
+
+    def end(reason: str) -> None:
+        if not stop.is_set():
+            log.info("%s: ends: %s", name, reason)
+            stop.set()
+
+    def name_taken() -> None:
+        errors.append(f"cluster {cluster} already has a node named {name}: choose another --name")
+        stop.set()
+
+    with _signals(end):
+        server = Server(listen(host, spin_us=spin_us), handler, cluster=cluster, name=name, token=token)
+        try:
+            inventory = Inventory(__version__, name, host, server.listener.port, tuple(devices), os.getpid())
+            head_gone = (lambda head: end(f"its head {head} is gone")) if with_head else None
+            seat = Membership(
+                cluster, name, inventory, peers=peers, host=host, on_head_gone=head_gone, on_name_taken=name_taken
+            )
+            with seat:
+                if with_head:
+                    _watch_stdin(end)
+                    if not seat.wait_for_head(HEAD_APPEARS_S) and not stop.is_set():
+                        raise ClusterError(f"{name}: no head of cluster {cluster} appeared in {HEAD_APPEARS_S:.0f} s")
+                log.info("%s: listens on %s:%d", name, host, server.listener.port)
+                stop.wait()
+                _end_at_last()
+        finally:
+            server.close()
+    if errors:
+        raise ClusterError(errors[0])
+    return 0
+
+
+def token_from_head() -> str:
+    """The first line of standard input, read without a buffer that would keep more."""
+    line = bytearray()
+    while (byte := os.read(sys.stdin.fileno(), 1)) not in (b"\n", b""):
+        line += byte
+    if not line:
+        raise ClusterError("no token on standard input: `motley node --with-head` is started by its head")
+    return line.decode()
+
+
+def _watch_stdin(end: Callable[[str], None]) -> None:
+    def watch() -> None:
+        # os.read, not sys.stdin: its buffer's lock, held by a daemon thread, would abort the interpreter's exit
+        with contextlib.suppress(OSError):
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+        end("its head closed the pipe")
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _signals(end: Callable[[str], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT are wishes to end, while the node runs."""
+    before = {
+        number: signal.signal(number, lambda got, _: end(signal.Signals(got).name))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_at_last() -> None:
+    """A handler deep in its work can't be interrupted; nothing of it would be kept anyway."""
+    timer = threading.Timer(LAST_RESORT_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,195 @@
+"""Local clusters of real processes: they start, answer, and never outlive their head, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from motley.cluster import remote
+from motley.cluster.local import LocalCluster, LocalNode
+from motley.cluster.membership import Membership
+from motley.cluster.remote import RemoteExperts, RemoteStage
+from motley.errors import ClusterError, LinkError, NodeLost, UsageError
+from motley.ops.protocol import Batch
+
+TOY = (sys.executable, str(Path(__file__).with_name("toy_node.py")))
+NODES = (LocalNode("small", 1, 1 << 20), LocalNode("big", 2, 1 << 30))
+
+
+def running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until_ended(pids: list[int], timeout_s: float) -> float:
+    started = time.monotonic()
+    while any(map(running, pids)):
+        assert time.monotonic() - started < timeout_s, f"{pids} still run after {timeout_s} s"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+@pytest.fixture
+def cluster() -> LocalCluster:
+    return LocalCluster(NODES, command=TOY)
+
+
+def test_two_nodes_answer_and_end(cluster: LocalCluster) -> None:
+    with cluster:
+        pids = list(cluster.pids().values())
+        assert list(cluster.nodes) == ["small", "big"]
+        assert cluster.nodes["big"].devices[0] == {"name": "big/cpu", "threads": 2, "memory_bytes": 1 << 30}
+        x, ids = np.ones((2, 4), np.float32), np.zeros((2, 1), np.int32)
+        for name, threads in (("small", 1), ("big", 2)):
+            assert cluster.links[name].peer == name
+            assert remote.ask(cluster.links[name], "threads")["threads"] == threads
+            experts = RemoteExperts(cluster.links[name])
+            experts.start(3, x, ids, x[:, :1])
+            np.testing.assert_array_equal(experts.finish(), 3.0 * x)
+        second = cluster.connect("small")
+        assert remote.ask(second, "threads")["threads"] == 1
+        second.close()
+        cluster.raise_if_lost()
+    assert not any(map(running, pids))
+    cluster.close()  # twice is once
+
+
+def test_the_token_is_not_in_argv_nor_environment(cluster: LocalCluster) -> None:
+    with cluster:
+        told = remote.ask(cluster.links["small"], "everything")
+        assert cluster._token not in str(told["argv"])
+        assert cluster._token not in str(told["environ"])
+
+
+def test_a_killed_node_is_noticed_at_once(cluster: LocalCluster) -> None:
+    with cluster:
+        stage = RemoteStage(cluster.links["small"])
+        stage.start(Batch([1], [0], [0], [0]), None)
+        threading.Timer(0.2, os.kill, (cluster.pids()["small"], signal.SIGKILL)).start()
+        started = time.monotonic()
+        with pytest.raises(LinkError):
+            stage.finish()
+        assert time.monotonic() - started < 1.2
+        with pytest.raises(NodeLost, match="small is gone"):
+            cluster.raise_if_lost()
+        assert remote.ask(cluster.links["big"], "threads")["threads"] == 2  # the other goes on
+
+
+def test_a_node_deep_in_its_work_still_ends(cluster: LocalCluster) -> None:
+    with cluster:
+        pids = list(cluster.pids().values())
+        RemoteStage(cluster.links["small"]).start(Batch([1], [0], [0], [0]), None)
+        time.sleep(0.1)
+        started = time.monotonic()
+    assert time.monotonic() - started < 4.5
+    assert not any(map(running, pids))
+
+
+def test_a_node_that_ignores_sigterm_is_killed() -> None:
+    with LocalCluster(NODES[:1], command=(*TOY, "--behave", "deaf")) as cluster:
+        pids = list(cluster.pids().values())
+        remote.Exchange(cluster.links["small"], remote.Traffic()).start(
+            remote.Kind.ASK, remote.messages.as_json({"what": "hold the lock"})
+        )
+        time.sleep(0.2)
+    assert not any(map(running, pids))
+
+
+def test_a_node_that_dies_on_start_says_why() -> None:
+    started = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"(?s)did not start: it ended with status 2.*cannot open the model"),
+        LocalCluster(NODES, command=(*TOY, "--behave", "die")),
+    ):
+        pass
+    assert time.monotonic() - started < 10
+
+
+def test_a_node_that_never_announces_itself() -> None:
+    cluster = LocalCluster(NODES[:1], command=(*TOY, "--behave", "hang"), timeout_s=1)
+    with pytest.raises(ClusterError, match="not all nodes announced themselves in 1 s: small"), cluster:
+        pass
+    assert cluster.pids() == {}
+
+
+def test_names_must_differ() -> None:
+    with pytest.raises(UsageError, match="same name"):
+        LocalCluster([NODES[0], NODES[0]])
+
+
+HEAD = """
+    import sys, time
+    from motley.cluster.local import LocalCluster, LocalNode
+    nodes = [LocalNode("small", 1, 1 << 20), LocalNode("big", 2, 1 << 30)]
+    with LocalCluster(nodes, command=sys.argv[1:]) as cluster:
+        print(*cluster.pids().values(), flush=True)
+        time.sleep(60)
+"""
+
+
+def start_head() -> tuple["subprocess.Popen[str]", list[int]]:
+    head = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HEAD), *TOY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert head.stdout
+    pids = [int(pid) for pid in head.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(map(running, pids))
+    return head, pids
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nodes_end_with_their_head(number: signal.Signals) -> None:
+    head, pids = start_head()
+    os.killpg(head.pid, number)  # the whole foreground group, as a terminal's Ctrl-C does
+    took = wait_until_ended(pids, 3)
+    head.wait(5)
+    print(f"{number.name}: nodes ended after {took:.2f} s")
+
+
+def start_node(peer: str) -> "subprocess.Popen[str]":
+    node = subprocess.Popen(
+        [*TOY, "--name", "a", "--threads", "1", "--cluster", "alone", "--peer", peer, "--with-head"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert node.stdin
+    node.stdin.write("token\n")
+    node.stdin.flush()
+    return node
+
+
+@pytest.mark.parametrize("what", ["pipe", "head's token"])
+def test_each_sign_of_the_heads_end_suffices_alone(what: str) -> None:
+    with Membership("alone", "head", head=True) as head:
+        node = start_node(head.endpoint)
+        assert head.wait_for_nodes(["a"], 10)
+        assert node.stdin
+        (node.stdin if what == "pipe" else head).close()
+        assert node.wait(3) == 0
+    node.stdin.close()
+    assert node.stderr
+    with node.stderr:
+        assert ("closed the pipe" if what == "pipe" else "its head head is gone") in node.stderr.read()
+
+
+def test_a_node_whose_peer_is_not_there_says_so() -> None:
+    node = start_node("127.0.0.1:9")
+    _, errors = node.communicate(timeout=20)
+    assert node.returncode == 1
+    assert "error: no member of a cluster answers at 127.0.0.1:9" in errors
