@@ -21,7 +21,7 @@ from motley.bench.words import (
 def result_view(result: Result) -> RenderableType:
     """Everything a person wants to know after a bench."""
     parts: list[RenderableType] = [
-        Text(model_words(result), style="bold"),
+        Text(f"{result.model.name} {result.model.quant}: {model_words(result)}", style="bold"),
         Text(machine_words(result)),
         Text(placement_words(result)),
         speed_table(result.results),

@@ -26,9 +26,10 @@ def size(n_bytes: float) -> str:
 
 
 def model_words(result: Result) -> str:
+    """All but its name."""
     m = result.model
     return (
-        f"{m.name} {m.quant}: {m.n_params / 1e6:,.0f} M parameters, {size(m.n_bytes)}, {m.n_layers} layers, "
+        f"{m.n_params / 1e6:,.0f} M parameters, {size(m.n_bytes)}, {m.n_layers} layers, "
         f"{m.n_experts_used} of {m.n_experts} experts a token"
     )
 

@@ -1,0 +1,163 @@
+"""The HTML report: self-contained, escaped, well-formed, and with the result's numbers in it."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from bench_sample import EXPERTS, LAYERS, sample_result
+
+from motley.bench.report import charts
+from motley.bench.report.page import render, write_report
+from motley.bench.report.svg import element
+from motley.bench.result import Result
+from motley.bench.words import number
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Outline(HTMLParser):
+    """Open elements must be closed in order; keeps the text, tags and attributes seen."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+        assert not self.stack, f"left open: {self.stack}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack, f"</{tag}> closes nothing"
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.stack:
+            self.text += data
+
+
+def bare(result: Result) -> Result:
+    """Nothing optional."""
+    tests = tuple(
+        msgspec.structs.replace(t, predicted_tokens_per_s=None, bandwidth_fraction=None) for t in result.results
+    )
+    return msgspec.structs.replace(
+        result, results=tests, check=None, routes=None, exchanges=(), peers=(), commit=None, reason=""
+    )
+
+
+@pytest.mark.parametrize("result", [sample_result(), bare(sample_result())], ids=["full", "bare"])
+def test_page_is_well_formed_and_fetches_nothing(result: Result) -> None:
+    page = render(result)
+    outline = Outline(page)
+    assert not re.search(r"https?:|@import|url\(", page)
+    assert not {tag for tag, _ in outline.tags} & {"script", "link", "img", "iframe"}
+    assert {"main", "h1", "h2"} <= {tag for tag, _ in outline.tags}
+    assert all(
+        attrs.get("aria-label") or attrs.get("aria-hidden")
+        for tag, attrs in outline.tags
+        if tag == "svg" and "overflow" not in attrs
+    )
+
+
+def test_page_says_what_was_measured() -> None:
+    result = sample_result()
+    text = Outline(render(result)).text
+    for test in result.results:
+        assert test.label in text
+        assert number(test.tokens_per_s.median) in text
+        assert test.predicted_tokens_per_s
+        assert number(test.predicted_tokens_per_s.p50) in text
+    for needed in (result.command, "e9710f1a2b3c", "8488C", "128 of 128", "tcp", "16.8", "61.2", "repack off"):
+        assert needed in text
+
+
+def test_foreign_text_stays_text() -> None:
+    evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    result = sample_result()
+    lab = msgspec.convert(
+        msgspec.json.decode(msgspec.json.encode(result.lab).replace(b'"big"', msgspec.json.encode(evil))),
+        type(result.lab),
+    )
+    placed = msgspec.json.encode(result.placement).replace(b'"big"', msgspec.json.encode(evil))
+    hostile = msgspec.structs.replace(
+        result,
+        command=evil,
+        commit=evil,
+        reason=evil,
+        lab=lab,
+        placement=msgspec.json.decode(placed, type=type(result.placement)),
+        model=msgspec.structs.replace(result.model, name=evil, source=evil, file=evil),
+        peers=tuple(msgspec.structs.replace(p, peer=evil, settings={evil: evil}) for p in result.peers),
+    )
+    outline = Outline(render(hostile))
+    assert "<script>alert(1)</script>" in outline.text
+    assert not {tag for tag, _ in outline.tags} & {"script", "img"}
+    assert not any(name.startswith("on") for _, attrs in outline.tags for name in attrs)
+
+
+def test_map_draws_every_expert_once() -> None:
+    result = sample_result()
+    svg = re.search(r'<svg[^>]*class="map".*?</svg>', render(result), re.DOTALL)
+    assert svg
+    cells = [p for p in ElementTree.fromstring(svg.group()).iter("path") if "cell" in p.attrib["class"]]
+    assert sum(p.attrib["d"].count("M") for p in cells) == LAYERS * EXPERTS
+
+
+def test_large_models_make_a_small_map() -> None:
+    layers, experts = 60, 384
+    svg = charts.expert_map([[e % 3 for e in range(experts)]] * layers, [0] * layers, [[1] * experts] * layers, "x")
+    assert len(svg) < 1_500_000
+    assert svg.count("<path") <= 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("count", "want"), [(0, 0), (1, 1), (25, 2), (50, 3), (100, 4), (150, 5), (200, 6), (399, 6), (400, 7)]
+)
+def test_popularity_is_against_an_even_share(count: int, want: int) -> None:
+    assert charts.popularity_class(count, row_total=1000, n_experts=10) == want
+
+
+def test_no_choices_at_all_is_never() -> None:
+    assert charts.popularity_class(0, row_total=0, n_experts=8) == 0
+
+
+def test_ratio_axis_is_logarithmic_and_holds_everything() -> None:
+    axis = charts.RatioAxis.over([0.5, 2.0])
+    assert axis.fraction(1.0) - axis.fraction(0.5) == pytest.approx(axis.fraction(2.0) - axis.fraction(1.0))
+    assert 0 < axis.fraction(0.5) < axis.fraction(2.0) < 1
+    assert {0.5, 1, 2} <= set(axis.ticks())
+    assert 1 in charts.RatioAxis.over([]).ticks()
+
+
+def test_stacked_bar_fills_its_width() -> None:
+    svg = charts.stacked_bar({"a": 1.0, "b": 0.0, "c": 3.0}, 4.0, "label")
+    widths = [float(w) for w in re.findall(r' width="([\d.]+)%"', svg)]
+    assert widths == [25.0, 75.0]
+
+
+def test_cells_are_closed_figures() -> None:
+    """Each device's outline comes back to where it began, and no two look alike."""
+    outlines = {charts.cell_path(0, 0, device).partition("l")[2] for device in range(charts.N_COLOURS)}
+    assert len(outlines) == charts.N_COLOURS
+    for device in range(charts.N_COLOURS):
+        steps = re.findall(r"l([-\d.]+) ([-\d.]+)", charts.cell_path(5, 7, device))
+        rest = sum(float(dx) for dx, _ in steps), sum(float(dy) for _, dy in steps)
+        last = (abs(rest[0]) < 0.02) or (abs(rest[1]) < 0.02)  # z draws the last straight side
+        assert last, (device, rest)
+
+
+def test_elements_escape() -> None:
+    assert element("t", "<&>", a='"') == '<t a="&#34;">&lt;&amp;&gt;</t>'
+
+
+def test_write(tmp_path: Path) -> None:
+    write_report(sample_result(), tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
