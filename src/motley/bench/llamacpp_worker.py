@@ -1,8 +1,8 @@
 """The process in which llama.cpp runs for a comparison: `python -m motley.bench.llamacpp_worker`.
 
-Reads JSON requests from stdin, one a line (first the settings, then tests), and answers each with a line. Uses
-llama.cpp's C interface directly and fills its batches before the clock starts: only `llama_decode` and the reading of
-its logits are timed, so that no Python is held against it.
+Reads JSON requests from stdin, one a line (first the settings, then workloads), and answers each with a line. Uses
+llama.cpp's C interface directly and fills its batches before the clock starts: only `llama_decode` and the wait for
+its end are timed, so that no Python is held against it.
 """
 
 import json
@@ -14,49 +14,48 @@ from typing import Any, TextIO
 import llama_cpp
 import numpy as np
 
-from motley.bench.measure import WARM_UP_STEPS, Test, Workload, batches, prompt_batches
+from motley.bench.measure import WARM_UP_STEPS, Text, batches, prompt_batches
 from motley.ops.protocol import Batch
+from motley.predict.workload import Workload
 
 
 class LlamaCppModel:
-    """A loaded model and a context that holds every test of the session."""
+    """A loaded model and a context that holds every workload of the session."""
 
     def __init__(self, start: dict[str, Any]) -> None:
         llama_cpp.llama_backend_init()
-        self.workload = Workload(np.array(start["text"], np.int32), start["chunk"])
+        self.text = Text(np.array(start["text"], np.int32))
         self.model = _load(start["model"], repack=start["repack"])
         self.context = _context(self.model, start)
         self.memory = llama_cpp.llama_get_memory(self.context)
 
-    def prepare(self, test: Test) -> None:
+    def prepare(self, workload: Workload) -> None:
         llama_cpp.llama_memory_clear(self.memory, True)
-        for slot in range(test.batch):
-            for batch in prompt_batches(self.workload, slot, 0, test.depth):
-                self._decode(_filled(batch))
-        for batch, _ in zip(batches(test, self.workload), range(WARM_UP_STEPS), strict=False):
-            self._decode(_filled(batch))
+        for step in prompt_batches(workload, self.text, 0, workload.depth):
+            self._decode(step)
+        for step, _ in zip(batches(workload, self.text), range(WARM_UP_STEPS), strict=False):
+            self._decode(step)
 
-    def seconds(self, test: Test) -> float:
-        self._rewind(test)
-        spent = 0.0
-        for step in batches(test, self.workload):
-            batch = _filled(step)
-            start = time.perf_counter()
-            self._decode(batch)
-            spent += time.perf_counter() - start
-        return spent
+    def seconds(self, workload: Workload) -> float:
+        self._rewind(workload)
+        return sum(self._decode(step) for step in batches(workload, self.text))
 
-    def _rewind(self, test: Test) -> None:
-        """Back to the test's depth: llama.cpp refuses positions that its cache holds already."""
-        for slot in range(test.batch):
-            llama_cpp.llama_memory_seq_rm(self.memory, slot, test.depth, -1)
+    def _rewind(self, workload: Workload) -> None:
+        """Back to the workload's depth: llama.cpp refuses positions that its cache holds already."""
+        for slot in range(workload.batch):
+            llama_cpp.llama_memory_seq_rm(self.memory, slot, workload.depth, -1)
 
-    def _decode(self, batch: Any) -> None:
+    def _decode(self, step: Batch) -> float:
+        """Seconds that llama.cpp took."""
+        batch = _filled(step)
+        start = time.perf_counter()
         status = llama_cpp.llama_decode(self.context, batch)
+        llama_cpp.llama_synchronize(self.context)
+        seconds = time.perf_counter() - start
+        llama_cpp.llama_batch_free(batch)
         if status != 0:
             raise RuntimeError(f"llama_decode gave {status}")
-        llama_cpp.llama_get_logits_ith(self.context, -1)  # waits for the result
-        llama_cpp.llama_batch_free(batch)
+        return seconds
 
 
 def _load(path: str, repack: bool) -> Any:
@@ -103,11 +102,11 @@ def _own_stdout() -> TextIO:
 
 
 def _answer(model: LlamaCppModel, request: dict[str, Any]) -> dict[str, Any]:
-    test = Test(request["kind"], request["n"], request["depth"], request["batch"])
-    if request.get("prepare"):
-        model.prepare(test)
+    workload = Workload(**request["workload"])
+    if request["do"] == "prepare":
+        model.prepare(workload)
         return {}
-    return {"seconds": model.seconds(test)}
+    return {"seconds": model.seconds(workload)}
 
 
 def main() -> None:

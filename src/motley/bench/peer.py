@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from motley.bench.measure import Test, Workload, fill, require_fit, timed_sample, warm_up
+from motley.bench.measure import Text, prepare, require_fit, short_name, timed_sample
+from motley.bench.progress import Progress, silent
 from motley.bench.result import PeerResult, Spread
-from motley.bench.runner import Progress, Runner, silent
+from motley.engine.runner import Runner
+from motley.predict.workload import Workload
 
 Settings = Mapping[str, bool | int | str]
 
@@ -22,11 +24,11 @@ class Peer(Protocol):
     version: str
     settings: Settings
 
-    def prepare(self, test: Test) -> None:
-        """Fill the cache to the test's depth, and warm up."""
+    def prepare(self, workload: Workload) -> None:
+        """Fill the cache to the workload's depth, and warm up."""
         ...
 
-    def seconds(self, test: Test) -> float:
+    def seconds(self, workload: Workload) -> float:
         """One sample: evaluation alone, without sampling or text."""
         ...
 
@@ -36,8 +38,8 @@ class Contest:
     """Both sides of one comparison."""
 
     runner: Runner
-    tests: Sequence[Test]
-    workload: Workload
+    workloads: Sequence[Workload]
+    text: Text
     threads: int  # for each side
     repeat: int
 
@@ -45,35 +47,35 @@ class Contest:
 def contend(
     contest: Contest, rivals: Sequence[Callable[[], AbstractContextManager[Peer]]], progress: Progress = silent
 ) -> tuple[PeerResult, ...]:
-    """Every test against every setting of the rival; order: by test, best setting first."""
+    """Every workload against every setting of the rival; order: by test, best setting first."""
     found: list[PeerResult] = []
     for i, rival in enumerate(rivals):
         progress("peer: loading", i / len(rivals))
         with rival() as peer:
-            for j, test in enumerate(contest.tests):
-                progress(f"{peer.name}: {test.name}", (i + j / len(contest.tests)) / len(rivals))
-                found.append(_pairs(contest, peer, test))
+            for j, workload in enumerate(contest.workloads):
+                progress(f"{peer.name}: {workload.name}", (i + j / len(contest.workloads)) / len(rivals))
+                found.append(_pairs(contest, peer, workload))
     progress("peer", 1.0)
     return tuple(_mark_best(found))
 
 
-def _pairs(contest: Contest, peer: Peer, test: Test) -> PeerResult:
-    require_fit(contest.runner, test)
-    fill(contest.runner, test, contest.workload)
-    warm_up(contest.runner, test, contest.workload)
-    peer.prepare(test)
+def _pairs(contest: Contest, peer: Peer, workload: Workload) -> PeerResult:
+    require_fit(contest.runner, workload)
+    prepare(contest.runner, workload, contest.text)
+    peer.prepare(workload)
+    tokens = workload.tokens * workload.batch
     ours, theirs = [], []
     for _ in range(contest.repeat):
-        ours.append(test.tokens / timed_sample(contest.runner, test, contest.workload))
-        theirs.append(test.tokens / peer.seconds(test))
+        ours.append(tokens / timed_sample(contest.runner, workload, contest.text))
+        theirs.append(tokens / peer.seconds(workload))
     return PeerResult(
         peer=peer.name,
         version=peer.version,
         settings=dict(peer.settings),
         best=False,
-        test=test.name,
-        depth=test.depth,
-        batch=test.batch,
+        test=short_name(workload),
+        depth=workload.depth,
+        batch=workload.batch,
         threads=contest.threads,
         tokens_per_s=Spread.of(theirs),
         motley_tokens_per_s=Spread.of(ours),

@@ -10,13 +10,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from motley.bench.measure import Test, Workload
+from motley.bench.measure import Text
 from motley.bench.peer import Peer, Settings
 from motley.errors import MotleyError, UsageError
+from motley.predict.workload import Workload
 
 # Repacking interleaves Q4 rows for llama.cpp's own matrix-vector kernels: it helps decode and can cost prefill
 # (shared/lab/README.md has measurements), so both are tried.
@@ -24,7 +26,7 @@ SETTINGS: tuple[Settings, ...] = ({"repack": True}, {"repack": False})
 
 
 def rivals(
-    model: Path, threads: int, tests: Sequence[Test], workload: Workload
+    model: Path, threads: int, workloads: Sequence[Workload], text: Text
 ) -> list[Callable[[], AbstractContextManager[Peer]]]:
     """One way to start llama.cpp per setting. UsageError if its package is missing."""
     if find_spec("llama_cpp") is None:
@@ -34,10 +36,10 @@ def rivals(
     start = {
         "model": str(model),
         "threads": threads,
-        "context": max(test.depth + test.n for test in tests),
-        "sequences": max(test.batch for test in tests),
-        "chunk": workload.chunk,
-        "text": workload.text.tolist(),
+        "context": max(w.context for w in workloads),
+        "sequences": max(w.batch for w in workloads),
+        "chunk": max(w.chunk for w in workloads),
+        "text": text.ids.tolist(),
     }
 
     def opener(settings: Settings) -> Callable[[], AbstractContextManager[Peer]]:
@@ -80,11 +82,11 @@ class LlamaCpp:
         self.settings = settings
         self.version = str(self._ask({**start, **settings})["version"])
 
-    def prepare(self, test: Test) -> None:
-        self._ask({"prepare": True, **_as_request(test)})
+    def prepare(self, workload: Workload) -> None:
+        self._ask({"do": "prepare", "workload": asdict(workload)})
 
-    def seconds(self, test: Test) -> float:
-        return float(self._ask(_as_request(test))["seconds"])
+    def seconds(self, workload: Workload) -> float:
+        return float(self._ask({"do": "sample", "workload": asdict(workload)})["seconds"])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -103,7 +105,3 @@ class LlamaCpp:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return " / ".join(lines[-3:])[-600:] or "none"
-
-
-def _as_request(test: Test) -> dict[str, Any]:
-    return {"kind": test.kind, "n": test.n, "depth": test.depth, "batch": test.batch}

@@ -153,8 +153,9 @@ class Machine(Record, frozen=True, kw_only=True):
 
 
 class Exchange(Record, frozen=True, kw_only=True):
-    """Traffic of one link while tokens were generated. `us_per_exchange` runs from sending the activations to holding
-    the answer; `remote_us` of it is computing at the other end; `rtt_us` is the bare link."""
+    """Traffic between two devices while tokens were generated, microseconds a round: `round_us` from sending to
+    holding the answer; in `work_us` of it at least one side computed; the rest, `us_per_exchange`, is what being apart
+    costs. `rtt_us` is the bare link's round trip of 16 KiB."""
 
     a: Name
     b: Name
@@ -162,7 +163,8 @@ class Exchange(Record, frozen=True, kw_only=True):
     count: Count
     per_token: Amount
     us_per_exchange: Amount
-    remote_us: Amount | None
+    round_us: Amount
+    work_us: Amount
     rtt_us: Amount | None
 
 
@@ -207,6 +209,7 @@ class Result(Record, frozen=True, kw_only=True):
     routes: RouteCounts | None = None  # [L][E] choices while the tests ran
     exchanges: tuple[Exchange, ...] = ()
     peers: tuple[PeerResult, ...] = ()
+    peak_memory_bytes: dict[Name, Count] = {}  # resident, by device, from load to the last test
 
 
 def to_json(result: Result) -> bytes:

@@ -76,14 +76,21 @@ def time_table(tests: Sequence[TestResult]) -> Table:
 
 def exchange_table(exchanges: Sequence[Exchange]) -> Table:
     table = _table(
-        "Exchanges while generating", "link", "per token", "us each", "of it computing", "bare round trip us"
+        "Exchanges while generating",
+        "link",
+        "per token",
+        "us a round",
+        "of it computing",
+        "us for being apart",
+        "bare round trip us",
     )
     for x in exchanges:
         table.add_row(
             f"{x.a} - {x.b} ({x.transport})",
             number(x.per_token),
-            number(x.us_per_exchange),
-            "-" if x.remote_us is None else number(x.remote_us),
+            number(x.round_us),
+            number(x.work_us),
+            Text(number(x.us_per_exchange), style="bold"),
             "-" if x.rtt_us is None else number(x.rtt_us),
         )
     return table

@@ -1,33 +1,32 @@
 """A runner whose arithmetic is a formula: fast enough for tests, and answerable for every number."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.bench.runner import ExchangeCount
+from motley.engine.runner import ExchangeCount
+from motley.engine.times import StepTimes
 from motley.ops.protocol import Batch
 
 VOCAB, LAYERS, EXPERTS = 50, 2, 4
 
 
-@dataclass(frozen=True)
-class FakeTimes:
-    attention: float = 0.0
-    router: float = 0.0
-    experts: float = 0.0
-    link: float = 0.0
-    head: float = 0.0
-    python: float = 0.0
-    other: float = 0.0
+class Clock:
+    """Time as the fakes have it: no test waits, and none depends on how busy the machine is."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
 
 
 class FakeRunner:
-    """Logits depend on (token, position) alone. Each step takes `step_s` by the fake clock `now` and books it: half
-    experts, a quarter link; the last quarter stays unaccounted."""
-
-    now = 0.0  # shared by all fakes: put it in the place of time.perf_counter
+    """Logits depend on (token, position) alone. Each step takes `step_s` on CLOCK and books it: half experts, a quarter
+    link; the last quarter stays unaccounted."""
 
     n_slots, context = 4, 256
 
@@ -35,17 +34,19 @@ class FakeRunner:
         self.step_s, self.error = step_s, error
         self.batches: list[Batch] = []
         self.resets: list[int] = []
-        self._times = FakeTimes()
+        self._times = StepTimes()
         self._routes = np.zeros((LAYERS, EXPERTS), np.int64)
         self._exchanges = 0
+        self.closed = False
 
     def step(self, batch: Batch) -> NDArray[np.float32]:
-        FakeRunner.now += self.step_s
+        CLOCK.now += self.step_s
         self.batches.append(batch)
-        t = self._times
-        self._times = replace(t, experts=t.experts + self.step_s / 2, link=t.link + self.step_s / 4)
+        self._times += StepTimes(experts=self.step_s / 2, link=self.step_s / 4)
         self._routes[:, batch.tokens[0] % EXPERTS] += len(batch)
         self._exchanges += LAYERS
+        if not len(batch.rows):
+            return np.zeros((0, VOCAB), np.float32)
         return np.stack([self.logits(int(batch.tokens[i]), int(batch.positions[i])) for i in batch.rows])
 
     def logits(self, token: int, position: int) -> NDArray[np.float32]:
@@ -57,18 +58,15 @@ class FakeRunner:
     def reset(self, slot: int) -> None:
         self.resets.append(slot)
 
-    def times(self) -> FakeTimes:
+    def times(self) -> StepTimes:
         return self._times
 
-    def routes(self) -> NDArray[np.int64] | None:
+    def routes(self) -> NDArray[np.int64]:
         return self._routes
 
     def exchanges(self) -> Sequence[ExchangeCount]:
         n = self._exchanges
-        return [ExchangeCount("small", "big", "memory", n, n * 50e-6, n * 30e-6)]
+        return [ExchangeCount("small", "big", "memory", n, n * 50e-6, n * 30e-6)] if n else []
 
-    def __enter__(self) -> "FakeRunner":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    def close(self) -> None:
+        self.closed = True

@@ -48,12 +48,14 @@ def sample_result(seed: int = 0, speed: float = 1.0, peer: bool = True) -> r.Res
                 transport="tcp",
                 count=2560,
                 per_token=8.0,
-                us_per_exchange=61.2,
-                remote_us=38.4,
+                us_per_exchange=22.8,
+                round_us=61.2,
+                work_us=38.4,
                 rtt_us=16.8,
             ),
         ),
         peers=sample_peers(rng) if peer else (),
+        peak_memory_bytes={"small": 61_000_000, "big": 58_000_000},
     )
 
 

@@ -1,16 +1,18 @@
 """run_bench end to end over fake runners: what it asks of them, and what the result says."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 from bench_fakes import EXPERTS, LAYERS, VOCAB, FakeRunner
 from bench_sample import sample_lab
 
-from motley.bench.measure import Test, Workload
+from motley.bench.measure import Text
 from motley.bench.result import Interval, from_json, to_json
-from motley.bench.run import Settings, Subject, asked_tests, run_bench
+from motley.bench.run import Settings, Subject, asked_workloads, run_bench
 from motley.errors import UsageError
 from motley.lab.placement import LayerPlacement, Placement
+from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
 
 SHAPE = replace(ModelShape.named("olmoe-1b-7b", "q8_0").with_layers(LAYERS), n_experts=EXPERTS, vocab_size=VOCAB)
@@ -21,16 +23,16 @@ def subject(error: float = 0.0) -> Subject:
         shape=SHAPE,
         lab=sample_lab(),
         placement=Placement((LayerPlacement("small", ("small", "big", "big", "small")),) * LAYERS),
-        workload=Workload.random(VOCAB),
-        open_placed=lambda: FakeRunner(step_s=0.0005, error=error),
-        open_reference=FakeRunner,
-        predict=lambda test: Interval(p10=1.0, p50=2.0, p90=3.0) if test.kind == "tg" else None,
+        text=Text.random(VOCAB),
+        open_placed=lambda: closing(FakeRunner(step_s=0.0005, error=error)),
+        open_reference=lambda: closing(FakeRunner()),
+        predict=lambda w: Interval(p10=1.0, p50=2.0, p90=3.0) if w.kind == "decode" else None,
         read_gb_s=lambda: 12.0,
         threads=3,
     )
 
 
-SETTINGS = Settings(tests=asked_tests([16], [8], [0, 4], [1]), repeat=5, check_tokens=6, command="motley bench")
+SETTINGS = Settings(workloads=asked_workloads([16], [8], [0, 4], [1]), repeat=5, check_tokens=6, command="motley bench")
 
 
 def test_the_result_is_whole_and_valid() -> None:
@@ -52,8 +54,9 @@ def test_exchanges_are_those_of_generation() -> None:
     (exchange,) = run_bench(subject(), SETTINGS).exchanges
     assert exchange.per_token == LAYERS
     assert exchange.count == 2 * 5 * 8 * LAYERS
-    assert exchange.us_per_exchange == pytest.approx(50)
-    assert exchange.remote_us == pytest.approx(30)
+    assert exchange.round_us == pytest.approx(50)
+    assert exchange.work_us == pytest.approx(30)
+    assert exchange.us_per_exchange == pytest.approx(20)
     assert exchange.rtt_us == 16.8
 
 
@@ -61,7 +64,24 @@ def test_deeper_tests_read_more_bytes() -> None:
     results = run_bench(subject(), SETTINGS).results
     shallow, deep = (t.active_bytes_per_token for t in results[2:])
     assert deep - shallow == SHAPE.kv_bytes_per_token(4) * 4
-    assert shallow == round(SHAPE.active_bytes_per_token() + SHAPE.kv_bytes_per_token(4) * 3.5)
+    assert shallow == round(SHAPE.active_bytes_per_token() + SHAPE.kv_bytes_per_token(4) * 4.5)
+
+
+def test_the_placed_model_is_closed_before_the_reference_opens() -> None:
+    placed = FakeRunner()
+    reference_saw: list[bool] = []
+
+    def open_reference() -> "closing[FakeRunner]":
+        reference_saw.append(placed.closed)
+        return closing(FakeRunner())
+
+    run_bench(replace(subject(), open_placed=lambda: closing(placed), open_reference=open_reference), SETTINGS)
+    assert reference_saw == [True]
+
+
+def test_peak_memory_is_asked_of_the_open_runner() -> None:
+    result = run_bench(replace(subject(), peak_memory=lambda runner: {"small": int(not runner.closed)}), SETTINGS)
+    assert result.peak_memory_bytes == {"small": 1}
 
 
 def test_a_wrong_answer_is_reported() -> None:
@@ -77,11 +97,11 @@ def test_without_a_reference_there_is_no_check() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tests": []}, "nothing to measure"),
+        ({"workloads": []}, "nothing to measure"),
         ({"repeat": 0}, "--repeat"),
         ({"peer": "vllm"}, "vllm"),
         ({"peer": "llama.cpp"}, "model file"),
-        ({"tests": [Test("tg", 9999)]}, "positions"),
+        ({"workloads": [Workload(tokens=9999)]}, "positions"),
     ],
 )
 def test_senseless_requests_are_refused(changes: dict[str, object], words: str) -> None:
@@ -89,9 +109,7 @@ def test_senseless_requests_are_refused(changes: dict[str, object], words: str) 
         run_bench(subject(), replace(SETTINGS, **changes))  # type: ignore[arg-type]
 
 
-def test_asked_tests_takes_every_combination() -> None:
-    names = [(t.name, t.depth, t.batch) for t in asked_tests([128, 512], [64], [0, 1024], [1])]
-    assert names == [
-        ("pp128", 0, 1), ("pp512", 0, 1), ("pp128", 1024, 1), ("pp512", 1024, 1), ("tg64", 0, 1), ("tg64", 1024, 1),
-    ]  # fmt: skip
-    assert asked_tests([0], [0], [0], [1]) == []
+def test_asked_workloads_takes_every_combination() -> None:
+    names = [w.name for w in asked_workloads([128, 512], [64], [0, 1024], [1])]
+    assert names == ["pp128", "pp512", "pp128@d1024", "pp512@d1024", "tg64", "tg64@d1024"]
+    assert asked_workloads([0], [0]) == []

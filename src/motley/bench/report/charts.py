@@ -109,10 +109,9 @@ def stacked_bar(parts: Mapping[str, float], whole: float, label: str) -> Markup:
 
 
 def exchange_parts(exchange: Exchange) -> dict[str, float]:
-    """An exchange's microseconds: the bare link, computing at the other end, and what is left."""
+    """A round's microseconds: computing, the bare link, and what is left."""
     wire = min(exchange.rtt_us or 0.0, exchange.us_per_exchange)
-    computing = min(exchange.remote_us or 0.0, exchange.us_per_exchange - wire)
-    return {"wire": wire, "remote": computing, "rest": exchange.us_per_exchange - wire - computing}
+    return {"work": exchange.work_us, "wire": wire, "rest": exchange.us_per_exchange - wire}
 
 
 # How often an expert was chosen, against an even share of its layer's choices; a cell's class is how many of these

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from motley.bench.report import charts
-from motley.bench.result import Result, TestResult
+from motley.bench.result import Exchange, Result, TestResult
 from motley.bench.words import check_words, machine_words, model_words, number, size
 from motley.lab.lab import Device
 
@@ -108,10 +108,10 @@ def _time_words(test: TestResult) -> str:
     return f"{test.label}, {number(test.ms_per_step)} ms a step: {shares}"
 
 
-def _exchange_bar(x: Any) -> Markup:
+def _exchange_bar(x: Exchange) -> Markup:
     parts = charts.exchange_parts(x)
     words = ", ".join(f"{name} {number(value)}" for name, value in parts.items())
-    return charts.stacked_bar(parts, x.us_per_exchange, f"{number(x.us_per_exchange)} microseconds: {words}")
+    return charts.stacked_bar(parts, sum(parts.values()) or 1.0, f"{number(x.round_us)} microseconds: {words}")
 
 
 @dataclass(frozen=True)
