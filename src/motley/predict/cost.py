@@ -62,17 +62,29 @@ class CostModel:
     """For one workload. Devices are indices into `lab.devices`; an owner is the device of each expert, as bytes or
     16-bit integers."""
 
-    def __init__(self, shape: ModelShape, lab: Lab, workload: Workload, routes: Routes | None = None) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        lab: Lab,
+        workload: Workload,
+        routes: Routes | None = None,
+        head: str | None = None,
+    ) -> None:
         if routes is not None:
             routes.check(shape)
+        self._driver = None if head is None else lab.devices.index(lab.device(head))
         self.shape, self.lab, self.workload, self.routes = shape, lab, workload, routes
         self._parts = [_layer_parts(shape, i) for i in range(shape.n_layers)]
-        self._head = _matrices(shape, None, (Role.HEAD,)) or _matrices(shape, None, (Role.EMBED,))
+        self._output = _matrices(shape, None, (Role.HEAD,)) or _matrices(shape, None, (Role.EMBED,))
         self._memo: dict[object, LayerCost] = {}
         self._costs: dict[tuple[int, float], DeviceCost] = {}
         self._joins = _joins(lab)
 
     # -- one layer
+    def alike(self, index: int) -> int:
+        """The first layer that costs what layer `index` costs. With a trace, every layer is its own."""
+        return index if self.routes is not None else self._parts.index(self._parts[index])
+
     def layer(self, index: int, home: int, owner: NDArray[np.int64], cached: Sequence[float]) -> LayerCost:
         """`cached` [D]: share of each device's weights that stays in its cache."""
         if self.routes is None:  # only the counts matter, and equal layers are equal
@@ -178,20 +190,21 @@ class CostModel:
         return rtt + exchange + n_bytes * per_byte
 
     def hop(self, first: int, home: int, last: bool) -> float:
-        """Milliseconds to have a stage on `home` run for the first home: activations there, and activations or
-        logits back."""
-        if first == home:
+        """Milliseconds to have the head process run a stage on `home`: activations there, and activations or logits
+        back. Without a head device it is the `first` home's process."""
+        driver = first if self._driver is None else self._driver
+        if driver == home:
             return 0.0
         s, w = self.shape, self.workload
         rows = w.step_tokens if w.kind == "decode" else w.step_tokens / w.tokens
         back = 4.0 * s.vocab_size * rows if last else 4.0 * s.d_model * w.step_tokens
-        return self._round_trip(first, home, 4.0 * s.d_model * w.step_tokens + back)
+        return self._round_trip(driver, home, 4.0 * s.d_model * w.step_tokens + back)
 
     # -- the ends
-    def head(self, home: int, cached: Sequence[float]) -> Cost:
+    def output(self, home: int, cached: Sequence[float]) -> Cost:
         w, here = self.workload, self._device(home, cached)
         rows = w.step_tokens if w.kind == "decode" else min(1.0, w.step_tokens / w.tokens)
-        return sum((here.matrix(m, rows) * min(1.0, rows) for m in self._head), here.calls(*_CALLS["head"]))
+        return sum((here.matrix(m, rows) * min(1.0, rows) for m in self._output), here.calls(*_CALLS["head"]))
 
     def step(self, home: int, cached: Sequence[float]) -> Cost:
         here = self._device(home, cached)

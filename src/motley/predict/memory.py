@@ -7,6 +7,9 @@ from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.shape.model import ModelShape
 
+STEP_TOKENS = 512  # the most that a step carries: the engine's prefill chunk
+RESERVE_BYTES = 24 << 20  # a device's interpreter, alignment and small buffers; the engine counts the same
+
 
 @dataclass(frozen=True)
 class Need:
@@ -14,7 +17,7 @@ class Need:
 
     weights: int = 0
     kv: int = 0
-    work: int = 0
+    work: int = 0  # buffers of a step, at least the reserve
 
     @property
     def total(self) -> int:
@@ -32,11 +35,11 @@ def work_bytes(shape: ModelShape, tokens: int, home: bool) -> int:
     per_token = 4 * (2 * shape.d_model + 2 * shape.d_expert) + 8 * shape.d_model
     if home:
         per_token += 4 * (2 * shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim + 4 * shape.n_experts
-    return tokens * per_token + (4 * shape.vocab_size if home else 0)
+    return max(RESERVE_BYTES, tokens * per_token + (4 * shape.vocab_size if home else 0))
 
 
 def memory_needed(
-    shape: ModelShape, placement: Placement, context: int, slots: int = 1, step_tokens: int = 1
+    shape: ModelShape, placement: Placement, context: int, slots: int = 1, step_tokens: int = STEP_TOKENS
 ) -> dict[str, Need]:
     """By device name. A tied model's table counts twice, once as a lookup and once as the head: the two need not be
     stored alike."""

@@ -3,6 +3,7 @@
 Pure: a shape, a lab, a placement and a workload in, a Prediction out. Reads no weights, touches no device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, hypot
 
@@ -63,12 +64,14 @@ def predict(
     placement: Placement,
     workload: Workload,
     routes: Routes | None = None,
+    head: str | None = None,
 ) -> Prediction:
-    """Raises CapacityError where the placement does not fit (never predicted), UsageError where it does not match the
-    shape or the lab."""
+    """`head`: the device whose process drives the steps (default: the first home, so that stages elsewhere are the
+    others). Raises CapacityError where the placement does not fit (never predicted), UsageError where it does not
+    match the shape or the lab."""
     check_placement(shape, lab, placement)
-    check_fits(lab, memory_needed(shape, placement, workload.context, workload.batch, workload.step_tokens))
-    return price(CostModel(shape, lab, workload, routes), placement)
+    check_fits(lab, memory_needed(shape, placement, workload.context, workload.batch))
+    return price(CostModel(shape, lab, workload, routes, head), placement)
 
 
 def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
@@ -80,6 +83,11 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
             raise UsageError(f"layer {i} places {len(layer.experts)} experts of {shape.n_experts}")
         if unknown := {layer.home, *layer.experts} - known:
             raise UsageError(f"layer {i} is placed on {', '.join(sorted(unknown))}, which the lab does not have")
+    homes = [layer.home for layer in placement.layers]
+    runs = [home for i, home in enumerate(homes) if i == 0 or homes[i - 1] != home]
+    for home in runs:
+        if runs.count(home) > 1:
+            raise UsageError(f"the layers at home on {home} are not contiguous: give each device one run of layers")
 
 
 def price(model: CostModel, placement: Placement) -> Prediction:
@@ -94,21 +102,14 @@ def price(model: CostModel, placement: Placement) -> Prediction:
     sums = _Sums()
     for name, cost in zip((layer.home for layer in placement.layers), layers):
         sums.layer(name, cost)
-    for stage_home, last in _stages(homes):
+    for stage_home, last in stages(homes):
         sums.add("link", lab.devices[stage_home].name, Cost(), model.hop(homes[0], stage_home, last))
-    sums.add("head", placement.layers[-1].home, model.head(homes[-1], cached))
+    sums.add("head", placement.layers[-1].home, model.output(homes[-1], cached))
     sums.add("python", placement.layers[0].home, model.step(homes[0], cached))
     return _prediction(model, sums.terms())
 
 
-def step_ms(model: CostModel, homes: list[int], owners: list[NDArray[np.int64]], cached: list[float]) -> float:
-    """`price` without its account: what the search calls thousands of times."""
-    total = sum(model.layer(i, home, owners[i], cached).ms for i, home in enumerate(homes))
-    total += sum(model.hop(homes[0], home, last) for home, last in _stages(homes))
-    return total + model.head(homes[-1], cached).ms + model.step(homes[0], cached).ms
-
-
-def _stages(homes: list[int]) -> list[tuple[int, bool]]:
+def stages(homes: Sequence[int]) -> list[tuple[int, bool]]:
     """Runs of layers with one home: (home, whether it is the last run)."""
     starts = [i for i in range(len(homes)) if i == 0 or homes[i] != homes[i - 1]]
     return [(homes[i], i == starts[-1]) for i in starts]

@@ -1,0 +1,23 @@
+"""Plan: a placement with its predicted speed, the reason for it, and what else was considered."""
+
+from dataclasses import dataclass
+
+from motley.lab.placement import Placement
+from motley.predict.predict import Prediction
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A simpler arrangement, priced alike. Without a speed it does not fit: `missing_bytes` says by how much."""
+
+    name: str
+    tokens_per_s: float | None
+    missing_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    placement: Placement
+    prediction: Prediction
+    reason: list[str]
+    alternatives: tuple[Alternative, ...]  # fastest first, then those that do not fit

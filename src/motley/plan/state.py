@@ -1,0 +1,131 @@
+"""State: a placement as the search sees it, and its price.
+
+Devices are indices into the lab. For each layer only *how many* experts each device holds is searched; *which* ones
+follows: the most popular go to the home, the next to the other devices from fast to slow. Without a trace all
+experts are equal and nothing is lost by that.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.lab.lab import Device
+from motley.lab.placement import LayerPlacement, Placement
+from motley.predict.cost import CostModel
+from motley.predict.device_cost import cached_share
+from motley.predict.memory import kv_bytes, work_bytes
+from motley.predict.predict import stages
+
+Counts = tuple[int, ...]  # experts of one layer on each device
+
+
+@dataclass(frozen=True)
+class State:
+    homes: tuple[int, ...]  # [layers]
+    counts: tuple[Counts, ...]  # [layers][devices]
+
+    def with_layer(self, index: int, home: int, counts: Counts) -> "State":
+        homes, all_counts = list(self.homes), list(self.counts)
+        homes[index], all_counts[index] = home, counts
+        return State(tuple(homes), tuple(all_counts))
+
+
+class Pricer:
+    """Milliseconds and memory of states, for one question. Remembers layers."""
+
+    def __init__(self, model: CostModel, context: int, slots: int, step_tokens: int) -> None:
+        self.model, self.shape, self.devices = model, model.shape, model.lab.devices
+        self.evaluations = 0
+        shape, n = self.shape, self.shape.n_layers
+        self.home_bytes = [shape.home_bytes(i) for i in range(n)]
+        self.expert_bytes = [shape.expert_bytes(i) for i in range(n)]
+        self.kv = kv_bytes(shape, context, slots)
+        self.work = work_bytes(shape, step_tokens, home=True), work_bytes(shape, step_tokens, home=False)
+        self._alike = [model.alike(i) for i in range(n)]
+        self._ms: dict[tuple[int, int, Counts, tuple[float, ...]], float] = {}
+        self._order: dict[int, NDArray[np.int64]] = {}
+        speed = {i: _expert_speed(d) for i, d in enumerate(self.devices)}
+        self.by_speed = sorted(speed, key=lambda i: -speed[i])
+        self.speed = [speed[i] for i in range(len(self.devices))]
+
+    # -- memory
+    def weights(self, state: State) -> list[int]:
+        """Bytes of weights on each device."""
+        held = np.array(self.expert_bytes) @ np.array(state.counts)
+        found: list[int] = held.tolist()
+        for n_bytes, home in zip(self.home_bytes, state.homes):
+            found[home] += n_bytes
+        found[state.homes[0]] += self.shape.embed_bytes
+        found[state.homes[-1]] += self.shape.head_bytes
+        return found
+
+    def needs(self, state: State, weights: list[int]) -> list[int]:
+        """Bytes in all on each device; a device without weights needs nothing."""
+        needs = []
+        for device, n_bytes in enumerate(weights):
+            at_home = state.homes.count(device)
+            work = self.work[0] if at_home else self.work[1]
+            needs.append(n_bytes + at_home * self.kv + work if n_bytes else 0)
+        return needs
+
+    def missing(self, state: State) -> int:
+        """Bytes by which the state exceeds its devices, all together; 0: it fits."""
+        needs = self.needs(state, self.weights(state))
+        return sum(max(0, need - d.memory_bytes) for need, d in zip(needs, self.devices))
+
+    # -- time
+    def ms(self, state: State) -> float:
+        """Of a step; infinite where it does not fit."""
+        self.evaluations += 1
+        weights = self.weights(state)
+        needs = self.needs(state, weights)
+        if any(need > d.memory_bytes for need, d in zip(needs, self.devices)):
+            return inf
+        return self.time(state, weights)
+
+    def time(self, state: State, weights: list[int]) -> float:
+        model, homes = self.model, state.homes
+        cached = tuple(cached_share(d, n) for d, n in zip(self.devices, weights))
+        total = sum(self.layer_ms(i, homes[i], state.counts[i], cached) for i in range(len(homes)))
+        total += sum(model.hop(homes[0], home, last) for home, last in stages(homes))
+        return total + model.output(homes[-1], cached).ms + model.step(homes[0], cached).ms
+
+    def layer_ms(self, index: int, home: int, counts: Counts, cached: tuple[float, ...]) -> float:
+        key = self._alike[index], home, counts, cached
+        found = self._ms.get(key)
+        if found is None:
+            found = self.model.layer(index, home, self.owner(index, home, counts), cached).ms
+            self._ms[key] = found
+        return found
+
+    # -- which experts
+    def owner(self, index: int, home: int, counts: Counts) -> NDArray[np.int64]:
+        """[E]: the device of each expert."""
+        order = [home, *(d for d in self.by_speed if d != home)]
+        dealt = np.repeat(order, [counts[d] for d in order])
+        owner = np.empty_like(dealt)
+        owner[self._popular(index)] = dealt
+        return owner
+
+    def _popular(self, index: int) -> NDArray[np.int64]:
+        """Experts from most to least chosen."""
+        if index not in self._order:
+            routes = self.model.routes
+            chosen = np.zeros(self.shape.n_experts) if routes is None else routes.popularity(index)
+            self._order[index] = np.argsort(-chosen, kind="stable")
+        return self._order[index]
+
+    def placement(self, state: State) -> Placement:
+        names = [d.name for d in self.devices]
+        layers = []
+        for i, (home, counts) in enumerate(zip(state.homes, state.counts)):
+            owner = self.owner(i, home, counts).tolist()
+            layers.append(LayerPlacement(names[home], tuple(names[d] for d in owner)))
+        return Placement(tuple(layers))
+
+
+def _expert_speed(device: Device) -> float:
+    """GB/s at which experts are read: what orders devices from fast to slow."""
+    return min((k.memory_gb_s for k in device.kernels), default=device.read_gb_s)

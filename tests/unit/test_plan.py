@@ -1,0 +1,236 @@
+"""The planner: whole, within memory, as good as brute force on small cases, and able to say why."""
+
+import json
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from labs import device, lab, placed, tiny_shape
+
+from motley.errors import CapacityError, UsageError
+from motley.lab.lab import Lab, Link
+from motley.lab.placement import LayerPlacement, Placement
+from motley.plan.plan import Plan
+from motley.plan.search import find_placement
+from motley.plan.show import plan_json, plan_text
+from motley.predict.cost import CostModel
+from motley.predict.memory import RESERVE_BYTES, memory_needed
+from motley.predict.predict import predict, price
+from motley.predict.routes import Routes
+from motley.predict.workload import Workload
+from motley.shape.model import ModelShape
+
+TG = Workload.parse("tg64")
+
+
+def check_sound(plan: Plan, shape: ModelShape, where: Lab, context: int, slots: int = 1) -> None:
+    """Every layer at home once, every expert held once, homes in one run each, all within memory."""
+    layers = plan.placement.layers
+    assert len(layers) == shape.n_layers
+    assert all(len(layer.experts) == shape.n_experts for layer in layers)
+    homes = [layer.home for layer in layers]
+    runs = [h for i, h in enumerate(homes) if i == 0 or homes[i - 1] != h]
+    assert len(runs) == len(set(runs))
+    for name, need in memory_needed(shape, plan.placement, min(context, shape.context), slots).items():
+        assert need.total <= where.device(name).memory_bytes
+    assert 0 < plan.prediction.p10 <= plan.prediction.p50 <= plan.prediction.p90
+    assert plan.reason
+
+
+def needed(shape: ModelShape, context: int) -> int:
+    return memory_needed(shape, placed(shape, "a", "a"), context)["a"].total
+
+
+memories = st.floats(0.1, 1.3)
+speeds = st.sampled_from([0.5, 1.0, 3.0, 10.0])
+
+
+@given(
+    st.lists(st.tuples(memories, speeds), min_size=1, max_size=3),
+    st.sampled_from(["tg64", "tg64x4", "pp256"]),
+    st.floats(0, 2000),
+    st.integers(1, 4),
+)
+@settings(deadline=None, max_examples=60)
+def test_plans_are_sound_or_refused(
+    machines: list[tuple[float, float]], name: str, rtt_us: float, n_layers: int
+) -> None:
+    shape, workload = tiny_shape(n_layers, 6), Workload.parse(name)
+    weights = needed(shape, 256) - RESERVE_BYTES
+    devices = [device(f"d{i}", RESERVE_BYTES + weights * m, s) for i, (m, s) in enumerate(machines)]
+    where = lab(*devices, rtt_us=rtt_us)
+    try:
+        plan = find_placement(shape, where, workload, context=256, seconds=0.3)
+    except CapacityError:
+        whole = memory_needed(shape, placed(shape, "a", "a"), 256, workload.batch)["a"].total
+        assert all(d.memory_bytes < whole for d in devices)  # one that holds everything would have done
+        return
+    check_sound(plan, shape, where, 256, workload.batch)
+    again = predict(shape, where, plan.placement, workload)
+    assert again.p50 == pytest.approx(plan.prediction.p50)
+
+
+# -- against brute force
+
+
+def every_placement(shape: ModelShape, names: str) -> list[Placement]:
+    """All homes in runs, and every way to give experts away (layers are alike, so by owner rows)."""
+    rows = list(product(names, repeat=shape.n_experts))
+    homes = [
+        h for h in product(names, repeat=shape.n_layers) if len([1 for a, b in pairwise(h) if a != b]) < len(names)
+    ]
+    return [
+        Placement(tuple(LayerPlacement(home, row) for home, row in zip(h, owners)))
+        for h in homes
+        for owners in product(rows, repeat=shape.n_layers)
+    ]
+
+
+def cheapest(shape: ModelShape, where: Lab, workload: Workload, context: int, routes: Routes | None) -> float:
+    """The least milliseconds of all placements that fit."""
+    model, best = CostModel(shape, where, workload, routes), float("inf")
+    for placement in every_placement(shape, "".join(d.name for d in where.devices)):
+        needs = memory_needed(shape, placement, context, workload.batch)
+        if all(need.total <= where.device(name).memory_bytes for name, need in needs.items()):
+            best = min(best, price(model, placement).ms_per_step)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_small_cases_are_as_good_as_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = tiny_shape(n_layers=2, n_experts=4, n_used=int(rng.integers(1, 4)))
+    weights = needed(shape, 64) - RESERVE_BYTES
+    devices = [device(n, RESERVE_BYTES + weights * rng.uniform(0.3, 1.2), 10 ** rng.uniform(-0.7, 0.7)) for n in "ab"]
+    where = lab(*devices, rtt_us=float(10 ** rng.uniform(-1, 2.5)))
+    best = cheapest(shape, where, TG, 64, None)
+    if best == float("inf"):
+        with pytest.raises(CapacityError):
+            find_placement(shape, where, TG, context=64, seconds=5)
+        return
+    plan = find_placement(shape, where, TG, context=64, seconds=5)
+    check_sound(plan, shape, where, 64)
+    assert plan.prediction.ms_per_step <= best * 1.001
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_cases_with_a_trace_are_nearly_as_good_as_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(100 + seed)
+    shape = tiny_shape(n_layers=2, n_experts=4, n_used=2)
+    odds = rng.dirichlet(np.full(4, 0.7), 2) + 0.02
+    chosen = [[rng.choice(4, 2, replace=False, p=o / o.sum()) for o in odds] for _ in range(40)]
+    routes = Routes(np.array(chosen, np.int32), 4)
+    weights = needed(shape, 64) - RESERVE_BYTES
+    where = lab(device("a", RESERVE_BYTES + weights * 0.7, 2), device("b", RESERVE_BYTES + weights * 2), rtt_us=20)
+    plan = find_placement(shape, where, TG, routes, context=64, seconds=5)
+    assert plan.prediction.ms_per_step <= cheapest(shape, where, TG, 64, routes) * 1.05
+
+
+# -- what a person expects
+
+
+def test_one_device_that_holds_all_is_used_alone_when_links_are_slow() -> None:
+    shape = tiny_shape()
+    plan = find_placement(shape, lab(device("a"), device("b"), rtt_us=5000), TG)
+    used = {layer.home for layer in plan.placement.layers} | {d for la in plan.placement.layers for d in la.experts}
+    assert len(used) == 1
+    assert any("unused" in reason for reason in plan.reason)
+
+
+def test_a_fast_small_device_takes_attention_and_what_fits() -> None:
+    shape = ModelShape.named("qwen3-30b-a3b")
+    where = lab(device("gpu", 8e9, 20), device("cpu", 64e9))
+    plan = find_placement(shape, where, TG)
+    assert {layer.home for layer in plan.placement.layers} == {"gpu"}
+    check_sound(plan, shape, where, 4096)
+    alone = next(a for a in plan.alternatives if a.name == "all on cpu")
+    assert alone.tokens_per_s is not None
+    assert plan.prediction.p50 > 1.5 * alone.tokens_per_s
+    assert any("all on gpu: does not fit" in reason for reason in plan.reason)
+
+
+def test_popular_experts_go_home() -> None:
+    """The home holds two of four; the trace always wants 1 and 3."""
+    shape = tiny_shape()
+    routes = Routes(np.tile(np.array([1, 3], np.int32), (30, 2, 1)), 4)
+    rest = needed(shape, 64) - 4 * shape.expert_bytes(0)
+    where = lab(device("a", rest, 5), device("b", rest - 2 * shape.home_bytes(0)), rtt_us=500)
+    plan = find_placement(shape, where, TG, routes, context=64)
+    for layer in plan.placement.layers:
+        assert layer.experts[1] == layer.experts[3] == layer.home
+    assert plan.prediction.share("link") == pytest.approx(0, abs=1e-9)
+
+
+def test_equal_devices_give_equal_plans_whatever_their_names() -> None:
+    shape = tiny_shape(3, 8)
+    size = RESERVE_BYTES + 0.7 * (needed(shape, 128) - RESERVE_BYTES)
+    first = find_placement(shape, lab(device("a", size), device("b", size)), TG, context=128)
+    second = find_placement(shape, lab(device("x", size), device("y", size)), TG, context=128)
+    assert first.prediction.p50 == pytest.approx(second.prediction.p50)
+    other = lab(device("b", size, 3), device("a", size))
+    swapped = lab(device("a", size), device("b", size, 3))
+    assert find_placement(shape, other, TG, context=128).prediction.p50 == pytest.approx(
+        find_placement(shape, swapped, TG, context=128).prediction.p50
+    )
+
+
+@pytest.mark.parametrize("gain", ["faster", "larger", "closer"])
+def test_better_labs_never_give_slower_plans(gain: str) -> None:
+    shape = tiny_shape(3, 8)
+    size = RESERVE_BYTES + 0.7 * (needed(shape, 128) - RESERVE_BYTES)
+    before = lab(device("a", size), device("b", size, 2))
+    after = {
+        "faster": lab(device("a", size), device("b", size, 4)),
+        "larger": lab(device("a", size), device("b", size * 2, 2)),
+        "closer": lab(device("a", size), device("b", size, 2), rtt_us=5),
+    }[gain]
+    plans = [find_placement(shape, where, TG, context=128) for where in (before, after)]
+    assert plans[1].prediction.p50 >= plans[0].prediction.p50 * 0.999
+
+
+def test_slots_and_context_are_reserved() -> None:
+    shape = tiny_shape()
+    size = needed(shape, 128)
+    find_placement(shape, lab(device("a", size)), TG, context=128)
+    with pytest.raises(CapacityError):
+        find_placement(shape, lab(device("a", size)), TG, context=128, slots=2)
+
+
+def test_what_is_missing_is_said() -> None:
+    shape = ModelShape.named("mixtral-8x7b")
+    with pytest.raises(CapacityError, match=r"mixtral-8x7b needs 26.* 2 devices have 3 GB: nothing fits.* missing"):
+        find_placement(shape, lab(device("a", 1e9), device("b", 2e9)))
+
+
+def test_labs_with_missing_links_are_refused() -> None:
+    where = Lab((device("a"), device("b"), device("c")), (Link("a", "b", "tcp", 1, 1),))
+    with pytest.raises(UsageError, match="a - c, b - c"):
+        find_placement(tiny_shape(), where)
+
+
+def test_the_search_keeps_to_its_time() -> None:
+    from time import monotonic
+
+    shape, started = ModelShape.named("qwen3-30b-a3b"), monotonic()
+    where = lab(*(device(f"d{i}", 4e9, 1 + i) for i in range(6)))
+    check_sound(find_placement(shape, where, seconds=0.5), shape, where, 4096)
+    assert monotonic() - started < 10  # machines of a CI are slow; the candidates alone take a second
+
+
+# -- showing
+
+
+def test_a_plan_shows_its_numbers() -> None:
+    shape = ModelShape.named("olmoe-1b-7b")
+    where = lab(device("gpu", 2e9, 10), device("cpu", 16e9))
+    plan = find_placement(shape, where)
+    text = plan_text(plan, shape, where)
+    for part in ("olmoe-1b-7b", "gpu", "cpu", "tokens/s", "What decided:", "limited by", "missing"):
+        assert part in text
+    assert all(reason in text for reason in plan.reason)
+    data = json.loads(json.dumps(plan_json(plan, shape, where)))
+    assert len(data["placement"]["layers"]) == 16
+    assert data["prediction"]["tokens_per_s"]["p50"] == plan.prediction.p50
+    assert data["memory"]["gpu"]["has"] == 2e9
