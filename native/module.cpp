@@ -1,4 +1,169 @@
-// The Python module `_native`: chooses kernels at run time and binds them.
+// Python's view of the device. Checks shapes (ValueError with the numbers), releases the GIL, calls device.h.
+// The numpy-facing half, with docstrings, is src/motley/ops/native/native_ops.py.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <deque>
+
+#include "arrays.h"
+
 namespace nb = nanobind;
-NB_MODULE(_native, m) { m.doc() = "Motley's CPU kernels"; }
+using namespace motley;
+using NoGil = nb::gil_scoped_release;
+
+namespace {
+
+std::unique_ptr<Matrix> pack(Device& d, nb::handle data, int type, int64_t rows, int64_t cols, bool release) {
+  Array<const uint8_t> a(data);
+  NoGil no_gil;
+  return d.pack(a.data(), a.size(), type, rows, cols, release);
+}
+
+std::unique_ptr<ExpertSet> pack_experts(Device& d, nb::handle gate, int gate_type, nb::handle up, int up_type,
+                                        nb::handle down, int down_type, int64_t n_experts, int64_t d_model,
+                                        int64_t d_expert, const std::vector<int32_t>& owned, bool release) {
+  Array<const uint8_t> g(gate), u(up), w(down);
+  NoGil no_gil;
+  return d.pack_experts({g.data(), g.size(), gate_type}, {u.data(), u.size(), up_type}, {w.data(), w.size(), down_type},
+                        n_experts, d_model, d_expert, owned, release);
+}
+
+void embed(Device& d, nb::handle table, int type, int64_t cols, nb::handle tokens, nb::handle out) {
+  Array<const uint8_t> a(table);
+  Array<const int32_t> t(tokens, 1);
+  Array<float> o(out, 2);
+  o.expect("out", t.size(), cols);
+  NoGil no_gil;
+  d.embed(a.data(), a.size(), type, cols, t.data(), t.size(), o.data());
+}
+
+void rms_norm(Device& d, nb::handle x, nb::handle weight, float eps, nb::handle out) {
+  Array<const float> a(x, 2), w(weight, 1);
+  Array<float> o(out, 2);
+  if (w.size() == 0 || a.dim(1) % w.size()) throw bad("rows of ", a.dim(1), " are not groups of ", w.size());
+  o.expect("out", a.dim(0), a.dim(1));
+  NoGil no_gil;
+  d.rms_norm(a.data(), a.size() / w.size(), w.data(), w.size(), eps, o.data());
+}
+
+void linear(Device& d, nb::handle x, nb::tuple weights, nb::tuple outs) {
+  Array<const float> a(x, 2);
+  std::deque<Array<float>> arrays;  // views stay where they are
+  std::vector<const Matrix*> w;
+  std::vector<float*> out;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    w.push_back(nb::cast<const Matrix*>(weights[i]));
+    arrays.emplace_back(outs[i], 2);
+    arrays.back().expect("out", a.dim(0), w.back()->w.rows);
+    out.push_back(arrays.back().data());
+  }
+  NoGil no_gil;
+  d.linear(a.data(), a.dim(0), a.dim(1), w, out);
+}
+
+void rope(Device& d, nb::handle x, int64_t head_dim, nb::handle positions, int64_t dim, double theta,
+          bool interleaved) {
+  Array<float> a(x, 2);
+  Array<const int32_t> p(positions, 1);
+  p.expect("positions", a.dim(0));
+  if (head_dim < 1 || a.dim(1) % head_dim) throw bad("rows of ", a.dim(1), " are not heads of ", head_dim);
+  NoGil no_gil;
+  d.rope(a.data(), a.dim(0), a.dim(1) / head_dim, head_dim, p.data(), dim, theta, interleaved);
+}
+
+void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, Cache& cache, int64_t layer, nb::handle positions,
+               nb::handle slots, float scale, nb::handle out) {
+  Array<const float> qa(q, 2), ka(k, 2), va(v, 2);
+  Array<const int32_t> p(positions, 1), s(slots, 1);
+  Array<float> o(out, 2);
+  int64_t T = qa.dim(0), width = cache.kv_heads * cache.head_dim;
+  if (qa.dim(1) % cache.head_dim) throw bad("queries of ", qa.dim(1), " are not heads of ", cache.head_dim);
+  ka.expect("k", T, width);
+  va.expect("v", T, width);
+  p.expect("positions", T);
+  s.expect("slots", T);
+  o.expect("out", T, qa.dim(1));
+  NoGil no_gil;
+  d.attention(qa.data(), ka.data(), va.data(), cache, layer, p.data(), s.data(), T, qa.dim(1) / cache.head_dim, scale,
+              o.data());
+}
+
+void router(Device& d, nb::handle x, const Matrix& w, int64_t n_used, bool normalize, nb::handle ids,
+            nb::handle weights) {
+  Array<const float> a(x, 2);
+  Array<int32_t> i(ids, 2);
+  Array<float> o(weights, 2);
+  i.expect("ids", a.dim(0), n_used);
+  o.expect("weights", a.dim(0), n_used);
+  NoGil no_gil;
+  d.router(a.data(), a.dim(0), a.dim(1), w, n_used, normalize, i.data(), o.data());
+}
+
+void experts(Device& d, nb::handle x, nb::handle ids, nb::handle weights, const ExpertSet& set, nb::handle out) {
+  Array<const float> a(x, 2), w(weights, 2);
+  Array<const int32_t> i(ids, 2);
+  Array<double> o(out, 2);
+  if (i.dim(0) != a.dim(0)) throw bad("ids for ", i.dim(0), " tokens, x for ", a.dim(0));
+  w.expect("weights", a.dim(0), i.dim(1));
+  o.expect("out", a.dim(0), a.dim(1));
+  NoGil no_gil;
+  d.experts(a.data(), a.dim(0), a.dim(1), i.data(), w.data(), i.dim(1), set, o.data());
+}
+
+void combine(Device& d, nb::handle x, nb::list parts) {
+  Array<float> a(x);
+  std::deque<Array<const double>> arrays;
+  std::vector<const double*> p;
+  for (nb::handle part : parts) {
+    arrays.emplace_back(part);
+    arrays.back().expect("a part", a.size());
+    p.push_back(arrays.back().data());
+  }
+  NoGil no_gil;
+  d.combine(a.data(), a.size(), p);
+}
+
+void add(Device& d, nb::handle x, nb::handle y) {
+  Array<float> a(x);
+  Array<const float> b(y);
+  b.expect("y", a.size());
+  NoGil no_gil;
+  d.add(a.data(), b.data(), a.size());
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a device alive at exit is not worth a page of warnings
+  nb::class_<Matrix>(m, "Matrix")
+      .def_prop_ro("rows", [](const Matrix& w) { return w.w.rows; })
+      .def_prop_ro("cols", [](const Matrix& w) { return w.w.cols; })
+      .def_prop_ro("n_bytes", [](const Matrix& w) { return w.memory.size(); });
+  nb::class_<ExpertSet>(m, "ExpertSet").def_prop_ro("n_bytes", [](const ExpertSet& s) {
+    return s.memory[0].size() + s.memory[1].size() + s.memory[2].size();
+  });
+  nb::class_<Cache>(m, "Cache");
+  nb::class_<Device>(m, "Device")
+      .def(nb::init<int, const std::string&, bool>())
+      .def_prop_ro("isa", &Device::isa)
+      .def_prop_ro("threads", &Device::threads)
+      .def("busy_seconds", &Device::busy_seconds)
+      .def("close", &Device::close, nb::call_guard<NoGil>())
+      .def("pack", &pack)
+      .def("pack_experts", &pack_experts)
+      .def("cache", &Device::cache)
+      .def("embed", &embed)
+      .def("rms_norm", &rms_norm)
+      .def("linear", &linear)
+      .def("rope", &rope)
+      .def("attention", &attention)
+      .def("router", &router)
+      .def("experts", &experts)
+      .def("combine", &combine)
+      .def("add", &add)
+      .def("read_gb_s", &Device::read_gb_s, nb::call_guard<NoGil>())
+      .def("int8_gops", &Device::int8_gops, nb::call_guard<NoGil>())
+      .def("f32_gflops", &Device::f32_gflops, nb::call_guard<NoGil>());
+}

@@ -24,7 +24,7 @@ def native() -> Ops:
     return NativeOps(threads=2, kv="f32")
 
 
-DEVICES: dict[str, Callable[[], Ops]] = {"reference": ReferenceOps}  # "native": native
+DEVICES: dict[str, Callable[[], Ops]] = {"reference": ReferenceOps, "native": native}
 
 
 @pytest.fixture(params=[(f, d) for f in FAMILIES for d in DEVICES], ids="-".join)

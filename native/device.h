@@ -1,0 +1,201 @@
+// Device: the operations of `ops/protocol.py` on this CPU, over plain pointers. module.cpp binds it to Python.
+//
+// Every operation takes the lock, so a device serves one caller at a time; time inside is counted as busy.
+// Work is cut into items along rows, tokens and heads, never along a dot product's K (exactness).
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+
+namespace motley {
+
+// A bad argument, with the numbers: Python sees a ValueError.
+template <class... Parts>
+std::invalid_argument bad(const Parts&... parts) {
+  std::string text;
+  auto append = [&text](const auto& p) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(p)>>) text += std::to_string(p);
+    else text += p;
+  };
+  (append(parts), ...);
+  return std::invalid_argument(text);
+}
+
+// A packed matrix somewhere in a buffer.
+struct Packed {
+  const FormatInfo* format = nullptr;
+  int64_t rows = 0, cols = 0;
+  const uint8_t* data = nullptr;
+
+  int64_t groups() const { return (rows + kRows - 1) / kRows; }
+  int64_t group_size() const { return group_bytes(*format, cols); }
+  int64_t bytes() const { return groups() * group_size(); }
+  const uint8_t* group(int64_t g) const { return data + g * group_size(); }
+  int rows_of(int64_t g) const { return int(rows - g * kRows < kRows ? rows - g * kRows : kRows); }
+};
+
+struct Matrix {
+  Packed w;
+  Buffer memory;
+};
+
+// The owned experts of one layer. gate, up: [F, D]; down: [D, F]; `data` is the first owned expert's.
+struct ExpertSet {
+  Packed gate, up, down;
+  Buffer memory[3];
+  std::vector<int32_t> local;  // global id -> owned index, or -1
+
+  static Packed at(const Packed& p, int64_t index) {
+    Packed one = p;
+    one.data += index * p.bytes();
+    return one;
+  }
+};
+
+// Keys and values, [layer][slot][kv head]: keys in tiles of 16 positions, values in rows (kernels.h). Untouched
+// positions cost no memory.
+struct Cache {
+  int64_t layers, slots, context, kv_heads, head_dim;
+  bool half;
+  Buffer memory;
+
+  int64_t padded_dim() const { return (head_dim + 15) / 16 * 16; }
+  int64_t padded_context() const { return (context + 15) / 16 * 16; }
+  int64_t element() const { return half ? 2 : 4; }
+  int64_t key_bytes() const { return padded_context() * head_dim * element(); }
+  int64_t value_bytes() const { return padded_context() * padded_dim() * element(); }
+  uint8_t* keys(int64_t layer, int64_t slot, int64_t head) const {
+    return memory.data() + ((layer * slots + slot) * kv_heads + head) * (key_bytes() + value_bytes());
+  }
+  uint8_t* values(int64_t layer, int64_t slot, int64_t head) const { return keys(layer, slot, head) + key_bytes(); }
+};
+
+// Quantised activations of many tokens in one scratch buffer. A panel of n tokens takes the place of its n tokens.
+class Acts {
+ public:
+  void reserve(int64_t tokens, int64_t cols);
+  Panel panel(int64_t first, int n) const;
+  int64_t blocks() const { return blocks_; }
+
+ private:
+  int64_t tokens_ = 0, blocks_ = 0;  // blocks: of 32, an even number
+  Buffer memory_;
+};
+
+// Token t of `from` becomes token u of `to`.
+void copy_token(const Panel& from, int t, Panel& to, int u, int64_t blocks);
+
+class Device {
+ public:
+  // isa: "", "scalar" or "avx512"; "" takes the best this CPU has.
+  Device(int threads, const std::string& isa, bool half_kv);
+
+  const char* isa() const { return kernels_->name; }
+  int threads() const { return pool_->threads(); }
+  double busy_seconds() const { return double(busy_ns_.load()) * 1e-9; }
+  void close();
+
+  // -- weights; `release`: the source is a read-only file mapping whose pages can be dropped once packed
+  std::unique_ptr<Matrix> pack(const uint8_t* data, int64_t bytes, int type, int64_t rows, int64_t cols, bool release);
+  struct Source {
+    const uint8_t* data;
+    int64_t bytes;
+    int type;
+  };
+  std::unique_ptr<ExpertSet> pack_experts(const Source& gate, const Source& up, const Source& down, int64_t n_experts,
+                                          int64_t d_model, int64_t d_expert, const std::vector<int32_t>& owned,
+                                          bool release);
+  std::unique_ptr<Cache> cache(int64_t layers, int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim);
+
+  // -- operations; T tokens first, all row-major
+  void embed(const uint8_t* table, int64_t bytes, int type, int64_t cols, const int32_t* tokens, int64_t T, float* out);
+  void rms_norm(const float* x, int64_t groups, const float* w, int64_t width, float eps, float* out);
+  void linear(const float* x, int64_t T, int64_t cols, const std::vector<const Matrix*>& w,
+              const std::vector<float*>& out);
+  void rope(float* x, int64_t T, int64_t heads, int64_t head_dim, const int32_t* positions, int64_t dim, double theta,
+            bool interleaved);
+  void attention(const float* q, const float* k, const float* v, Cache& cache, int64_t layer, const int32_t* positions,
+                 const int32_t* slots, int64_t T, int64_t q_heads, float scale, float* out);
+  void router(const float* x, int64_t T, int64_t cols, const Matrix& w, int64_t n_used, bool normalize, int32_t* ids,
+              float* weights);
+  void experts(const float* x, int64_t T, int64_t d_model, const int32_t* ids, const float* weights, int64_t n_used,
+               const ExpertSet& set, double* y);
+  void combine(float* x, int64_t n, const std::vector<const double*>& parts);
+  void add(float* x, const float* y, int64_t n);
+
+  // -- probes
+  double read_gb_s(int64_t bytes, int reps);  // median
+  double int8_gops();
+  double f32_gflops();
+
+ private:
+  class Op;  // lock and clock of one operation
+
+  const FormatInfo& format(int type) const;
+  void pack_into(const Source& source, const FormatInfo& f, int64_t rows, int64_t cols, uint8_t* to, bool release);
+  void split_panels(const float* x, int64_t T, int64_t cols, bool integer, bool plain);
+  void product(const Packed& w, int64_t group, float* out) const;
+  template <class F> void over_tokens(int64_t T, int64_t work_per_token, F&& f);
+  void route_token(float* logits, int64_t E, int64_t n_used, bool normalize, int32_t* ids, float* weights) const;
+  template <class F> double rate(F&& work, double work_done, int reps);
+
+  const Kernels* kernels_;
+  std::unique_ptr<Pool> pool_;
+  bool half_kv_;
+  std::mutex mutex_;
+  std::atomic<int64_t> busy_ns_{0};
+
+  // scratch, kept between operations
+  struct Slice {
+    Panel panel;
+    int64_t first;  // its first token
+  };
+  std::vector<Slice> slices_;
+  Acts acts_, gathered_, hidden_;
+  Buffer scratch_, hidden_floats_;
+  struct RopeTable {
+    std::vector<int32_t> positions;
+    int64_t dim = 0;
+    double theta = 0;
+    std::vector<float> cos, sin;
+  } rope_;
+};
+
+class Device::Op {
+ public:
+  explicit Op(Device& d) : device_(d), lock_(d.mutex_), start_(std::chrono::steady_clock::now()) {}
+  ~Op() {
+    auto passed = std::chrono::steady_clock::now() - start_;
+    device_.busy_ns_ += std::chrono::duration_cast<std::chrono::nanoseconds>(passed).count();
+  }
+
+ private:
+  Device& device_;
+  std::lock_guard<std::mutex> lock_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+// f(token) for all tokens; in parallel where the work (in elements touched) pays for waking the pool.
+template <class F>
+void Device::over_tokens(int64_t T, int64_t work_per_token, F&& f) {
+  constexpr int64_t kWorthwhile = 1 << 15;
+  if (T * work_per_token < 2 * kWorthwhile) {
+    for (int64_t t = 0; t < T; ++t) f(t, 0);
+    return;
+  }
+  int64_t chunk = kWorthwhile / (work_per_token + 1) + 1;
+  pool_->run((T + chunk - 1) / chunk, [&](int64_t item, int worker) {
+    int64_t end = item * chunk + chunk < T ? item * chunk + chunk : T;
+    for (int64_t t = item * chunk; t < end; ++t) f(t, worker);
+  });
+}
+
+}  // namespace motley

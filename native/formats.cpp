@@ -1,0 +1,207 @@
+// Decoding of stored rows, and packing of stored rows into tiles. Layouts: formats.h. Block layouts: the GGUF
+// specification and ggml's block structs (facts).
+#include "formats.h"
+
+#include <cstring>
+
+namespace motley {
+namespace {
+
+const FormatInfo kFormats[] = {
+    {Format::F32, 1, 4, 1, 64, false},        {Format::F16, 1, 2, 1, 32, false},
+    {Format::BF16, 1, 2, 1, 32, false},       {Format::Q8_0, 32, 34, 64, 1088, true},
+    {Format::Q4_0, 32, 18, 64, 576, true},    {Format::Q4_K, 256, 144, 256, 2368, true},
+    {Format::Q5_K, 256, 176, 256, 2880, true}, {Format::Q6_K, 256, 210, 256, 3392, true},
+};
+
+float half(const uint8_t* p) {
+  uint16_t h;
+  std::memcpy(&h, p, 2);
+  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023, bits;
+  float f;
+  if (exponent == 0) {
+    f = float(mantissa) * 5.9604644775390625e-08f;  // 2^-24
+    std::memcpy(&bits, &f, 4);
+    bits |= sign;
+  } else {
+    bits = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | mantissa << 13;
+  }
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+// The eight 6-bit scales and mins that Q4_K and Q5_K pack into 12 bytes.
+void k_scales(const uint8_t* s, uint8_t scale[8], uint8_t min[8]) {
+  for (int j = 0; j < 4; ++j) {
+    scale[j] = s[j] & 63;
+    min[j] = s[j + 4] & 63;
+    scale[j + 4] = uint8_t((s[j + 8] & 15) | (s[j] >> 6) << 4);
+    min[j + 4] = uint8_t((s[j + 8] >> 4) | (s[j + 4] >> 6) << 4);
+  }
+}
+
+// -- decoding, one block each
+
+void decode_q8_0(const uint8_t* b, float* y) {
+  float d = half(b);
+  for (int i = 0; i < 32; ++i) y[i] = d * float(int8_t(b[2 + i]));
+}
+
+void decode_q4_0(const uint8_t* b, float* y) {
+  float d = half(b);
+  for (int i = 0; i < 16; ++i) {
+    y[i] = d * float((b[2 + i] & 15) - 8);
+    y[i + 16] = d * float((b[2 + i] >> 4) - 8);
+  }
+}
+
+// Q4_K, and Q5_K with its plane of high bits at `high` (nullptr: none).
+void decode_q45_k(const uint8_t* b, const uint8_t* high, const uint8_t* q, float* y) {
+  float d = half(b), dmin = half(b + 2);
+  uint8_t scale[8], min[8];
+  k_scales(b + 4, scale, min);
+  for (int s = 0; s < 8; ++s) {
+    float ds = d * float(scale[s]), m = dmin * float(min[s]);
+    for (int i = 0; i < 32; ++i) {
+      int v = q[s / 2 * 32 + i] >> (s & 1) * 4 & 15;
+      if (high) v |= (high[i] >> s & 1) << 4;
+      y[s * 32 + i] = ds * float(v) - m;
+    }
+  }
+}
+
+void decode_q6_k(const uint8_t* b, float* y) {
+  float d = half(b + 208);
+  for (int i = 0; i < 256; ++i) {
+    int h = i / 128, k = i % 128 / 32, l = i % 32;  // half, quarter of it, element
+    int low = b[h * 64 + (k & 1) * 32 + l] >> (k / 2) * 4 & 15;
+    int high = b[128 + h * 32 + l] >> 2 * k & 3;
+    y[i] = d * float(int8_t(b[192 + i / 16])) * float((low | high << 4) - 32);
+  }
+}
+
+// -- packing: `lane` is the row within the group
+
+// n 4-byte words of one row to its lane of n vectors, each byte xor-ed with `flip`
+void spread(uint8_t* vectors, int lane, const uint8_t* words, int n, uint32_t flip = 0) {
+  for (int j = 0; j < n; ++j) {
+    uint32_t w;
+    std::memcpy(&w, words + 4 * j, 4);
+    w ^= flip;
+    std::memcpy(vectors + 64 * j + 4 * lane, &w, 4);
+  }
+}
+
+void pack_q8_0(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+  uint8_t* tile = group + index / 2 * 1088;
+  std::memcpy(tile + (index & 1) * 32 + 2 * lane, b, 2);
+  spread(tile + 64 + (index & 1) * 512, lane, b + 2, 8, 0x80808080u);
+}
+
+void pack_q4_0(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+  uint8_t* tile = group + index / 2 * 576;
+  std::memcpy(tile + (index & 1) * 32 + 2 * lane, b, 2);
+  spread(tile + 64 + (index & 1) * 256, lane, b + 2, 4);
+}
+
+void pack_k_scales(const uint8_t* b, int lane, uint8_t* tile) {
+  std::memcpy(tile + 2 * lane, b, 2);
+  std::memcpy(tile + 32 + 2 * lane, b + 2, 2);
+  uint8_t scale[8], min[8];
+  k_scales(b + 4, scale, min);
+  for (int s = 0; s < 8; ++s) {
+    tile[64 + 16 * s + lane] = scale[s];
+    tile[192 + 16 * s + lane] = min[s];
+  }
+}
+
+void pack_q4_k(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+  uint8_t* tile = group + index * 2368;
+  pack_k_scales(b, lane, tile);
+  spread(tile + 320, lane, b + 16, 32);
+}
+
+void pack_q5_k(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+  uint8_t* tile = group + index * 2880;
+  pack_k_scales(b, lane, tile);
+  spread(tile + 320, lane, b + 48, 32);
+  spread(tile + 2368, lane, b + 16, 8);
+}
+
+void pack_q6_k(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+  uint8_t* tile = group + index * 3392;
+  std::memcpy(tile + 2 * lane, b + 208, 2);
+  for (int s = 0; s < 16; ++s) tile[64 + 16 * s + lane] = b[192 + s];
+  for (int h = 0; h < 2; ++h) {
+    spread(tile + 320 + h * 1536, lane, b + h * 64, 16);
+    spread(tile + 320 + h * 1536 + 1024, lane, b + 128 + h * 32, 8);
+  }
+}
+
+using PackBlock = void (*)(const uint8_t*, int64_t, int, uint8_t*);
+
+PackBlock pack_block(Format f) {
+  switch (f) {
+    case Format::Q8_0: return pack_q8_0;
+    case Format::Q4_0: return pack_q4_0;
+    case Format::Q4_K: return pack_q4_k;
+    case Format::Q5_K: return pack_q5_k;
+    case Format::Q6_K: return pack_q6_k;
+    default: return nullptr;
+  }
+}
+
+template <class T>
+void pack_plain(const uint8_t* row, int64_t cols, int lane, uint8_t* group) {
+  const T* in = reinterpret_cast<const T*>(row);
+  T* out = reinterpret_cast<T*>(group) + lane;
+  for (int64_t k = 0; k < cols; ++k) {
+    T v;
+    std::memcpy(&v, in + k, sizeof v);  // stored rows may be unaligned
+    out[k * kRows] = v;
+  }
+}
+
+}  // namespace
+
+const FormatInfo* find_format(int ggml_type) {
+  for (const FormatInfo& f : kFormats)
+    if (int(f.format) == ggml_type) return &f;
+  return nullptr;
+}
+
+void decode_row(const FormatInfo& f, const uint8_t* row, int64_t cols, float* out) {
+  for (int64_t k = 0; k < cols; k += f.block, row += f.block_bytes, out += f.block) {
+    switch (f.format) {
+      case Format::F32: std::memcpy(out, row, 4); break;
+      case Format::F16: *out = half(row); break;
+      case Format::BF16: {
+        uint32_t bits = uint32_t(row[1]) << 24 | uint32_t(row[0]) << 16;
+        std::memcpy(out, &bits, 4);
+        break;
+      }
+      case Format::Q8_0: decode_q8_0(row, out); break;
+      case Format::Q4_0: decode_q4_0(row, out); break;
+      case Format::Q4_K: decode_q45_k(row, nullptr, row + 16, out); break;
+      case Format::Q5_K: decode_q45_k(row, row + 16, row + 48, out); break;
+      case Format::Q6_K: decode_q6_k(row, out); break;
+    }
+  }
+}
+
+void pack_group(const FormatInfo& f, const uint8_t* rows, int n_rows, int64_t cols, uint8_t* group) {
+  int64_t stride = row_bytes(f, cols);
+  if (!f.integer) {
+    for (int lane = 0; lane < n_rows; ++lane)
+      if (f.tile_bytes == 64) pack_plain<uint32_t>(rows + lane * stride, cols, lane, group);
+      else pack_plain<uint16_t>(rows + lane * stride, cols, lane, group);
+    return;
+  }
+  PackBlock pack = pack_block(f.format);
+  int64_t blocks = cols / f.block;
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int lane = 0; lane < n_rows; ++lane)
+      pack(rows + lane * stride + b * f.block_bytes, b, lane, group);
+}
+
+}  // namespace motley

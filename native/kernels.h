@@ -1,0 +1,80 @@
+// The table of kernels of one instruction set. kernels.inc.h implements it, once per set.
+#pragma once
+#include <cstdint>
+
+#include "formats.h"
+
+namespace motley {
+
+constexpr int kBlock = 32;     // activations are quantised to int8 in blocks of 32
+constexpr int kMaxPanel = 8;   // tokens that one weight load serves
+
+// Activations of n tokens, n in {1, 2, 4, 8}, as the kernels read them: token after token inside each block.
+// Either the integer part (q and what follows) or the float part (x) is filled, as the weights' format needs.
+struct Panel {
+  int n = 0;
+  int8_t* q = nullptr;       // [blocks][n][32]
+  float* d = nullptr;        // [blocks][n]     scale: x = d * q
+  float* dsum = nullptr;     // [blocks][n]     d * sum(q), for formats that subtract a minimum
+  int32_t* off8 = nullptr;   // [blocks][n]     -8 * sum(q), for unsigned weights with their zero at 8 (or 128)
+  int32_t* off32 = nullptr;  // [blocks][2][n]  -32 * sum(q) of each half block, for Q6_K
+  const float* x[kMaxPanel] = {};
+};
+
+// out[t * ld + r] = sum over K of w[r][k] * x[t][k]; rows: how many of the group's 16 are real.
+using GemmFn = void (*)(const uint8_t* group, int64_t cols, const Panel& x, float* out, int64_t ld, int rows);
+
+struct KvShape {
+  int head_dim;      // N
+  int padded_dim;    // N up to a multiple of 16: the width of a stored V row
+  int n_queries;     // queries that share the keys: consecutive tokens x heads of the group
+};
+
+struct Kernels {
+  const char* name;
+  GemmFn gemm_f32, gemm_f16, gemm_bf16, gemm_q8_0, gemm_q4_0, gemm_q4_k, gemm_q5_k, gemm_q6_k;
+
+  // Quantise `n` floats, and zeros after them, as blocks block0 .. block0 + n_blocks - 1 of token t of the panel.
+  // Round to nearest even; a block that holds a NaN or infinity gets d = NaN, one with all |x| < 1e-30 gets zeros.
+  void (*quantize)(const float* x, int64_t n, Panel& out, int t, int64_t block0, int64_t n_blocks);
+  void (*rms_norm)(const float* x, const float* w, int64_t n, float eps, float* out);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*add)(float* x, const float* y, int64_t n);
+  void (*accumulate)(double* y, const float* x, float weight, int n);  // y += weight * x, exact products
+  void (*exp)(const float* x, int64_t n, float* out);
+
+  // Keys live in tiles of 16 positions, [tile][N][16]; values in rows [position][padded N]. `half`: f16 storage.
+  void (*store_kv)(bool half, const KvShape& s, const float* k, const float* v, void* keys, void* values, int64_t pos);
+  // Query i (float [N]) attends to positions 0..limit[i]-1; limits ascend and differ by less than a few tokens.
+  // scratch: n_queries x (limit of the last, up to a multiple of 16) floats.
+  void (*attend)(bool half, const KvShape& s, const float* const* q, const int64_t* limit, const void* keys,
+                 const void* values, float scale, float* scratch, float* const* out);
+
+  int64_t (*read)(const uint8_t* p, int64_t n);          // xor over n bytes (a multiple of 256): bandwidth
+  int32_t (*int8_tile)(int64_t rounds);                  // register-resident dot products: 1 round = kProbeMacs MACs
+  float (*f32_tile)(int64_t rounds);
+
+  GemmFn gemm(Format f) const {
+    switch (f) {
+      case Format::F32: return gemm_f32;
+      case Format::F16: return gemm_f16;
+      case Format::BF16: return gemm_bf16;
+      case Format::Q8_0: return gemm_q8_0;
+      case Format::Q4_0: return gemm_q4_0;
+      case Format::Q4_K: return gemm_q4_k;
+      case Format::Q5_K: return gemm_q5_k;
+      case Format::Q6_K: return gemm_q6_k;
+    }
+    return nullptr;
+  }
+};
+
+constexpr int64_t kProbeInt8Macs = 16 * 64;  // per round of int8_tile
+constexpr int64_t kProbeF32Macs = 16 * 16;   // per round of f32_tile
+
+extern const Kernels kScalarKernels;
+#if defined(MOTLEY_HAVE_AVX512)
+extern const Kernels kAvx512Kernels;
+#endif
+
+}  // namespace motley

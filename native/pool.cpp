@@ -1,0 +1,139 @@
+// See pool.h. Spinning covers the gaps between the operations of a step (a few microseconds each), parking covers
+// the gaps between steps: an idle pool burns no CPU.
+#include "pool.h"
+
+#include <chrono>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
+namespace motley {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kItemBits = 20;
+constexpr uint64_t kItemMask = (1u << kItemBits) - 1;
+constexpr auto kSpin = std::chrono::microseconds(30);    // with the pause instruction
+constexpr auto kYield = std::chrono::microseconds(100);  // then giving the core away in between, until parking
+
+std::atomic<int> forks{0};
+
+void count_forks() {
+#if !defined(_WIN32)
+  static const int once = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1); });
+  (void)once;
+#endif
+}
+
+void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// Wait until `ready()`: spin, then yield. False when `limit` passed.
+template <class Ready>
+bool wait_for(Ready ready, bool crowded, std::chrono::microseconds limit) {
+  for (int i = 0; i < 200; ++i) {
+    if (ready()) return true;
+    pause_cpu();
+  }
+  const auto start = Clock::now();
+  const auto spin = crowded ? std::chrono::microseconds(0) : kSpin;
+  for (;;) {
+    for (int i = 0; i < 32; ++i) {
+      if (ready()) return true;
+      pause_cpu();
+    }
+    auto passed = Clock::now() - start;
+    if (passed > limit) return false;
+    if (passed > spin) std::this_thread::yield();
+  }
+}
+
+}  // namespace
+
+Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
+  count_forks();
+  fork_count_ = forks.load();
+  unsigned cores = std::thread::hardware_concurrency();
+  crowded_ = cores != 0 && unsigned(threads_) > cores;
+  for (int i = 1; i < threads_; ++i) crew_->workers.emplace_back([this, i] { worker(i); });
+}
+
+Pool::~Pool() {
+  if (fork_count_ != forks.load()) {  // the workers never existed in this process
+    (void)crew_.release();
+    return;
+  }
+  stop_ = true;
+  { std::lock_guard<std::mutex> lock(crew_->mutex); }
+  crew_->wake.notify_all();
+  for (std::thread& t : crew_->workers) t.join();
+}
+
+bool Pool::work(int index) {
+  bool any = false;
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  for (;;) {
+    uint64_t next = ticket & kItemMask, n = ticket >> kItemBits & kItemMask;
+    if (next >= n) return any;
+    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+    // The claim succeeded, so this job cannot end, nor fn_ change, before the item is counted as done.
+    fn_(context_, int64_t(next), index);
+    done_.fetch_add(1, std::memory_order_release);
+    any = true;
+    ticket = ticket_.load(std::memory_order_acquire);
+  }
+}
+
+void Pool::run_raw(int64_t n, Raw fn, void* context) {
+  if (threads_ == 1 || n < 2 || fork_count_ != forks.load(std::memory_order_relaxed)) {
+    for (int64_t i = 0; i < n; ++i) fn(context, i, 0);
+    return;
+  }
+  while (n > int64_t(kItemMask)) {  // more items than the word can count: some of them first, by the caller
+    fn(context, --n, 0);
+  }
+  fn_ = fn;
+  context_ = context;
+  done_.store(0, std::memory_order_relaxed);
+  uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 2 * kItemBits) + 1;
+  ticket_.store(generation << 2 * kItemBits | uint64_t(n) << kItemBits);  // seq_cst, as parked_: no lost wake-up
+  if (parked_.load() > 0) {
+    { std::lock_guard<std::mutex> lock(crew_->mutex); }
+    crew_->wake.notify_all();
+  }
+  work(0);
+  auto finished = [&] { return done_.load(std::memory_order_acquire) == n; };
+  while (!wait_for(finished, crowded_, std::chrono::hours(1))) {
+  }
+}
+
+void Pool::park(uint32_t seen) {
+  std::unique_lock<std::mutex> lock(crew_->mutex);
+  parked_.fetch_add(1);
+  crew_->wake.wait(lock, [&] { return stop_.load() || uint32_t(ticket_.load() >> 2 * kItemBits) != seen; });
+  parked_.fetch_sub(1);
+}
+
+void Pool::worker(int index) {
+  uint32_t seen = 0;
+  auto generation = [&] { return uint32_t(ticket_.load(std::memory_order_acquire) >> 2 * kItemBits); };
+  while (!stop_.load(std::memory_order_relaxed)) {
+    auto changed = [&] { return generation() != seen || stop_.load(std::memory_order_relaxed); };
+    auto limit = crowded_ ? std::chrono::microseconds(5) : std::chrono::microseconds(kYield);
+    if (!wait_for(changed, crowded_, limit)) park(seen);
+    seen = generation();
+    work(index);
+  }
+}
+
+}  // namespace motley

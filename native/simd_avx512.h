@@ -1,0 +1,86 @@
+// The vector layer for AVX-512 with VNNI: the functions of simd_scalar.h, where their meaning is told.
+#pragma once
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+namespace motley {
+namespace MOTLEY_ISA {
+
+using f32 = __m512;
+using i32 = __m512i;
+using u8v = __m512i;
+
+static inline __mmask16 first(int n) { return (__mmask16)((1u << n) - 1); }
+
+// -- floats
+static inline f32 set1(float x) { return _mm512_set1_ps(x); }
+static inline f32 load(const float* p) { return _mm512_loadu_ps(p); }
+static inline f32 load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+static inline void store(float* p, f32 a) { _mm512_storeu_ps(p, a); }
+static inline void store_n(float* p, f32 a, int n) { _mm512_mask_storeu_ps(p, first(n), a); }
+static inline f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
+static inline f32 sub(f32 a, f32 b) { return _mm512_sub_ps(a, b); }
+static inline f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+static inline f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
+static inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
+static inline f32 fnma(f32 a, f32 b, f32 c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline f32 max(f32 a, f32 b) { return _mm512_max_ps(a, b); }
+static inline f32 min(f32 a, f32 b) { return _mm512_min_ps(a, b); }
+static inline float sum(f32 a) {
+  a = _mm512_add_ps(a, _mm512_shuffle_f32x4(a, a, 0x4e));
+  a = _mm512_add_ps(a, _mm512_shuffle_f32x4(a, a, 0xb1));
+  a = _mm512_add_ps(a, _mm512_permute_ps(a, 0x4e));
+  a = _mm512_add_ps(a, _mm512_permute_ps(a, 0xb1));
+  return _mm512_cvtss_f32(a);
+}
+static inline float hmax(f32 a) {
+  a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0x4e));
+  a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0xb1));
+  a = _mm512_max_ps(a, _mm512_permute_ps(a, 0x4e));
+  a = _mm512_max_ps(a, _mm512_permute_ps(a, 0xb1));
+  return _mm512_cvtss_f32(a);
+}
+
+// -- half precisions
+static inline f32 load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+static inline void store_f16(uint16_t* p, f32 a) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline f32 load_bf16(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+
+// -- 32-bit integers
+static inline i32 set1i(int32_t x) { return _mm512_set1_epi32(x); }
+static inline i32 load_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+static inline i32 load_i8(const int8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+static inline void store_i8(int8_t* p, i32 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a)); }
+static inline i32 addi(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
+static inline i32 muli(i32 a, i32 b) { return _mm512_mullo_epi32(a, b); }
+static inline i32 andi(i32 a, i32 b) { return _mm512_and_si512(a, b); }
+static inline i32 maxi(i32 a, i32 b) { return _mm512_max_epi32(a, b); }
+template <int K> static inline i32 shli(i32 a) { return _mm512_slli_epi32(a, K); }
+static inline int32_t sumi(i32 a) { return _mm512_reduce_add_epi32(a); }
+static inline int32_t hmaxi(i32 a) { return _mm512_reduce_max_epi32(a); }
+static inline f32 to_float(i32 a) { return _mm512_cvtepi32_ps(a); }
+static inline i32 bits_of(f32 a) { return _mm512_castps_si512(a); }
+static inline f32 float_of(i32 a) { return _mm512_castsi512_ps(a); }
+
+// -- bytes
+static inline u8v load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+static inline u8v mask(u8v a, uint8_t m) { return _mm512_and_si512(a, _mm512_set1_epi8((char)m)); }
+static inline u8v either(u8v a, u8v b) { return _mm512_or_si512(a, b); }
+// There is no byte shift: shift 16 bits at a time; the mask drops what came over from the neighbour.
+template <int K> static inline u8v shift_mask(u8v a, uint8_t m) {
+  return mask(K >= 0 ? _mm512_srli_epi16(a, K & 7) : _mm512_slli_epi16(a, -K & 7), m);
+}
+static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
+  int32_t four;
+  memcpy(&four, x, 4);
+  return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+}
+static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+
+}  // namespace MOTLEY_ISA
+}  // namespace motley

@@ -1,0 +1,268 @@
+"""NativeOps: the operations on this machine's CPU, by the C++ kernels in `native/`.
+
+Owns what the kernels cannot know: QuantTensors, output arrays, which source pages may be dropped. Arrays are numpy's
+own, so `from_host` and `to_host` cost nothing. Weights are repacked for the kernels (16 rows interleaved) and the
+activations of quantised weights are rounded to int8 per 32 elements with a float32 scale: results differ from the
+reference's by that rounding, about 0.5 % of a typical activation. Float weights (F32, F16, BF16) see float32
+activations.
+
+Exactness: a token's bits depend neither on its batch, nor on the number of threads, nor on the instruction set.
+NaN and infinity: with float weights they propagate as in the reference; with quantised weights a block of 32
+activations that holds one makes all outputs of that token NaN.
+
+Test: pytest tests/unit/test_ops_native.py tests/parity/test_ops_parity.py; speed: python benchmarks/ops.py
+"""
+
+import mmap
+from collections.abc import Sequence
+from math import prod
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.errors import MotleyError, UnsupportedError, UsageError
+from motley.formats.tensor import QuantTensor
+from motley.ops.protocol import Batch, Rope, Routing
+from motley.shape.quant import Quant
+
+try:
+    from motley.ops.native import _native
+except ImportError as error:  # a checkout that was not built
+    _build_error: ImportError | None = error
+else:
+    _build_error = None
+
+Floats = NDArray[np.float32]
+
+SUPPORTED = frozenset({Quant.F32, Quant.F16, Quant.BF16, Quant.Q8_0, Quant.Q4_0, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K})
+
+
+def isas() -> list[str]:
+    """The instruction sets that this build and this CPU have, best first."""
+    found = []
+    for isa in ("avx512", "scalar"):
+        try:
+            NativeOps(threads=1, isa=isa).close()
+        except UsageError:
+            continue
+        found.append(isa)
+    return found
+
+
+class NativeWeight:
+    """An uploaded tensor with the faces that operations ask for, each made when it is first asked for.
+
+    `vector`: float32 [cols], for norms. `rows`: the stored bytes, still in the file's mapping, for embeddings: only
+    the rows of the tokens at hand are ever read. `packed`: the repacked matrix, for products. `router`: the same,
+    in float. A table that is also the head is uploaded twice and has one face each time.
+    """
+
+    __slots__ = ("_device", "_packed", "_router", "cols", "n_rows", "tensor", "vector")
+
+    def __init__(self, device: "_native.Device", tensor: QuantTensor) -> None:
+        self._device = device
+        self._packed: _native.Matrix | None = None
+        self._router: _native.Matrix | None = None
+        self.tensor = tensor
+        self.cols = tensor.dims[-1]
+        self.n_rows = tensor.dims[0] if len(tensor.dims) == 2 else 1
+        self.vector = np.ascontiguousarray(tensor.decode()) if len(tensor.dims) == 1 else None
+
+    @property
+    def packed(self) -> "_native.Matrix":
+        if self._packed is None:
+            self._packed = _pack(self._device, self.tensor)
+        return self._packed
+
+    @property
+    def router(self) -> "_native.Matrix":
+        if self._router is None:
+            if self.tensor.quant in (Quant.F32, Quant.F16, Quant.BF16):
+                self._router = self.packed
+            else:
+                values = np.ascontiguousarray(self.tensor.decode()).reshape(-1).view(np.uint8)
+                self._router = _pack(self._device, QuantTensor(self.tensor.name, self.tensor.dims, Quant.F32, values))
+        return self._router
+
+
+class NativeOps:
+    """See `ops.protocol.Ops` for every operation's shapes.
+
+    threads: the caller's included. isa: "" takes the best that this CPU has; "scalar" or "avx512" force one.
+    kv: "f16" (half the memory and traffic) or "f32", how keys and values are stored.
+    """
+
+    def __init__(self, threads: int = 1, isa: str = "", kv: str = "f16") -> None:
+        if _build_error is not None:
+            raise MotleyError(
+                f"the native kernels are not built ({_build_error}): run `make bench`, or tools/build_native.sh"
+            )
+        if kv not in ("f16", "f32"):
+            raise UsageError(f"kv {kv!r}: keys and values are stored as f16 or f32")
+        try:
+            self._device = _native.Device(threads, isa, kv == "f16")
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        self.name = f"native-{self._device.isa}"
+        self.threads = threads
+        self.isa = self._device.isa
+
+    # -- placing weights
+
+    def weight(self, tensor: QuantTensor) -> NativeWeight:
+        """A matrix is repacked when a product first uses it; a table that only `embed` uses stays in its file."""
+        _check_quant(tensor)
+        if len(tensor.dims) not in (1, 2):
+            raise ValueError(f"weight {tensor.name} has dimensions {list(tensor.dims)}, not [cols] or [rows, cols]")
+        return NativeWeight(self._device, tensor)
+
+    def experts_weight(
+        self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int]
+    ) -> "_native.ExpertSet":
+        for tensor in (gate, up, down):
+            _check_quant(tensor)
+        n_experts, d_expert, d_model = gate.dims
+        if up.dims != gate.dims or down.dims != (n_experts, d_model, d_expert):
+            raise ValueError(
+                f"experts' dimensions do not fit: gate {list(gate.dims)}, up {list(up.dims)}, down {list(down.dims)}"
+            )
+        return self._device.pack_experts(
+            *(gate.data, gate.quant.ggml_type),
+            *(up.data, up.quant.ggml_type),
+            *(down.data, down.quant.ggml_type),
+            n_experts,
+            d_model,
+            d_expert,
+            [int(e) for e in owned],
+            all(_is_file_mapping(t.data) for t in (gate, up, down)),
+        )
+
+    def kv_cache(self, n_layers: int, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> "_native.Cache":
+        return self._device.cache(n_layers, n_slots, context, n_kv_heads, head_dim)
+
+    # -- arithmetic
+
+    def embed(self, table: NativeWeight, tokens: NDArray[np.int32]) -> Floats:
+        out = np.empty((len(tokens), table.cols), np.float32)
+        self._device.embed(table.tensor.data, table.tensor.quant.ggml_type, table.cols, tokens, out)
+        return out
+
+    def rms_norm(self, x: Floats, weight: NativeWeight, eps: float) -> Floats:
+        out = np.empty_like(x)
+        self._device.rms_norm(x, weight.vector, eps, out)  # type: ignore[arg-type]
+        return out
+
+    def linear(self, x: Floats, *weights: NativeWeight) -> tuple[Floats, ...]:
+        outs = tuple([np.empty((len(x), w.n_rows), np.float32) for w in weights])
+        self._device.linear(x, tuple([w.packed for w in weights]), outs)
+        return outs
+
+    def rope(self, x: Floats, head_dim: int, positions: NDArray[np.int32], rope: Rope) -> Floats:
+        """In place."""
+        self._device.rope(x, head_dim, positions, rope.dim, rope.theta, rope.interleaved)
+        return x
+
+    def attention(
+        self, q: Floats, k: Floats, v: Floats, cache: "_native.Cache", layer: int, batch: Batch, scale: float
+    ) -> Floats:
+        out = np.empty_like(q)
+        self._device.attention(q, k, v, cache, layer, batch.positions, batch.slots, scale, out)
+        return out
+
+    def router(self, x: Floats, weight: NativeWeight, routing: Routing) -> tuple[NDArray[np.int32], Floats]:
+        ids = np.empty((len(x), routing.n_used), np.int32)
+        weights = np.empty((len(x), routing.n_used), np.float32)
+        self._device.router(x, weight.router, routing.n_used, routing.normalize, ids, weights)
+        return ids, weights
+
+    def experts(
+        self, x: Floats, ids: NDArray[np.int32], weights: Floats, experts: "_native.ExpertSet"
+    ) -> NDArray[np.float64]:
+        out = np.empty(x.shape, np.float64)
+        self._device.experts(x, ids, weights, experts, out)
+        return out
+
+    def combine(self, x: Floats, parts: Sequence[NDArray[np.float64]]) -> Floats:
+        """In place on x."""
+        self._device.combine(x, list(parts))
+        return x
+
+    def add(self, x: Floats, y: Floats) -> Floats:
+        """In place on x."""
+        self._device.add(x, y)
+        return x
+
+    def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
+        return x[rows]
+
+    # -- host
+
+    def from_host(self, a: NDArray[Any]) -> NDArray[Any]:
+        """The array itself when the kernels can work on it in place, else a copy."""
+        return np.require(a, requirements=["C", "W"])
+
+    def to_host(self, a: NDArray[Any]) -> NDArray[Any]:
+        return a
+
+    def busy_seconds(self) -> float:
+        return self._device.busy_seconds()
+
+    def close(self) -> None:
+        self._device.close()
+
+    # -- probes
+
+    def read_gb_s(self, n_bytes: int = 1 << 28, reps: int = 7) -> float:
+        """Reading bandwidth of all threads together, GB/s: the median of `reps` passes over `n_bytes` of huge pages.
+        Take a buffer well beyond the last-level cache where that is known to be large."""
+        return self._device.read_gb_s(n_bytes, reps)
+
+    def int8_gops(self) -> float:
+        """Integer dot products of all threads from registers, 10^9 operations/s; a multiply-add counts as two."""
+        return self._device.int8_gops()
+
+    def f32_gflops(self) -> float:
+        """Float32 multiply-adds of all threads from registers, 10^9 operations/s; a multiply-add counts as two."""
+        return self._device.f32_gflops()
+
+    def op_overhead_us(self, reps: int = 2000) -> float:
+        """What calling an operation costs by itself, microseconds: the median of a tiny product through Python."""
+        data = np.zeros(16 * 32 * 4, np.uint8)
+        weight = self.weight(QuantTensor("overhead", (16, 32), Quant.F32, data))
+        x = np.zeros((1, 32), np.float32)
+        times = []
+        for _ in range(reps):
+            start = perf_counter()
+            self.linear(x, weight)
+            times.append(perf_counter() - start)
+        return median(times) * 1e6
+
+
+def _check_quant(tensor: QuantTensor) -> None:
+    if tensor.quant not in SUPPORTED:
+        known = ", ".join(sorted(q.name for q in SUPPORTED))
+        raise UnsupportedError(f"tensor {tensor.name} is {tensor.quant.name}: the native device has {known}")
+    expected = tensor.quant.n_bytes(prod(tensor.dims))
+    if tensor.data.nbytes != expected or tensor.dims[-1] % tensor.quant.block:
+        raise ValueError(
+            f"tensor {tensor.name} {list(tensor.dims)} as {tensor.quant.name} takes {expected} bytes,"
+            f" not {tensor.data.nbytes}"
+        )
+
+
+def _pack(device: "_native.Device", tensor: QuantTensor) -> "_native.Matrix":
+    rows, cols = tensor.dims
+    return device.pack(tensor.data, tensor.quant.ggml_type, rows, cols, _is_file_mapping(tensor.data))
+
+
+def _is_file_mapping(data: NDArray[Any]) -> bool:
+    """Whether `data` is a read-only view of a memory map, whose pages may be dropped: the file has them."""
+    if data.flags.writeable:
+        return False
+    base: Any = data
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+    return base is not None
