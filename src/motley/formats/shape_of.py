@@ -58,11 +58,11 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
         "context": numbers.int("context_length"),
         "source": f"GGUF {checkpoint.hash}",
     }
+    found = tuple(_tensor_shape(tensor) for tensor in tensors.values())
+    _check_layers(found, dims["n_layers"])
     attrs = {key: value for key, value in metadata.items() if key.startswith(f"{architecture}.")}
     if architecture in ARCHITECTURES and n_experts:
         attrs = {**_check_family(dims, numbers, tensors), **attrs}
-    found = tuple(_tensor_shape(tensor) for tensor in tensors.values())
-    _check_layers(found, dims["n_layers"])
     return ModelShape(**dims, tensors=found, attrs=attrs)
 
 
@@ -143,6 +143,7 @@ def role_of(name: str) -> tuple[Role, int | None]:
 
 
 def _check_layers(tensors: tuple[TensorShape, ...], n_layers: int) -> None:
+    """Every layer has tensors, so that nothing below counts to a block_count that a hostile file made up."""
     layers = {tensor.layer for tensor in tensors if tensor.layer is not None}
     extra = max(layers, default=-1)
     if extra >= n_layers:
