@@ -279,18 +279,20 @@ def run_all(first: int, cases: int) -> int:
     failures: list[tuple[int, str]] = []
     slowest, peak, begin = (0.0, -1), 0.0, time.perf_counter()
     end = first + cases
-    while first < end:
-        batch = range(first, min(first + BATCH, end))
-        at, results = context.Value("q", first), context.SimpleQueue()
+    batches = [range(start, min(start + BATCH, end)) for start in range(first, end, BATCH)][::-1]
+    while batches:
+        batch = batches.pop()
+        at, results = context.Value("q", batch.start), context.SimpleQueue()
         worker = context.Process(target=run_batch, args=(batch, at, results))
         worker.start()
-        worker.join()
-        first = batch.stop
-        if worker.exitcode:  # it died: name the case, go on behind it
+        while worker.is_alive() and results.empty():
+            worker.join(0.02)
+        if results.empty():  # it died and its counts with it: name the case, run those around it again
             failures.append((at.value, f"the worker ended with status {worker.exitcode}"))
-            first = at.value + 1
+            batches += [half for half in (range(at.value + 1, batch.stop), range(batch.start, at.value)) if half]
             continue
         counted, failed, slow, rss = results.get()
+        worker.join()
         outcomes += counted
         failures += failed
         slowest, peak = max(slowest, slow), max(peak, rss)
@@ -299,7 +301,7 @@ def run_all(first: int, cases: int) -> int:
     print(f"{sum(outcomes.values()) + len(failures)} cases in {time.perf_counter() - begin:.0f} s: {dict(outcomes)}")
     print(f"slowest case {slowest[1]}: {1000 * slowest[0]:.1f} ms; peak memory of a worker {peak:.0f} MB")
     print(f"{len(failures)} crashes, hangs or memory bombs")
-    for number, text in failures[:20]:
+    for number, text in sorted(failures)[:20]:
         print(f"--- case {number}\n{text}")
     return 1 if failures else 0
 

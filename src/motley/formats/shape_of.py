@@ -6,6 +6,7 @@ roles are read off the tensor names. What disagrees or is missing becomes a Form
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from motley.errors import FormatError, UnsupportedError, UsageError
@@ -80,7 +81,10 @@ class _Numbers:
         return value
 
     def float(self, key: str, default: float | None = None) -> float:
-        return get_float(self.metadata, self.prefix + key, *([] if default is None else [default]))
+        value = get_float(self.metadata, self.prefix + key, *([] if default is None else [default]))
+        if not isfinite(value):
+            raise FormatError(f"metadata key {self.prefix + key!r} is {value}; convert the model again")
+        return value
 
 
 def _tensor(tensors: Mapping[str, QuantTensor], name: str, n_dims: int) -> QuantTensor:
