@@ -71,18 +71,22 @@ class TcpLink(Link):
         n_bytes = sum(map(size_of, parts))
         if n_bytes > self.max_payload:
             raise LinkError(f"a frame of {n_bytes} bytes is too large for this link (at most {self.max_payload})")
-        rest: list[Buffer] = [pack_header(kind, request, n_bytes), *filter(size_of, parts)]
-        deadline = None
-        while rest:
+        rest: list[Buffer] = [pack_header(kind, request, n_bytes), *parts]
+        left, deadline = HEADER.size + n_bytes, None
+        while True:
             try:
-                rest = _after(rest, self._sock.sendmsg(rest))
-                deadline = None
+                sent = self._sock.sendmsg(rest)
             except BlockingIOError:
                 deadline = deadline or time.perf_counter() + self._send_timeout_s
                 if not _sleep(self._writable, deadline):
                     self._break(f"{self.peer} took nothing for {self._send_timeout_s:.0f} s")
+                continue
             except OSError as error:
                 self._break(f"the link to {self.peer} broke: {error}")
+            left -= sent
+            if not left:
+                return
+            rest, deadline = _after(rest, sent), None
 
     def receive(self, timeout_s: float | None = None) -> Frame:
         if self._broken:
@@ -103,10 +107,10 @@ class TcpLink(Link):
 
     def _drop_used(self) -> None:
         """Move what came in behind the last frame to the front. Exchanges alternate: there is hardly ever any."""
-        behind = bytes(self._buffer[self._used : self._filled])
-        self._filled, self._used = len(behind), 0
-        if behind:
+        if self._used < self._filled:
+            behind = bytes(self._buffer[self._used : self._filled])
             self._buffer[: len(behind)] = behind
+        self._filled, self._used = self._filled - self._used, 0
 
     def _make_room(self, size: int) -> None:
         """Only address space is taken: memory follows as the bytes arrive, so that a false size costs nothing."""
