@@ -1,17 +1,22 @@
 """Calls over a link and their answers: the same through memory and TCP; who may connect; what errors become."""
 
+import contextlib
+import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from motley.cluster import messages, remote
 from motley.cluster.assignment import Assignment
-from motley.cluster.hello import admit, greet, new_token
-from motley.cluster.link import Link
+from motley.cluster.hello import HELLO, Hello, admit, greet, new_token
+from motley.cluster.link import Link, pack_header
 from motley.cluster.memory_link import memory_links
 from motley.cluster.messages import F32, F64, I32, Kind
 from motley.cluster.remote import RemoteExperts, RemoteLoad, RemoteStage
@@ -253,3 +258,43 @@ def test_closing_the_server_ends_its_links(server: Server) -> None:
         link.receive(2)
     assert not server._links
     link.close()
+
+
+def test_hostile_streams_leave_the_server_as_it_was(server: Server) -> None:
+    """Before the greeting: random bytes, mutated greetings, half frames, floods. Afterwards: none of it is left."""
+    rng = random.Random(3)
+    hello = msgspec.msgpack.encode(Hello("c", "head", bytes(32)))
+    descriptors = psutil.Process().num_fds()
+    for turn in range(400):
+        stream = bytearray(pack_header(HELLO, 0, len(hello)) + hello)
+        if turn % 4 == 0:
+            stream = bytearray(rng.randbytes(rng.randint(1, 3000)))
+        elif turn % 4 < 3:
+            stream[rng.randrange(len(stream))] = rng.randrange(256)
+        with socket.create_connection(("127.0.0.1", server.listener.port)) as raw, contextlib.suppress(OSError):
+            raw.sendall(stream[: rng.randint(1, len(stream))])
+    deadline = time.monotonic() + 8
+    while (server._links or psutil.Process().num_fds() > descriptors) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not server._links
+    assert psutil.Process().num_fds() <= descriptors
+    link = connect("127.0.0.1", server.listener.port)
+    greet(link, "c", "head", TOKEN)
+    assert remote.ask(link, "still") == {"what": "still"}
+    link.close()
+
+
+def test_hostile_frames_after_the_greeting_end_that_link_only(server: Server) -> None:
+    rng, good = random.Random(4), connect("127.0.0.1", server.listener.port)
+    greet(good, "c", "head", TOKEN)
+    kinds = [*Kind, 0, 1, 65535]
+    for _ in range(200):
+        link = connect("127.0.0.1", server.listener.port)
+        greet(link, "c", "head", TOKEN)
+        with contextlib.suppress(ClusterError):
+            while True:  # a random ping or question may even be answered
+                link.send(rng.choice(kinds), rng.randrange(1 << 32), [rng.randbytes(rng.randint(0, 200))])
+                link.receive(2)
+        link.close()
+    assert remote.ask(good, "still") == {"what": "still"}
+    good.close()

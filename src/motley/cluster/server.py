@@ -171,6 +171,8 @@ class Server:
             finally:
                 self._strangers.release()
             serve(link, self._handler, self._name)
+        except LinkError as error:
+            log.debug("%s", error)  # came and went, or spoke something else
         except ClusterError as error:
             log.warning("%s", error)
         finally:
