@@ -64,6 +64,12 @@ def test_two_nodes_answer_and_end(cluster: LocalCluster) -> None:
     cluster.close()  # twice is once
 
 
+def test_a_broken_link_to_a_living_node_stays_a_link_error(cluster: LocalCluster) -> None:
+    with cluster:
+        error = LinkError("the link broke")
+        assert cluster.explain(error) is error
+
+
 def test_the_token_is_not_in_argv_nor_environment(cluster: LocalCluster) -> None:
     with cluster:
         told = remote.ask(cluster.links["small"], "everything")
@@ -77,11 +83,11 @@ def test_a_killed_node_is_noticed_at_once(cluster: LocalCluster) -> None:
         stage.start(Batch([1], [0], [0], [0]), None)
         threading.Timer(0.2, os.kill, (cluster.pids()["small"], signal.SIGKILL)).start()
         started = time.monotonic()
-        with pytest.raises(LinkError):
+        with pytest.raises(LinkError) as caught:
             stage.finish()
         assert time.monotonic() - started < 1.2
-        with pytest.raises(NodeLost, match="small is gone"):
-            cluster.raise_if_lost()
+        with pytest.raises(NodeLost, match="node small is gone: it ended with status -9"):
+            raise cluster.explain(caught.value)
         assert remote.ask(cluster.links["big"], "threads")["threads"] == 2  # the other goes on
 
 

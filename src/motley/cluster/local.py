@@ -18,7 +18,7 @@ from motley import __version__
 from motley.cluster.hello import greet, new_token
 from motley.cluster.membership import Inventory, Membership
 from motley.cluster.tcp_link import TcpLink, connect
-from motley.errors import ClusterError, NodeLost, UsageError
+from motley.errors import ClusterError, LinkError, NodeLost, UsageError
 
 NODE_COMMAND = (sys.executable, "-m", "motley", "node")
 ASK_S = 3.0  # from SIGTERM to SIGKILL
@@ -99,7 +99,6 @@ class LocalCluster:
         self._token = new_token()
         self._processes: dict[str, _Process] = {}
         self._membership: Membership | None = None
-        self._lost: dict[str, str] = {}
         self._closing = False
 
     def __enter__(self) -> "LocalCluster":
@@ -130,8 +129,20 @@ class LocalCluster:
     def raise_if_lost(self) -> None:
         """NodeLost for a node that has ended since the start, with its last words."""
         for name, process in self._processes.items():
-            if name in self._lost or process.died():
+            if process.died():
                 raise NodeLost(f"node {name} is gone: {process.last_words()}")
+
+    def explain(self, error: LinkError) -> ClusterError:
+        """The NodeLost behind a broken link, or `error` itself if all nodes live. A dying process's connections end
+        a moment before it can be seen to be dead."""
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            try:
+                self.raise_if_lost()
+            except NodeLost as lost:
+                return lost
+            time.sleep(0.01)
+        return error
 
     def close(self) -> None:
         """End all nodes and wait for them. Idempotent."""
@@ -181,10 +192,8 @@ class LocalCluster:
 
     def _see_lost(self, name: str) -> None:
         """From the membership's thread: whoever waits for this node's answer waits no longer."""
-        if not self._closing and name in self._processes:
-            self._lost[name] = name
-            if link := self.links.get(name):
-                link.interrupt()
+        if not self._closing and (link := self.links.get(name)):
+            link.interrupt()
 
 
 def _same_version(inventory: Inventory) -> Inventory:
