@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 import msgspec
 
 from motley.cluster.link import Frame, Link
+from motley.cluster.tcp_link import TcpLink, connect
 from motley.errors import ClusterError, LinkError
 
 HELLO, CHALLENGE, PROOF, WELCOME, REFUSED = 1, 2, 3, 4, 5
@@ -39,6 +40,19 @@ class Challenge(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 def new_token() -> str:
     """256 random bits, printable."""
     return secrets.token_urlsafe(32)
+
+
+def call(
+    host: str, port: int, *, cluster: str, name: str, token: str, timeout_s: float = 5.0, spin_us: float | None = None
+) -> TcpLink:
+    """A link to the member that listens there, greeted and ready; the caller closes it."""
+    link = connect(host, port, timeout_s, spin_us=spin_us)
+    try:
+        greet(link, cluster, name, token, timeout_s)
+    except BaseException:
+        link.close()
+        raise
+    return link
 
 
 def greet(link: Link, cluster: str, name: str, token: str, timeout_s: float = 5.0) -> None:

@@ -15,9 +15,9 @@ from secrets import token_hex
 from typing import IO
 
 from motley import __version__
-from motley.cluster.hello import greet, new_token
+from motley.cluster.hello import call, new_token
 from motley.cluster.membership import Inventory, Membership
-from motley.cluster.tcp_link import TcpLink, connect
+from motley.cluster.tcp_link import TcpLink
 from motley.errors import ClusterError, LinkError, NodeLost, UsageError
 
 NODE_COMMAND = (sys.executable, "-m", "motley", "node")
@@ -96,7 +96,7 @@ class LocalCluster:
         self.links: dict[str, TcpLink] = {}
         self._wanted, self._command = nodes, command
         self._timeout_s, self._spin_us = timeout_s, spin_us
-        self._token = new_token()
+        self.token = new_token()
         self._processes: dict[str, _Process] = {}
         self._membership: Membership | None = None
         self._closing = False
@@ -117,14 +117,11 @@ class LocalCluster:
 
     def connect(self, name: str) -> TcpLink:
         """One more link to a node; the caller closes it."""
-        inventory = self.nodes[name]
-        link = connect(inventory.host, inventory.port, spin_us=self._spin_us)
-        try:
-            greet(link, self.cluster, "head", self._token)
-        except BaseException:
-            link.close()
-            raise
-        return link
+        return self.reach(self.nodes[name].host, self.nodes[name].port)
+
+    def reach(self, host: str, port: int) -> TcpLink:
+        """A greeted link to whichever member of this cluster listens there; the caller closes it."""
+        return call(host, port, cluster=self.cluster, name="head", token=self.token, spin_us=self._spin_us)
 
     def raise_if_lost(self) -> None:
         """NodeLost for a node that has ended since the start, with its last words."""
@@ -161,7 +158,7 @@ class LocalCluster:
     def _start(self) -> None:
         self._membership = Membership(self.cluster, "head", head=True, on_left=self._see_lost)
         for node in self._wanted:
-            self._processes[node.name] = _Process(node.name, self._command_for(node), self._token)
+            self._processes[node.name] = _Process(node.name, self._command_for(node), self.token)
         self.nodes = self._await_nodes(self._membership)
         for name in self.nodes:
             self.links[name] = self.connect(name)
