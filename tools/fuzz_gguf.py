@@ -31,6 +31,8 @@ import numpy as np
 from motley.errors import MotleyError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
+from motley.formats.synth import byte_level_tokenizer
+from motley.formats.tokenizer import Tokenizer
 from motley.shape.dims import Dims
 from motley.shape.model import ModelShape
 from motley.shape.quant import Quant
@@ -43,7 +45,7 @@ BATCH = 5000
 # --- valid files, with the place of every header field
 
 
-@dataclass
+@dataclass(repr=False)
 class Builder:
     """A GGUF file in the making; `fields` are (offset, size) of every number in its header."""
 
@@ -112,18 +114,43 @@ def every_type() -> Builder:
     return build(pairs, [(f"t.{quant.name}", (2, 2, quant.block * 2), quant) for quant in Quant])
 
 
+KINDS: dict[type, int] = {str: 8, bool: 7, int: 4, float: 6}
+
+
+def pair_of(key: str, value: Any) -> tuple[str, int, Any]:
+    if isinstance(value, list):
+        return key, 9, (KINDS[type(value[0])], value)
+    return key, KINDS[type(value)], value
+
+
+def tokenizers() -> list[Builder]:
+    """One vocabulary of each kind, without a model."""
+    byte_level = byte_level_tokenizer("olmoe", 264)
+    letters = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]
+    pieces = {
+        "model": "llama",
+        "tokens": letters,
+        "scores": [0.0] * 259 + [-5.0, -4.0, -4.0, -3.0, -2.0, -1.0],
+        "token_type": [2, 3, 3] + [6] * 256 + [1] * 6,
+        "bos_token_id": 1,
+        "add_space_prefix": True,
+    }
+    sentence_piece = {f"tokenizer.ggml.{key}": value for key, value in pieces.items()}
+    return [build([pair_of(*pair) for pair in told.items()], []) for told in (byte_level, sentence_piece)]
+
+
 def whole_model(architecture: str) -> Builder:
     """A model that `shape_of` accepts."""
     dims = Dims(architecture, architecture, 2, 32, 2, 2, 16, 4, 2, 32, 32, 40, 64, 1e-5, 1e4)
     shape = ModelShape.from_dims(dims, "q8_0")
     pairs: list[tuple[str, int, Any]] = [("general.architecture", 8, architecture)]
-    pairs += [(key, 6 if isinstance(value, float) else 4, value) for key, value in shape.attrs.items()]
-    pairs += [("tokenizer.ggml.tokens", 9, (8, [f"t{i}" for i in range(40)]))]
+    pairs += [pair_of(key, value) for key, value in shape.attrs.items()]
+    pairs += [("some.texts", 9, (8, [f"t{i}" for i in range(40)]))]
     return build(pairs, [(t.name, t.dims, t.quant) for t in shape.tensors])
 
 
 def seeds() -> list[Builder]:
-    return [every_type(), *(whole_model(architecture) for architecture in ("olmoe", "qwen3moe", "llama"))]
+    return [every_type(), *(whole_model(name) for name in ("olmoe", "qwen3moe", "llama")), *tokenizers()]
 
 
 # --- damage: pure functions of the file and three numbers in [0, 1), [0, 1) and 64 bits
@@ -211,7 +238,7 @@ def case_bytes(all_seeds: list[Builder], number: int) -> bytes:
 
 
 def open_everything(path: Path) -> str:
-    """Open it, take its shape, decode its small tensors. The name of the error, or "opened"; others pass through."""
+    """Open it, decode its small tensors, use its tokenizer, take its shape. The error's name, or "opened"."""
     try:
         checkpoint = open_checkpoint(path)
         with np.errstate(all="ignore"):
@@ -219,7 +246,11 @@ def open_everything(path: Path) -> str:
                 if tensor.n_bytes <= DECODE_BYTES:
                     assert tensor.decode().shape == tensor.dims
                     tensor.part(tensor.dims[0] - 1).decode()
-        shape_of(checkpoint)
+        if "tokenizer.ggml.tokens" in checkpoint.metadata:
+            tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
+            tokenizer.decode(tokenizer.encode("Hab \u00e9<s>", special=True))
+        else:
+            shape_of(checkpoint)
     except MotleyError as error:
         if len(str(error)) > 2000:
             raise AssertionError("an error is a sentence, not a dump") from error

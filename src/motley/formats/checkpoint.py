@@ -11,7 +11,7 @@ from pathlib import Path
 
 from motley.errors import FormatError, UsageError
 from motley.formats.gguf_reader import AGAIN, GGUFFile, read_gguf
-from motley.formats.metadata import get_int
+from motley.formats.metadata import get_int, shown
 from motley.formats.tensor import Checkpoint, QuantTensor
 
 _PART = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -35,7 +35,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     for file in files:
         for name, tensor in file.tensors.items():
             if name in tensors:
-                raise FormatError(f"{file.path}: tensor {name!r} is in an earlier part of the split too; {AGAIN}")
+                raise FormatError(f"{file.path}: tensor {shown(name)} is in an earlier part of the split too; {AGAIN}")
             tensors[name] = tensor
     _check_total(files, len(tensors))
     return Checkpoint(files[0].metadata, tensors, content_hash(files))

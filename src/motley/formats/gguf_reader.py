@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from motley.errors import FormatError, UnsupportedError, UsageError
+from motley.formats.metadata import shown
 from motley.formats.tensor import QuantTensor
 from motley.shape.quant import Quant
 
@@ -219,7 +220,7 @@ def _read_metadata(cursor: _Cursor, n_pairs: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for index in range(n_pairs):
         key = cursor.text(f"metadata key {index}", MAX_NAME)
-        what = f"metadata {key!r}"
+        what = f"metadata {shown(key)}"
         if key in metadata:
             raise cursor.error(what, "appears twice", RECONVERT)
         metadata[key] = _read_value(cursor, _read_type(cursor, what), what)
@@ -274,14 +275,14 @@ def _read_infos(cursor: _Cursor, n_tensors: int) -> list[_Info]:
     for index in range(n_tensors):
         info = _read_info(cursor, index)
         if info.name in infos:
-            raise cursor.error(f"tensor {info.name!r}", "appears twice", RECONVERT)
+            raise cursor.error(f"tensor {shown(info.name)}", "appears twice", RECONVERT)
         infos[info.name] = info
     return list(infos.values())
 
 
 def _read_info(cursor: _Cursor, index: int) -> _Info:
     name = cursor.text(f"name of tensor {index}", MAX_NAME)
-    what = f"tensor {name!r}"
+    what = f"tensor {shown(name)}"
     n_dims = cursor.u32(f"number of dimensions of {what}")
     if not 1 <= n_dims <= MAX_DIMS:
         raise cursor.error(what, f"has {n_dims} dimensions, not 1 to {MAX_DIMS}")
@@ -302,15 +303,14 @@ def _read_info(cursor: _Cursor, index: int) -> _Info:
 def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
     value = metadata.get("general.alignment", ALIGNMENT)
     if type(value) is not int or value < 1 or value & (value - 1):
-        shown = repr(value)[:40]
-        raise cursor.error("metadata 'general.alignment'", f"is {shown}, not a power of two", RECONVERT)
+        raise cursor.error("metadata 'general.alignment'", f"is {shown(value)}, not a power of two", RECONVERT)
     return value
 
 
 def _check_places(cursor: _Cursor, infos: list[_Info], data_offset: int, alignment: int) -> None:
     """Every tensor lies aligned, inside the file, and apart from the others."""
     for info in infos:
-        what = f"tensor {info.name!r}"
+        what = f"tensor {shown(info.name)}"
         if info.offset % alignment:
             raise cursor.error(what, f"offset {info.offset} is not a multiple of {alignment}")
         end = data_offset + info.offset + info.n_bytes
@@ -319,4 +319,4 @@ def _check_places(cursor: _Cursor, infos: list[_Info], data_offset: int, alignme
     ordered = sorted(infos, key=lambda info: info.offset)
     for before, after in pairwise(ordered):
         if before.offset + before.n_bytes > after.offset:
-            raise cursor.error(f"tensor {after.name!r}", f"overlaps tensor {before.name!r}")
+            raise cursor.error(f"tensor {shown(after.name)}", f"overlaps tensor {shown(before.name)}")

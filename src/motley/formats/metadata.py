@@ -44,6 +44,12 @@ def get_list(metadata: Mapping[str, Any], key: str, of: type[T], default: list[T
     return values
 
 
+def shown(value: object) -> str:
+    """`repr`, cut to 60 characters: what a hostile file says must not flood an error message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _get(metadata: Mapping[str, Any], key: str, default: Any, kinds: tuple[type, ...], wanted: str) -> Any:
     try:
         value = metadata[key]
@@ -51,7 +57,8 @@ def _get(metadata: Mapping[str, Any], key: str, default: Any, kinds: tuple[type,
         if not isinstance(default, _Required):
             return default
         raise FormatError(
-            f"metadata key {key!r} is missing: it must be {wanted}; convert the model again with a current converter"
+            f"metadata key {shown(key)} is missing: it must be {wanted}; "
+            "convert the model again with a current converter"
         ) from None
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise _wrong(key, value, wanted)
@@ -59,9 +66,7 @@ def _get(metadata: Mapping[str, Any], key: str, default: Any, kinds: tuple[type,
 
 
 def _wrong(key: str, value: object, wanted: str) -> FormatError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return FormatError(
-        f"metadata key {key!r} must be {wanted}, not {type(value).__name__} {shown}; "
+        f"metadata key {shown(key)} must be {wanted}, not {type(value).__name__} {shown(value)}; "
         "convert the model again with a current converter"
     )

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any
 
 from motley.errors import FormatError, UnsupportedError, UsageError
-from motley.formats.metadata import get_float, get_int, get_str
+from motley.formats.metadata import get_float, get_int, get_str, shown
 from motley.formats.tensor import Checkpoint, QuantTensor
 from motley.shape.dims import ARCHITECTURES, Dims
 from motley.shape.model import ModelShape, Role, TensorShape
@@ -45,7 +45,7 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
     n_experts = numbers.int("expert_count", 0)
     d_model = numbers.int("embedding_length")
     dims: dict[str, Any] = {
-        "name": get_str(metadata, "general.name", architecture),
+        "name": get_str(metadata, "general.name", architecture)[:200],
         "architecture": architecture,
         "n_layers": numbers.int("block_count"),
         "d_model": d_model,
@@ -77,22 +77,24 @@ class _Numbers:
     def int(self, key: str, default: int | None = None) -> int:
         value = get_int(self.metadata, self.prefix + key, *([] if default is None else [default]))
         if not 0 <= value < 1 << 31:
-            raise FormatError(f"metadata key {self.prefix + key!r} is {value}: not a size; convert the model again")
+            raise FormatError(
+                f"metadata key {shown(self.prefix + key)} is {value}: not a size; convert the model again"
+            )
         return value
 
     def float(self, key: str, default: float | None = None) -> float:
         value = get_float(self.metadata, self.prefix + key, *([] if default is None else [default]))
         if not isfinite(value):
-            raise FormatError(f"metadata key {self.prefix + key!r} is {value}; convert the model again")
+            raise FormatError(f"metadata key {shown(self.prefix + key)} is {value}; convert the model again")
         return value
 
 
 def _tensor(tensors: Mapping[str, QuantTensor], name: str, n_dims: int) -> QuantTensor:
     tensor = tensors.get(name)
     if tensor is None:
-        raise FormatError(f"tensor {name!r} is missing; convert the model again with a current converter")
+        raise FormatError(f"tensor {shown(name)} is missing; convert the model again with a current converter")
     if len(tensor.dims) != n_dims:
-        raise FormatError(f"tensor {name!r} has dimensions {list(tensor.dims)}, not {n_dims} of them")
+        raise FormatError(f"tensor {shown(name)} has dimensions {list(tensor.dims)}, not {n_dims} of them")
     return tensor
 
 
@@ -143,7 +145,7 @@ def role_of(name: str) -> tuple[Role, int | None]:
         for pattern, role in _ROLES:
             if pattern.fullmatch(match[2]):
                 return role, int(match[1])
-    raise UnsupportedError(f"tensor {name!r} has no role that Motley knows, so its cost cannot be placed")
+    raise UnsupportedError(f"tensor {shown(name)} has no role that Motley knows, so its cost cannot be placed")
 
 
 def _check_layers(tensors: tuple[TensorShape, ...], n_layers: int) -> None:

@@ -69,26 +69,26 @@ def _metadata(shape: ModelShape) -> dict[str, Any]:
         "general.file_type": _FILE_TYPES[matrices.most_common(1)[0][0]],
         "general.quantization_version": 2,
         **shape.attrs,
-        **_tokenizer(shape),
+        **byte_level_tokenizer(shape.architecture, shape.vocab_size),
     }
 
 
 # --- the tokenizer: any text can be encoded, every id can be decoded
 
 
-def _tokenizer(shape: ModelShape) -> dict[str, Any]:
-    """Byte-level BPE: the 256 bytes, pairs of letters with their merges, numbered fillers, one end token."""
+def byte_level_tokenizer(architecture: str, vocab_size: int) -> dict[str, Any]:
+    """GGUF keys of a BPE: the 256 bytes, pairs of letters with their merges, numbered fillers, one end token."""
     alphabet = sorted(_byte_characters())
-    room = shape.vocab_size - len(alphabet) - 1
+    room = vocab_size - len(alphabet) - 1
     if room < 0:
-        raise UsageError(f"{shape.name}: a byte-level vocabulary needs 257 tokens, not {shape.vocab_size}")
+        raise UsageError(f"a byte-level vocabulary needs 257 tokens, not {vocab_size}: choose a shape with more")
     pairs = list(product(ascii_lowercase, repeat=2))[:room]
     fillers = [f"<{len(alphabet) + i}>" for i in range(len(pairs), room)]
     tokens = [*alphabet, *(a + b for a, b in pairs), *fillers, _END]
     end = len(tokens) - 1
     return {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": _PRE_TOKENIZERS.get(shape.architecture, "gpt-2"),
+        "tokenizer.ggml.pre": _PRE_TOKENIZERS.get(architecture, "gpt-2"),
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [1] * end + [3],  # normal; control
         "tokenizer.ggml.merges": [f"{a} {b}" for a, b in pairs] or ["a b"],
