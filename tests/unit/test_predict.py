@@ -169,20 +169,24 @@ def test_traced_spreads_count_what_is_there(tokens: int, run: bool) -> None:
 def test_traces_read_back(tmp_path: Path) -> None:
     routes = Routes(np.arange(24, dtype=np.int32).reshape(4, 3, 2) % 8, 8)
     routes.save(tmp_path / "t.npz")
-    again = Routes.load(tmp_path / "t.npz", 8)
+    again = Routes.load(tmp_path / "t.npz")
+    assert again.n_experts == 8
     assert (again.chosen == routes.chosen).all()
     assert again.popularity(0).sum() == pytest.approx(2)
 
 
 def test_odd_traces_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere"):
-        Routes.load(tmp_path / "nowhere.npz", 8)
+        Routes.load(tmp_path / "nowhere.npz")
     (tmp_path / "text.npz").write_text("not a zip")
     with pytest.raises(FormatError):
-        Routes.load(tmp_path / "text.npz", 8)
+        Routes.load(tmp_path / "text.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    with pytest.raises(FormatError, match="routes"):
-        Routes.load(tmp_path / "other.npz", 8)
+    with pytest.raises(FormatError, match="n_experts"):
+        Routes.load(tmp_path / "other.npz")
+    np.savez(tmp_path / "flat.npz", experts=np.zeros((3, 4)), n_experts=8)
+    with pytest.raises(FormatError, match="layers, tokens"):
+        Routes.load(tmp_path / "flat.npz")
     with pytest.raises(FormatError, match="names experts"):
         Routes(np.full((2, 2, 2), 8), 8)
     with pytest.raises(FormatError, match="tokens, layers"):

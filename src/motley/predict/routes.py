@@ -1,6 +1,7 @@
-"""Routes: which experts each token chose, per layer. A trace is an `.npz` with `routes`, integers [tokens, layers, A].
+"""Routes: which experts each token chose, per layer.
 
-Consecutive rows are consecutive tokens of a text.
+A trace is an `.npz` with `experts`, integers [layers, tokens, A], and `n_experts`; other arrays in it are not read.
+Consecutive tokens are consecutive in a text.
 """
 
 from dataclasses import dataclass
@@ -30,21 +31,29 @@ class Routes:
             raise FormatError(f"the route trace names experts {low}..{high}, the model has 0..{self.n_experts - 1}")
 
     @classmethod
-    def load(cls, path: str | Path, n_experts: int) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Raises UsageError if it cannot be read, FormatError if it is no trace."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                if "routes" not in arrays:
-                    raise FormatError(f"{path} holds {', '.join(arrays) or 'nothing'}: a trace holds `routes`")
-                return cls(arrays["routes"].astype(np.int32), n_experts)
+                if not {"experts", "n_experts"} <= set(arrays):
+                    raise FormatError(
+                        f"{path} holds {', '.join(arrays) or 'nothing'}: a trace holds experts, n_experts"
+                    )
+                experts, n_experts = arrays["experts"], arrays["n_experts"]
         except OSError as error:
             raise UsageError(f"cannot read the route trace {path}: {error}") from None
-        except (ValueError, BadZipFile) as error:
+        except (ValueError, BadZipFile, EOFError) as error:
             raise FormatError(f"{path} is not a route trace (.npz): {error}") from None
+        if experts.ndim != 3 or n_experts.ndim or not np.issubdtype(experts.dtype, np.integer):
+            raise FormatError(
+                f"{path}: experts must be integers [layers, tokens, A], not {experts.dtype} {experts.shape}"
+            )
+        return cls(np.ascontiguousarray(experts.transpose(1, 0, 2), np.int32), int(n_experts))
 
     def save(self, path: str | Path) -> None:
         kind = np.uint8 if self.n_experts <= 256 else np.uint16
-        np.savez_compressed(path, routes=self.chosen.astype(kind))
+        experts = np.ascontiguousarray(self.chosen.transpose(1, 0, 2)).astype(kind)
+        np.savez_compressed(path, experts=experts, n_experts=np.array(self.n_experts))
 
     def check(self, shape: ModelShape) -> None:
         """Raises UsageError where the trace is another model's."""
