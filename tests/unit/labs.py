@@ -22,7 +22,9 @@ def device(name: str, memory: float = 64e9, speed: float = 1.0, **changes: objec
         op_overhead_us=4,
         call_us=1,
         step_us=20,
-        kernels=tuple(Kernel(q, 18 * speed, 40 * speed, 600 * speed) for q in ("q4_k", "q6_k", "q8_0")),
+        kernels=tuple(
+            Kernel(q, 600 * speed, ((2**17, 40 * speed), (2**18, 18 * speed))) for q in ("q4_k", "q6_k", "q8_0")
+        ),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 

@@ -51,7 +51,12 @@ def test_memory_may_carry_its_unit(text: str, n_bytes: int) -> None:
 
 numbers = st.floats(0.001, 1e6, allow_nan=False).map(lambda x: float(f"{x:.6g}"))
 names = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=12)
-kernels = st.builds(Kernel, names, numbers, numbers, numbers)
+kernels = st.builds(
+    Kernel,
+    names,
+    numbers,
+    st.dictionaries(st.integers(1, 2**40), numbers, min_size=1, max_size=4).map(lambda d: tuple(sorted(d.items()))),
+)
 devices = st.builds(
     Device,
     name=names,
@@ -64,7 +69,6 @@ devices = st.builds(
     f32_gflops=numbers,
     op_overhead_us=numbers,
     source=names,
-    cache_bytes=st.integers(0, 2**40),
     call_us=numbers,
     step_us=numbers,
     kernels=st.lists(kernels, max_size=3).map(tuple),
@@ -107,7 +111,14 @@ def test_save_and_load(tmp_path: Path) -> None:
         (changed("name", "name = 3"), "name must be text"),
         (DEVICE + DEVICE, "two devices are called 'big'"),
         (DEVICE + DEVICE.replace('"big"', '"small"'), "no .*link.* between big - small"),
-        (DEVICE + "kernels = [{ quant = 'q8_0' }]", "kernel 1: memory_gb_s is missing"),
+        (DEVICE + "kernels = [{ quant = 'q8_0' }]", "kernel 1: gemm_gops is missing"),
+        (
+            DEVICE + "kernels = [{ quant = 'q8_0', gemm_gops = 1, matvec = 5 }]",
+            r"matvec must be a list of \[bytes, GB/s",
+        ),
+        (DEVICE + "kernels = [{ quant = 'q8_0', gemm_gops = 1, matvec = [] }]", "matvec must be a list"),
+        (DEVICE + "kernels = [{ quant = 'q8_0', gemm_gops = 1, matvec = [[2, 1], [1, 1]] }]", "ascending"),
+        (DEVICE + "kernels = [{ quant = 'q8_0', gemm_gops = 1, matvec = [[2, -1]] }]", "gb_s must be zero or more"),
         (DEVICE + "[[link]]\na = 'big'\nb = 'bog'\ntransport = 'tcp'\nrtt_us = 1\ngb_s = 1", "'bog'.*mean 'big'"),
     ],
 )
@@ -144,7 +155,7 @@ def test_a_missing_link_is_said() -> None:
 class FakeMeter:
     """Reads 10 GB/s from memory, 100 from a cache of 20 MB."""
 
-    def read_gb_s(self) -> float:
+    def read_gb_s(self, n_bytes: int) -> float:
         return 12.34567
 
     def int8_gops(self) -> float:
@@ -152,6 +163,9 @@ class FakeMeter:
 
     def f32_gflops(self) -> float:
         return 60.0
+
+    def attention_gflops(self) -> float:
+        return 30.0
 
     def op_overhead_us(self) -> float:
         return 3.0
@@ -169,8 +183,12 @@ class FakeMeter:
 def test_probing_writes_down_what_the_meter_says() -> None:
     found = probe_device(FakeMeter(), "a", "a", 2, memory_bytes=10**9, quants=["q8_0", "q4_k"])
     assert found.read_gb_s == 12.3  # three digits
-    assert found.kernels[1] == Kernel("q4_k", 10.0, 100.0, 400.0)
-    assert found.cache_bytes == 16 * 2**20  # the last power of two below 20 MB
+    mib = 2**20
+    curve = ((mib, 100.0), (4 * mib, 100.0), (16 * mib, 100.0), (64 * mib, 10.0))  # a quarter of 1 GB at most
+    assert found.kernels[1] == Kernel("q4_k", 400.0, curve)
+    assert found.kernels[0].matvec_gb_s(1) == 100.0
+    assert found.kernels[0].matvec_gb_s(32 * mib) == pytest.approx(55.0)
+    assert found.kernels[0].matvec_gb_s(2**40) == 10.0
     assert loads(Lab((found,)).dumps()).devices[0] == found
 
 
@@ -191,3 +209,16 @@ def test_machine_facts_where_the_processor_has_no_name() -> None:
     cpu, total, free = machine._cpu_and_memory("processor: 0\n", "MemTotal: 8 kB\n")
     assert cpu
     assert (total, free) == (8192, 8192)
+
+
+def test_probing_keeps_to_the_memory_it_was_given() -> None:
+    asked = []
+
+    class Counting(FakeMeter):
+        def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
+            asked.append(n_bytes)
+            return super().matvec_gb_s(quant, n_bytes)
+
+    found = probe_device(Counting(), "a", "a", 1, memory_bytes=64 << 20)
+    assert max(asked) == 16 << 20
+    assert found.kernels[0].matvec[-1][0] == 16 << 20

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from labs import device, lab, placed, tiny_shape
 
 from motley.errors import CapacityError, FormatError, UsageError
-from motley.lab.lab import Lab
+from motley.lab.lab import Kernel, Lab
 from motley.lab.placement import LayerPlacement, Placement
 from motley.predict.memory import memory_needed
 from motley.predict.predict import predict
@@ -94,8 +94,20 @@ def test_prefill_is_compute_and_decode_is_bandwidth() -> None:
 def test_a_model_that_stays_in_cache_is_read_from_there() -> None:
     shape = tiny_shape()
     cold = predict(shape, lab(device("a")), placed(shape, "a", "a"), TG)
-    warm = predict(shape, lab(device("a", cache_bytes=2**30)), placed(shape, "a", "a"), TG)
-    assert warm.p50 > cold.p50
+    curve = ((2**16, 90.0), (2**20, 18.0))
+    assert shape.n_bytes > 2**20
+    cached = device("a", kernels=tuple(Kernel(q, 600, curve) for q in ("q4_k", "q6_k", "q8_0")))
+    warm = predict(shape, lab(cached), placed(shape, "a", "a"), TG)
+    assert warm.p50 == pytest.approx(cold.p50)
+    wide = device("a", kernels=tuple(Kernel(q, 600, ((2**30, 90.0), (2**31, 18.0))) for q in ("q4_k", "q6_k", "q8_0")))
+    assert predict(shape, lab(wide), placed(shape, "a", "a"), TG).p50 > cold.p50
+
+
+def test_a_kernel_at_its_best_rate_is_limited_by_arithmetic() -> None:
+    shape = ModelShape.named("olmoe-1b-7b")
+    steady = device("a", kernels=tuple(Kernel(q, 600, ((2**20, 18.0), (2**40, 17.0))) for q in ("q4_k", "q6_k")))
+    found = predict(shape, lab(steady), placed(shape, "a", "a"), TG)
+    assert {t.limited_by for t in found.terms if t.name == "experts"} == {"compute"}
 
 
 # -- how experts fall
@@ -266,7 +278,7 @@ def test_better_hardware_never_predicts_slower(
         before = predict(shape, lab(a, b, rtt_us=rtt, gb_s=link), placement, workload)
         b = replace(b, read_gb_s=b.read_gb_s * gain)
     elif what == "kernel":
-        a = replace(a, kernels=tuple(replace(k, memory_gb_s=k.memory_gb_s * gain) for k in a.kernels))
+        a = replace(a, kernels=tuple(replace(k, matvec=tuple((n, r * gain) for n, r in k.matvec)) for k in a.kernels))
     elif what == "link":
         link *= gain
     else:

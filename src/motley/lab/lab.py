@@ -6,6 +6,7 @@ microseconds. Reading and writing the file is `toml`'s work.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Self
 
@@ -17,9 +18,18 @@ class Kernel:
     """What a device's own kernels reach on weights of one quantisation."""
 
     quant: str  # "q8_0", ...
-    memory_gb_s: float  # one token, weights from memory: bytes of weights per second
-    cache_gb_s: float  # one token, weights still in cache
     gemm_gops: float  # many tokens
+    matvec: tuple[tuple[int, float], ...]  # one token: (bytes of a working set, GB/s of weights), ascending
+
+    def matvec_gb_s(self, n_bytes: float) -> float:
+        """For a working set of `n_bytes`: between the measured ones by its logarithm, beyond them the outermost."""
+        below = self.matvec[0]
+        for point in self.matvec:
+            if point[0] >= n_bytes:
+                part = log(n_bytes / below[0]) / log(point[0] / below[0]) if point[0] > below[0] else 0.0
+                return below[1] + max(0.0, part) * (point[1] - below[1])
+            below = point
+        return below[1]
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,8 @@ class Device:
     f32_gflops: float
     op_overhead_us: float  # one small op on all threads, dispatch included
     source: str = "measured"
-    cache_bytes: int = 0  # weights up to this size stay in cache from step to step
     call_us: float = 0.0  # one small op that needs a single thread (norm, rope, add)
+    attention_gflops: float = 0.0  # of attention over a prompt; 0: as `f32_gflops`
     step_us: float = 0.0  # a step's share outside ops: building the batch, sampling, Python
     kernels: tuple[Kernel, ...] = ()
 

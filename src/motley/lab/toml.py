@@ -8,7 +8,7 @@
     threads = 8
     read_gb_s = 180.0
     ...
-    kernels = [{ quant = "q8_0", memory_gb_s = 150.0, cache_gb_s = 400.0, gemm_gops = 900.0 }]
+    kernels = [{ quant = "q8_0", gemm_gops = 900.0, matvec = [[1048576, 400.0], [1073741824, 150.0]] }]
 
     [[link]]
     a = "big"
@@ -38,7 +38,7 @@ Row = TypeVar("Row", Device, Kernel, Link)
 _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS = {"gb_s": "GB/s (1e9 bytes)", "us": "microseconds", "gops": "1e9 operations/s", "gflops": "1e9 operations/s"}
-_MAY_BE_ZERO = {"rtt_us", "exchange_us", "op_overhead_us", "call_us", "step_us", "cache_bytes"}
+_MAY_BE_ZERO = {"rtt_us", "exchange_us", "op_overhead_us", "call_us", "step_us", "attention_gflops"}
 
 
 def parse_lab(text: str, where: str = "lab") -> tuple[tuple[Device, ...], tuple[Link, ...]]:
@@ -101,6 +101,8 @@ def _value(key: str, kind: object, value: Any, where: str) -> Any:
         return tuple(
             _row(Kernel, k, f"{where}: kernel {i + 1}") for i, k in enumerate(_tables({key: value}, key, where))
         )
+    if key == "matvec":
+        return _curve(value, where)
     if kind is str:
         if not isinstance(value, str) or not value:
             raise UsageError(f"{where}: {key} must be text, not {value!r}")
@@ -118,6 +120,16 @@ def _value(key: str, kind: object, value: Any, where: str) -> Any:
             raise UsageError(f"{where}: {key} must be a whole number, not {value!r}")
         return int(value)
     return float(value)
+
+
+def _curve(value: Any, where: str) -> tuple[tuple[int, float], ...]:
+    pairs: list[Any] = value if isinstance(value, list) else []
+    if not pairs or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        raise UsageError(f"{where}: matvec must be a list of [bytes, GB/s], not {value!r}")
+    points = [(_value("n_bytes", int, a, where), _value("gb_s", float, b, where)) for a, b in pairs]
+    if sorted({n for n, _ in points}) != [n for n, _ in points]:
+        raise UsageError(f"{where}: matvec must list working sets in ascending order, not {value!r}")
+    return tuple(points)
 
 
 def _bytes(key: str, value: Any, where: str) -> Any:
@@ -153,7 +165,9 @@ def format_lab(devices: tuple[Device, ...], links: tuple[Link, ...]) -> str:
     return "\n".join(blocks)
 
 
-def _toml(value: str | float | tuple[Kernel, ...]) -> str:
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple) and isinstance(value[0], tuple):
+        return repr([list(point) for point in value])
     if isinstance(value, tuple):
         rows = (", ".join(f"{f.name} = {_toml(getattr(k, f.name))}" for f in fields(k)) for k in value)
         return "[" + ", ".join("{ " + row + " }" for row in rows) + "]"

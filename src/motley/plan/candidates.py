@@ -66,12 +66,12 @@ def _layer_split(pricer: Pricer, order: tuple[int, ...]) -> State | None:
     n = pricer.shape.n_layers
     whole = [_alone(pricer, d).counts[0] for d in range(len(pricer.devices))]
     best: list[_Runs] = [(0.0, ()), *[(inf, ())] * n]
-    uncached = (0.0,) * len(pricer.devices)
+    sets = pricer.plain_sets()
     for place, device in enumerate(order):
         room = pricer.devices[device].memory_bytes - pricer.work[0]
         room -= pricer.shape.embed_bytes if place == 0 else 0
         room -= pricer.shape.head_bytes if place == len(order) - 1 else 0
-        cost = [pricer.layer_ms(i, device, whole[device], uncached) for i in range(n)]
+        cost = [pricer.layer_ms(i, device, whole[device], sets) for i in range(n)]
         best = _extend(pricer, best, cost, room)
     if best[n][0] == inf:
         return None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from motley.lab.lab import Device
 from motley.lab.placement import LayerPlacement, Placement
 from motley.predict.cost import CostModel
-from motley.predict.device_cost import cached_share
+from motley.predict.device_cost import WorkingSets
 from motley.predict.memory import kv_bytes, work_bytes
 from motley.predict.predict import stages
 
@@ -44,30 +44,30 @@ class Pricer:
         self.kv = kv_bytes(shape, context, slots)
         self.work = work_bytes(shape, step_tokens, home=True), work_bytes(shape, step_tokens, home=False)
         self._alike = [model.alike(i) for i in range(n)]
-        self._ms: dict[tuple[int, int, Counts, tuple[float, ...]], float] = {}
+        self._ms: dict[tuple[int, int, Counts, tuple[WorkingSets, ...]], float] = {}
         self._order: dict[int, NDArray[np.int64]] = {}
         speed = {i: _expert_speed(d) for i, d in enumerate(self.devices)}
         self.by_speed = sorted(speed, key=lambda i: -speed[i])
         self.speed = [speed[i] for i in range(len(self.devices))]
 
     # -- memory
-    def weights(self, state: State) -> list[int]:
-        """Bytes of weights on each device."""
-        held = np.array(self.expert_bytes) @ np.array(state.counts)
-        found: list[int] = held.tolist()
+    def weights(self, state: State) -> tuple[list[int], list[int]]:
+        """Bytes of home and of expert weights on each device."""
+        experts: list[int] = (np.array(self.expert_bytes) @ np.array(state.counts)).tolist()
+        homes = [0] * len(self.devices)
         for n_bytes, home in zip(self.home_bytes, state.homes):
-            found[home] += n_bytes
-        found[state.homes[0]] += self.shape.embed_bytes
-        found[state.homes[-1]] += self.shape.head_bytes
-        return found
+            homes[home] += n_bytes
+        homes[state.homes[0]] += self.shape.embed_bytes
+        homes[state.homes[-1]] += self.shape.head_bytes
+        return homes, experts
 
-    def needs(self, state: State, weights: list[int]) -> list[int]:
+    def needs(self, state: State, weights: tuple[list[int], list[int]]) -> list[int]:
         """Bytes in all on each device; a device without weights needs nothing."""
         needs = []
-        for device, n_bytes in enumerate(weights):
-            at_home = state.homes.count(device)
-            work = self.work[0] if at_home else self.work[1]
-            needs.append(n_bytes + at_home * self.kv + work if n_bytes else 0)
+        for device, (home, experts) in enumerate(zip(*weights)):
+            work = self.work[0] if home else self.work[1]
+            used = home + experts
+            needs.append(used + state.homes.count(device) * self.kv + work if used else 0)
         return needs
 
     def missing(self, state: State) -> int:
@@ -80,25 +80,26 @@ class Pricer:
         """Of a step; infinite where it does not fit."""
         self.evaluations += 1
         weights = self.weights(state)
-        needs = self.needs(state, weights)
-        if any(need > d.memory_bytes for need, d in zip(needs, self.devices)):
+        if any(need > d.memory_bytes for need, d in zip(self.needs(state, weights), self.devices)):
             return inf
-        return self.time(state, weights)
-
-    def time(self, state: State, weights: list[int]) -> float:
+        sets = self.model.working_sets(*weights)
         model, homes = self.model, state.homes
-        cached = tuple(cached_share(d, n) for d, n in zip(self.devices, weights))
-        total = sum(self.layer_ms(i, homes[i], state.counts[i], cached) for i in range(len(homes)))
+        total = sum(self.layer_ms(i, homes[i], state.counts[i], sets) for i in range(len(homes)))
         total += sum(model.hop(homes[0], home, last) for home, last in stages(homes))
-        return total + model.output(homes[-1], cached).ms + model.step(homes[0], cached).ms
+        return total + model.output(homes[-1], sets).ms + model.step(homes[0], sets).ms
 
-    def layer_ms(self, index: int, home: int, counts: Counts, cached: tuple[float, ...]) -> float:
-        key = self._alike[index], home, counts, cached
+    def layer_ms(self, index: int, home: int, counts: Counts, sets: tuple[WorkingSets, ...]) -> float:
+        key = self._alike[index], home, counts, sets
         found = self._ms.get(key)
         if found is None:
-            found = self.model.layer(index, home, self.owner(index, home, counts), cached).ms
+            found = self.model.layer(index, home, self.owner(index, home, counts), sets).ms
             self._ms[key] = found
         return found
+
+    def plain_sets(self) -> tuple[WorkingSets, ...]:
+        """As if every device held the whole model: for prices before a state exists."""
+        n = len(self.devices)
+        return self.model.working_sets([self.shape.n_bytes] * n, [0] * n)
 
     # -- which experts
     def owner(self, index: int, home: int, counts: Counts) -> NDArray[np.int64]:
@@ -128,4 +129,4 @@ class Pricer:
 
 def _expert_speed(device: Device) -> float:
     """GB/s at which experts are read: what orders devices from fast to slow."""
-    return min((k.memory_gb_s for k in device.kernels), default=device.read_gb_s)
+    return min((k.matvec[-1][1] for k in device.kernels), default=device.read_gb_s)

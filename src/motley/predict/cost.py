@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.lab.lab import Lab
-from motley.predict.device_cost import Cost, DeviceCost, Matrix
+from motley.predict.device_cost import Cost, DeviceCost, Matrix, WorkingSets
 from motley.predict.routes import Routes
 from motley.predict.spread import Spread, traced_spread, uniform_spread
 from motley.predict.workload import Workload
@@ -77,28 +77,36 @@ class CostModel:
         self._parts = [_layer_parts(shape, i) for i in range(shape.n_layers)]
         self._output = _matrices(shape, None, (Role.HEAD,)) or _matrices(shape, None, (Role.EMBED,))
         self._memo: dict[object, LayerCost] = {}
-        self._costs: dict[tuple[int, float], DeviceCost] = {}
+        self._costs: dict[tuple[int, WorkingSets], DeviceCost] = {}
         self._joins = _joins(lab)
+
+    def working_sets(self, home_bytes: Sequence[int], expert_bytes: Sequence[int]) -> tuple[WorkingSets, ...]:
+        """From the bytes of home and expert weights on each device [D]."""
+        touched = self.shape.distinct_experts(self.workload.step_tokens) / self.shape.n_experts
+        return tuple(
+            WorkingSets.of(d, home, experts, touched)
+            for d, home, experts in zip(self.lab.devices, home_bytes, expert_bytes)
+        )
 
     # -- one layer
     def alike(self, index: int) -> int:
         """The first layer that costs what layer `index` costs. With a trace, every layer is its own."""
         return index if self.routes is not None else self._parts.index(self._parts[index])
 
-    def layer(self, index: int, home: int, owner: NDArray[np.int64], cached: Sequence[float]) -> LayerCost:
-        """`cached` [D]: share of each device's weights that stays in its cache."""
+    def layer(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> LayerCost:
+        """`sets` [D]: what each device reads over and over (`working_sets`)."""
         if self.routes is None:  # only the counts matter, and equal layers are equal
             counts = tuple(np.bincount(owner, minlength=len(self.lab.devices)).tolist())
-            key: object = (self._parts[index], home, counts, tuple(cached))
+            key: object = (self._parts[index], home, counts, tuple(sets))
         else:
-            key = (index, home, owner.tobytes(), tuple(cached))
+            key = (index, home, owner.tobytes(), tuple(sets))
         found = self._memo.get(key)
         if found is None:
-            found = self._memo[key] = self._layer(index, home, owner, cached)
+            found = self._memo[key] = self._layer(index, home, owner, sets)
         return found
 
-    def _layer(self, index: int, home: int, owner: NDArray[np.int64], cached: Sequence[float]) -> LayerCost:
-        parts, here = self._parts[index], self._device(home, cached)
+    def _layer(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> LayerCost:
+        parts, here = self._parts[index], self._device(home, sets)
         tokens = self.workload.step_tokens
         held = np.bincount(owner, minlength=len(self.lab.devices))
         others = sorted(np.flatnonzero(held).tolist(), key=lambda d: -held[d])  # so that names decide nothing
@@ -110,7 +118,7 @@ class CostModel:
             calls += here.calls(*_CALLS["qk_norm"])
         attention = sum((here.matrix(m, tokens) for m in parts.attention), calls) + self._kv(here)
         router = sum((here.matrix(m, tokens) for m in parts.router), here.calls(*_CALLS["router"]))
-        return self._wait(parts, home, holders, spread, cached, attention, router)
+        return self._wait(parts, home, holders, spread, sets, attention, router)
 
     def _wait(
         self,
@@ -118,13 +126,13 @@ class CostModel:
         home: int,
         holders: list[int],
         spread: Spread,
-        cached: Sequence[float],
+        sets: Sequence[WorkingSets],
         attention: Cost,
         router: Cost,
     ) -> LayerCost:
         """The slowest holder in each case of the spread, averaged."""
         costs = [
-            [self._experts(parts, d, cached, *case) for case in self._cases(spread, i)] for i, d in enumerate(holders)
+            [self._experts(parts, d, sets, *case) for case in self._cases(spread, i)] for i, d in enumerate(holders)
         ]
         links = [
             [0.0 if d == home or not pairs else self._exchange(home, d) for _, pairs in self._cases(spread, i)]
@@ -132,7 +140,7 @@ class CostModel:
         ]
         total = np.array([[c.ms for c in row] for row in costs]) + np.array(links)  # [D, S]
         slowest = total.argmax(0)
-        own = self._device(home, cached).calls(*_CALLS["combine"])
+        own = self._device(home, sets).calls(*_CALLS["combine"])
         remote: dict[int, Cost] = {}
         link: dict[int, float] = {}
         for case, (i, weight) in enumerate(zip(slowest.tolist(), spread.weight.tolist())):
@@ -155,12 +163,12 @@ class CostModel:
     def _cases(spread: Spread, holder: int) -> list[tuple[float, float]]:
         return list(zip(spread.distinct[:, holder].tolist(), spread.pairs[:, holder].tolist()))
 
-    def _experts(self, parts: _Parts, device: int, cached: Sequence[float], distinct: float, pairs: float) -> Cost:
+    def _experts(self, parts: _Parts, device: int, sets: Sequence[WorkingSets], distinct: float, pairs: float) -> Cost:
         """`distinct` experts read, `pairs` (token, expert) products computed."""
         if not pairs:
             return Cost()
-        cost = self._device(device, cached)
-        return sum((cost.matrix(m, pairs, distinct) for m in parts.expert), cost.calls(*_CALLS["experts"]))
+        cost = self._device(device, sets)
+        return sum((cost.matrix(m, pairs, distinct, expert=True) for m in parts.expert), cost.calls(*_CALLS["experts"]))
 
     def _spread(self, index: int, local: NDArray[np.int64], n_holders: int) -> Spread:
         w, used = self.workload, self.shape.n_experts_used
@@ -201,19 +209,19 @@ class CostModel:
         return self._round_trip(driver, home, 4.0 * s.d_model * w.step_tokens + back)
 
     # -- the ends
-    def output(self, home: int, cached: Sequence[float]) -> Cost:
-        w, here = self.workload, self._device(home, cached)
+    def output(self, home: int, sets: Sequence[WorkingSets]) -> Cost:
+        w, here = self.workload, self._device(home, sets)
         rows = w.step_tokens if w.kind == "decode" else min(1.0, w.step_tokens / w.tokens)
         return sum((here.matrix(m, rows) * min(1.0, rows) for m in self._output), here.calls(*_CALLS["head"]))
 
-    def step(self, home: int, cached: Sequence[float]) -> Cost:
-        here = self._device(home, cached)
+    def step(self, home: int, sets: Sequence[WorkingSets]) -> Cost:
+        here = self._device(home, sets)
         return here.step() + here.calls(*_CALLS["embed"])
 
-    def _device(self, index: int, cached: Sequence[float]) -> DeviceCost:
-        key = (index, cached[index])
+    def _device(self, index: int, sets: Sequence[WorkingSets]) -> DeviceCost:
+        key = (index, sets[index])
         if key not in self._costs:
-            self._costs[key] = DeviceCost(self.lab.devices[index], cached[index])
+            self._costs[key] = DeviceCost(self.lab.devices[index], sets[index])
         return self._costs[key]
 
 

@@ -4,11 +4,13 @@ Owns the only place where a Device's figures become milliseconds.
 """
 
 from dataclasses import dataclass
+from math import exp, log2
 from typing import Self
 
 from motley.lab.lab import Device
 
 _GEMM_SHARE = 0.5  # of the peak int8 rate, where the device's own kernels were not measured
+_FROM_CACHE = 0.85  # of the kernel's best rate: above it arithmetic limits, not bandwidth
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,40 @@ class Matrix:
     n_params: int
 
 
+@dataclass(frozen=True)
+class WorkingSets:
+    """What a device reads between two uses of the same weights, bytes: how far they have moved out of its caches.
+
+    Home weights come round every step. An expert comes round after 1 / (its share of the choices) steps, in which
+    all others of the device have been touched with a probability of 1 - 1/e."""
+
+    home: float
+    expert: float
+
+    @classmethod
+    def of(cls, device: Device, home_bytes: float, expert_bytes: float, touched: float) -> Self:
+        """`touched`: share of the experts that one step reads."""
+        expert = home_bytes + max(1 - exp(-1), touched) * expert_bytes
+        return cls(_step(device, home_bytes + touched * expert_bytes), _step(device, expert))
+
+
+def _step(device: Device, n_bytes: float) -> float:
+    """To half a power of two, and no more than was measured: placements that differ by an expert should cost the
+    same per byte, and be remembered as the same."""
+    if not device.kernels or n_bytes <= 0:
+        return 0.0
+    largest = max(k.matvec[-1][0] for k in device.kernels)
+    return float(largest) if n_bytes >= largest else float(2 ** (round(2 * log2(n_bytes)) / 2))
+
+
 class DeviceCost:
-    """One device with `cached`: which share of its weights stays in cache between steps."""
+    """One device, and what it reads over and over."""
 
-    def __init__(self, device: Device, cached: float) -> None:
+    def __init__(self, device: Device, sets: WorkingSets) -> None:
         self._device = device
-        self._cached = cached
+        self._sets = sets
 
-    def matrix(self, weights: Matrix, tokens: float, touched: float = 1.0) -> Cost:
+    def matrix(self, weights: Matrix, tokens: float, touched: float = 1.0, expert: bool = False) -> Cost:
         """`weights`, `touched` times over (experts), applied to `tokens` rows in all. Without the overhead of the
         call."""
         if touched == 0 or tokens == 0:
@@ -66,15 +94,15 @@ class DeviceCost:
             is_float = weights.quant in ("f32", "f16", "bf16")
             rate = d.f32_gflops if is_float else d.int8_gops * _GEMM_SHARE
             return Cost.larger(n_bytes / d.read_gb_s / 1e6, operations / rate / 1e6)
-        memory = n_bytes * (1 - self._cached) / kernel.memory_gb_s / 1e6
-        from_cache = n_bytes / kernel.cache_gb_s / 1e6 * self._cached  # unpacking at full speed
-        many = operations / kernel.gemm_gops / 1e6
-        one = Cost(memory, from_cache, 0.0)
-        return one if one.ms >= many else Cost(compute=many)
+        reach = kernel.matvec_gb_s(self._sets.expert if expert else self._sets.home)
+        one, many = n_bytes / reach / 1e6, operations / kernel.gemm_gops / 1e6
+        if many > one:
+            return Cost(compute=many)
+        return Cost(bandwidth=one) if reach < _FROM_CACHE * kernel.matvec[0][1] else Cost(compute=one)
 
     def attention(self, kv_bytes: float, operations: float) -> Cost:
         d = self._device
-        return Cost.larger(kv_bytes / d.read_gb_s / 1e6, operations / d.f32_gflops / 1e6)
+        return Cost.larger(kv_bytes / d.read_gb_s / 1e6, operations / (d.attention_gflops or d.f32_gflops) / 1e6)
 
     def calls(self, threaded: float, single: float) -> Cost:
         """Dispatch of ops that use all threads, and of those that need one."""
@@ -82,11 +110,3 @@ class DeviceCost:
 
     def step(self) -> Cost:
         return Cost(overhead=self._device.step_us / 1e3)
-
-
-def cached_share(device: Device, weight_bytes: float) -> float:
-    """1 while all the device's weights fit its cache, 0 from twice that on: what a step reads pushes out what the
-    next one would have found."""
-    if device.cache_bytes == 0 or weight_bytes == 0:
-        return 0.0
-    return min(1.0, max(0.0, 2.0 - weight_bytes / device.cache_bytes))

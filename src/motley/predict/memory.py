@@ -38,28 +38,40 @@ def work_bytes(shape: ModelShape, tokens: int, home: bool) -> int:
     return max(RESERVE_BYTES, tokens * per_token + (4 * shape.vocab_size if home else 0))
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of weights on one device."""
+
+    home: int = 0
+    experts: int = 0
+
+
+def weights_on(shape: ModelShape, placement: Placement) -> dict[str, Weights]:
+    """By device name. A tied model's table counts twice, once as a lookup and once as the head: the two need not be
+    stored alike."""
+    home: dict[str, int] = {}
+    experts: dict[str, int] = {}
+    for i, layer in enumerate(placement.layers):
+        home[layer.home] = home.get(layer.home, 0) + shape.home_bytes(i)
+        for device in layer.experts:
+            experts[device] = experts.get(device, 0) + shape.expert_bytes(i)
+    home[placement.layers[0].home] += shape.embed_bytes
+    home[placement.layers[-1].home] += shape.head_bytes
+    return {device: Weights(home.get(device, 0), experts.get(device, 0)) for device in {**home, **experts}}
+
+
 def memory_needed(
     shape: ModelShape, placement: Placement, context: int, slots: int = 1, step_tokens: int = STEP_TOKENS
 ) -> dict[str, Need]:
-    """By device name. A tied model's table counts twice, once as a lookup and once as the head: the two need not be
-    stored alike."""
-    weights: dict[str, int] = {}
-    homes: dict[str, int] = {}
-    for i, layer in enumerate(placement.layers):
-        weights[layer.home] = weights.get(layer.home, 0) + shape.home_bytes(i)
-        homes[layer.home] = homes.get(layer.home, 0) + 1
-        for device in layer.experts:
-            weights[device] = weights.get(device, 0) + shape.expert_bytes(i)
-    first, last = placement.layers[0].home, placement.layers[-1].home
-    weights[first] += shape.embed_bytes
-    weights[last] += shape.head_bytes
+    """By device name."""
+    homes = [layer.home for layer in placement.layers]
     return {
         device: Need(
-            n_bytes,
-            homes.get(device, 0) * kv_bytes(shape, context, slots),
+            held.home + held.experts,
+            homes.count(device) * kv_bytes(shape, context, slots),
             work_bytes(shape, step_tokens, device in homes),
         )
-        for device, n_bytes in weights.items()
+        for device, held in weights_on(shape, placement).items()
     }
 
 

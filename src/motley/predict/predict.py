@@ -14,8 +14,8 @@ from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.predict.cost import CostModel, LayerCost
-from motley.predict.device_cost import Cost, cached_share
-from motley.predict.memory import check_fits, memory_needed
+from motley.predict.device_cost import Cost
+from motley.predict.memory import Weights, check_fits, memory_needed, weights_on
 from motley.predict.routes import Routes
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
@@ -94,18 +94,19 @@ def price(model: CostModel, placement: Placement) -> Prediction:
     """The placement's time, whether it fits or not."""
     lab, shape = model.lab, model.shape
     index = {d.name: i for i, d in enumerate(lab.devices)}
-    needs = memory_needed(shape, placement, model.workload.context, model.workload.batch)
-    cached = [cached_share(d, needs[d.name].weights if d.name in needs else 0) for d in lab.devices]
+    weights = weights_on(shape, placement)
+    held = [weights.get(d.name, Weights()) for d in lab.devices]
+    sets = model.working_sets([w.home for w in held], [w.experts for w in held])
     homes = [index[layer.home] for layer in placement.layers]
     owners = _owners(placement, index)
-    layers = [model.layer(i, home, owners[i], cached) for i, home in enumerate(homes)]
+    layers = [model.layer(i, home, owners[i], sets) for i, home in enumerate(homes)]
     sums = _Sums()
     for name, cost in zip((layer.home for layer in placement.layers), layers):
         sums.layer(name, cost)
     for stage_home, last in stages(homes):
         sums.add("link", lab.devices[stage_home].name, Cost(), model.hop(homes[0], stage_home, last))
-    sums.add("head", placement.layers[-1].home, model.output(homes[-1], cached))
-    sums.add("python", placement.layers[0].home, model.step(homes[0], cached))
+    sums.add("head", placement.layers[-1].home, model.output(homes[-1], sets))
+    sums.add("python", placement.layers[0].home, model.step(homes[0], sets))
     return _prediction(model, sums.terms())
 
 

@@ -1,0 +1,92 @@
+"""NativeMeter: measures a native device as models will use it, through its own operations (`lab.probe.Meter`).
+
+Weights are zeros: the kernels' time does not depend on values. Medians throughout, as other work on the machine slows
+some of the runs.
+"""
+
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from motley.formats.tensor import QuantTensor
+from motley.ops.native import NativeOps
+from motley.ops.protocol import Batch
+from motley.shape.quant import Quant
+
+_COLS = 1024
+_PIECES = 8  # matrices that a working set is cut into, so that threads and prefetching behave as in a model
+_GEMM_TOKENS = 64  # what an expert sees of a 512-token chunk, if 8 of 64 are chosen
+_SECONDS = 0.15  # of one measurement, after warming up
+
+
+class NativeMeter:
+    def __init__(self, ops: NativeOps) -> None:
+        self._ops = ops
+        self._overhead_s = ops.op_overhead_us() * 1e-6
+
+    def read_gb_s(self, n_bytes: int) -> float:
+        return self._ops.read_gb_s(n_bytes)
+
+    def int8_gops(self) -> float:
+        return self._ops.int8_gops()
+
+    def f32_gflops(self) -> float:
+        return self._ops.f32_gflops()
+
+    def op_overhead_us(self) -> float:
+        return self._overhead_s * 1e6
+
+    def call_us(self) -> float:
+        norm = self._ops.weight(QuantTensor("norm", (64,), Quant.F32, np.zeros(256, np.uint8)))
+        x = np.ones((1, 64), np.float32)
+        return _median_s(lambda: self._ops.rms_norm(x, norm, 1e-6)) * 1e6
+
+    def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
+        """Working set of about `n_bytes`; the calls' own cost is taken off."""
+        kind = Quant.named(quant)
+        rows = max(16, n_bytes // _PIECES // kind.n_bytes(_COLS) // 16 * 16)
+        weights = [self._ops.weight(_zeros(kind, rows)) for _ in range(_PIECES)]
+        x = np.ones((1, _COLS), np.float32)
+
+        def pass_over() -> None:
+            for weight in weights:
+                self._ops.linear(x, weight)
+
+        took = max(_median_s(pass_over) - _PIECES * self._overhead_s, 1e-9)
+        return _PIECES * kind.n_bytes(rows * _COLS) / took / 1e9
+
+    def gemm_gops(self, quant: str) -> float:
+        rows = 512
+        weight = self._ops.weight(_zeros(Quant.named(quant), rows))
+        x = np.ones((_GEMM_TOKENS, _COLS), np.float32)
+        took = max(_median_s(lambda: self._ops.linear(x, weight)) - self._overhead_s, 1e-9)
+        return 2 * rows * _COLS * _GEMM_TOKENS / took / 1e9
+
+    def attention_gflops(self) -> float:
+        """A chunk of 128 tokens behind 128 others, 8 heads of 64 over 2 key/value heads."""
+        heads, kv_heads, width, tokens = 8, 2, 64, 128
+        cache = self._ops.kv_cache(1, 1, 2 * tokens, kv_heads, width)
+        q = np.ones((tokens, heads * width), np.float32)
+        k = np.ones((tokens, kv_heads * width), np.float32)
+        zeros = np.zeros(tokens, np.int32)
+        batch = Batch(zeros, np.arange(tokens, 2 * tokens, dtype=np.int32), zeros, zeros)
+        took = _median_s(lambda: self._ops.attention(q, k, k, cache, 0, batch, 0.125))
+        return 4 * heads * width * tokens * (1.5 * tokens) / max(took - self._overhead_s, 1e-9) / 1e9
+
+
+def _zeros(quant: Quant, rows: int) -> QuantTensor:
+    return QuantTensor("probe", (rows, _COLS), quant, np.zeros(quant.n_bytes(rows * _COLS), np.uint8))
+
+
+def _median_s(work: Callable[[], object]) -> float:
+    """Seconds of one call. At least five, and as many as fit the time."""
+    work()
+    times: list[float] = []
+    until = perf_counter() + _SECONDS
+    while len(times) < 5 or perf_counter() < until:
+        started = perf_counter()
+        work()
+        times.append(perf_counter() - started)
+    return median(times)
