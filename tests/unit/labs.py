@@ -23,7 +23,7 @@ def device(name: str, memory: float = 64e9, speed: float = 1.0, **changes: objec
         call_us=1,
         step_us=20,
         kernels=tuple(
-            Kernel(q, 600 * speed, ((2**17, 40 * speed), (2**18, 18 * speed))) for q in ("q4_k", "q6_k", "q8_0")
+            Kernel(q, 600 * speed, ((2**13, 40 * speed), (2**14, 18 * speed))) for q in ("q4_k", "q6_k", "q8_0")
         ),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
