@@ -15,6 +15,7 @@ from motley.bench.words import (
     model_words,
     number,
     placement_words,
+    settings_words,
 )
 
 
@@ -45,21 +46,17 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 
 def speed_table(tests: Sequence[TestResult]) -> Table:
-    table = _table(
-        "Speed", "test", "tok/s", "min-max", "predicted", "p10-p90", "measured/predicted", "ms/step", "bandwidth"
-    )
+    """Fits 80 columns. `ratio`: measured / predicted; `bandwidth`: the part of it that the tokens' bytes needed."""
+    table = _table("Speed", "test", "tok/s (min-max)", "predicted (p10-p90)", "ratio", "ms/step", "bandwidth")
     for test in tests:
-        p, ratio = test.predicted_tokens_per_s, test.measured_over_predicted
-        used = test.bandwidth_fraction
+        p, ratio, used = test.predicted_tokens_per_s, test.measured_over_predicted, test.bandwidth_fraction
         table.add_row(
             test.label,
-            Text(number(test.tokens_per_s.median), style="bold"),
-            _extent(test.tokens_per_s),
-            number(p.p50) if p else "-",
-            f"{number(p.p10)}-{number(p.p90)}" if p else "-",
+            Text.assemble((number(test.tokens_per_s.median), "bold"), f" ({_extent(test.tokens_per_s)})"),
+            f"{number(p.p50)} ({number(p.p10)}-{number(p.p90)})" if p else "-",
             f"{ratio:.2f}" if ratio else "-",
             number(test.ms_per_step),
-            f"{used:.0%} of {number(test.read_gb_s)} GB/s" if used is not None else "-",
+            "-" if used is None else f"{used:.0%}",
         )
     return table
 
@@ -75,15 +72,8 @@ def time_table(tests: Sequence[TestResult]) -> Table:
 
 
 def exchange_table(exchanges: Sequence[Exchange]) -> Table:
-    table = _table(
-        "Exchanges while generating",
-        "link",
-        "per token",
-        "us a round",
-        "of it computing",
-        "us for being apart",
-        "bare round trip us",
-    )
+    """Microseconds: a whole round, the computing in it, the rest (what being apart costs), and the bare link."""
+    table = _table("Exchanges while generating (us)", "link", "per token", "round", "computing", "apart", "bare link")
     for x in exchanges:
         table.add_row(
             f"{x.a} - {x.b} ({x.transport})",
@@ -98,18 +88,20 @@ def exchange_table(exchanges: Sequence[Exchange]) -> Table:
 
 def peer_table(peers: Sequence[PeerResult]) -> Table:
     table = _table(
-        "Against peers, pair by pair", "test", "peer", "settings", "peer tok/s", "Motley tok/s", "ratio", "min-max"
+        "Against a peer, pair by pair (* its best settings)",
+        "test",
+        "peer",
+        "peer tok/s",
+        "Motley tok/s",
+        "ratio (min-max)",
     )
     for p in peers:
-        settings = ", ".join(f"{name}={value}" for name, value in p.settings.items())
         table.add_row(
             p.label,
-            f"{p.peer} {p.version}",
-            settings + (" (its best)" if p.best else ""),
+            f"{p.peer}, {settings_words(p)}" + (" *" if p.best else ""),
             number(p.tokens_per_s.median),
             number(p.motley_tokens_per_s.median),
-            Text(f"{p.ratio.median:.2f}", style="bold" if p.best else ""),
-            f"{p.ratio.min:.2f}-{p.ratio.max:.2f}",
+            Text(f"{p.ratio.median:.2f} ({p.ratio.min:.2f}-{p.ratio.max:.2f})", style="bold" if p.best else ""),
         )
     return table
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from motley.bench.result import Check, Result
+from motley.bench.result import Check, PeerResult, Result
 
 
 def number(value: float) -> str:
@@ -59,3 +59,9 @@ def check_words(check: Check) -> str:
         f"(absolute {check.max_abs_logit_diff:.1e}), {check.greedy_tokens_equal} of {check.greedy_tokens_compared} "
         "greedy tokens equal"
     )
+
+
+def settings_words(peer: PeerResult) -> str:
+    """`repack on`"""
+    shown = {True: "on", False: "off"}
+    return ", ".join(f"{k} {shown[v] if isinstance(v, bool) else v}" for k, v in peer.settings.items())

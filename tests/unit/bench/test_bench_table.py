@@ -23,7 +23,7 @@ def test_a_result_shows_measured_beside_predicted_and_the_check() -> None:
     tg = result.results[2]
     for needed in (
         "tg64", "pp512", "tg64 @ d512", "tg64 x 4", number(tg.tokens_per_s.median), "1,010", "828-1,212",
-        "of 23.4 GB/s", "Check passed", "128 of 128 greedy tokens equal", "llama.cpp 0.3.36", "its best",
+        "11%", "Check passed", "128 of 128 greedy tokens equal", "llama.cpp, repack on *", "its best",
         "small - big (tcp)", "61.2", "22.8", "16.8",
     ):  # fmt: skip
         assert needed in text, needed
@@ -60,3 +60,17 @@ def test_numbers_have_three_digits(value: float, words: str) -> None:
 
 def test_sizes() -> None:
     assert [size(n) for n in (12, 9_400_000, 4.2e9)] == ["12 B", "9.4 MB", "4.2 GB"]
+
+
+def test_a_result_fits_80_columns() -> None:
+    """Nothing is cut off, and no table breaks a row in two."""
+    text = printed(result_view(sample_result()), width=80)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for test in sample_result().results:
+        (row,) = [
+            line
+            for line in text.splitlines()
+            if line.startswith(f"{test.label}  ") and "(" in line and "llama" not in line
+        ]
+        assert row.rstrip()[-1] in "-%"

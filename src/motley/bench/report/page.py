@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from motley.bench.report import charts
 from motley.bench.result import Exchange, Result, TestResult
-from motley.bench.words import check_words, machine_words, model_words, number, size
+from motley.bench.words import check_words, machine_words, model_words, number, settings_words, size
 from motley.lab.lab import Device
 
 PARTS = {
@@ -45,7 +45,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "size": size}
+    environment.filters |= {"number": number, "size": size, "settings": settings_words}
     return environment
 
 
