@@ -5,14 +5,18 @@ Anything else is a FormatError naming the key. Tests: tests/unit/test_tokenizer_
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from motley.errors import FormatError
+from motley.formats.metadata import get_bool, get_int, get_list, get_str
 
+T = TypeVar("T")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # how a reader may pass on bytes that are not UTF-8
 PREFIX = "tokenizer.ggml."
 MAX_TOKENS = 1 << 22  # the largest vocabularies in use have 2^18
 MAX_TOKEN_BYTES = 4096  # the longest tokens in use have a few hundred
@@ -69,14 +73,14 @@ class Vocabulary:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "Vocabulary":
-        model, pre = _string(metadata, "model"), _string(metadata, "pre", "default")
+        model = get_str(metadata, PREFIX + "model")
         tokens = _tokens(metadata)
         bos, eos, unknown = _DEFAULT_IDS.get(model, (None, None, None))
-        ends = {_id(metadata, key, len(tokens), eos if key == "eos" else None) for key in ("eos", "eot", "eom")}
+        ends = {_id(metadata, "eos", len(tokens), eos), *(_id(metadata, key, len(tokens)) for key in ("eot", "eom"))}
         ends |= {id for id, text in enumerate(tokens) if text in END_TEXTS}
         return cls(
             model=model,
-            pre=pre or "default",
+            pre=get_str(metadata, PREFIX + "pre", "") or "default",
             tokens=tokens,
             types=_types(metadata, tokens),
             scores=_scores(metadata, len(tokens)),
@@ -108,76 +112,59 @@ class Vocabulary:
         return sorted(found, key=lambda pair: -len(pair[0].encode()))
 
 
-# bos, eos, unknown of a file that names none: llama.cpp's defaults
-_DEFAULT_IDS = {"llama": (1, 2, 0), "gpt2": (11, 11, None)}
+# bos, eos, unknown of a file that names none: SentencePiece's own. (llama.cpp takes id 11, Falcon's, for every
+# byte-level vocabulary that names none; a comma must not end a text here.)
+_DEFAULT_IDS = {"llama": (1, 2, 0)}
 
 
-def _string(metadata: Mapping[str, Any], key: str, default: str | None = None) -> str:
-    value = metadata.get(PREFIX + key, default)
-    if value is None:
-        raise FormatError(f"{PREFIX}{key} is missing: the file carries no tokenizer")
-    if not isinstance(value, str):
-        raise FormatError(f"{PREFIX}{key} must be a string, not {type(value).__name__}")
-    return value
+def special_text(metadata: Mapping[str, Any], name: str) -> str:
+    """The text of the `bos` or `eos` token; empty where there is none."""
+    tokens = get_list(metadata, PREFIX + "tokens", str, [])
+    ids = dict(zip(("bos", "eos"), _DEFAULT_IDS.get(metadata.get(PREFIX + "model", ""), ()), strict=False))
+    id = _id(metadata, name, len(tokens), ids.get(name))
+    return "" if id is None else tokens[id]
 
 
 def _flag(metadata: Mapping[str, Any], key: str) -> bool | None:
-    value = metadata.get(PREFIX + key)
-    if value is not None and not isinstance(value, bool):
-        raise FormatError(f"{PREFIX}{key} must be a bool, not {type(value).__name__}")
-    return value
+    return get_bool(metadata, PREFIX + key) if PREFIX + key in metadata else None
 
 
-def _id(metadata: Mapping[str, Any], name: str, n_tokens: int, default: int | None) -> int | None:
+def _id(metadata: Mapping[str, Any], name: str, n_tokens: int, default: int | None = None) -> int | None:
     key = f"{PREFIX}{name}_token_id"
-    value = metadata.get(key)
-    if value is None:
+    if key not in metadata:
         return default if default is not None and default < n_tokens else None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise FormatError(f"{key} must be an integer, not {type(value).__name__}")
-    if not 0 <= value < n_tokens:
-        raise FormatError(f"{key} is {value}, outside the vocabulary of {n_tokens} tokens")
-    return value
+    id = get_int(metadata, key)
+    if not 0 <= id < n_tokens:
+        raise FormatError(f"{key} is {id}, outside the vocabulary of {n_tokens} tokens")
+    return id
 
 
-def _list(metadata: Mapping[str, Any], key: str, kinds: tuple[type, ...], length: int | None = None) -> Sequence[Any]:
-    value = metadata[PREFIX + key]
-    if not isinstance(value, list | tuple):
-        raise FormatError(f"{PREFIX}{key} must be an array, not {type(value).__name__}")
-    if length is not None and len(value) != length:
-        raise FormatError(f"{PREFIX}{key} has {len(value)} entries for {length} tokens")
-    wrong = next((i for i, item in enumerate(value) if type(item) not in kinds), None)
-    if wrong is not None:
-        raise FormatError(f"{PREFIX}{key}[{wrong}] must be {kinds[0].__name__}, not {type(value[wrong]).__name__}")
-    return value
+def _one_per_token(metadata: Mapping[str, Any], key: str, of: type[T], n_tokens: int) -> list[T]:
+    values = get_list(metadata, PREFIX + key, of)
+    if len(values) != n_tokens:
+        raise FormatError(f"{PREFIX}{key} has {len(values)} entries for {n_tokens} tokens")
+    return values
 
 
 def _tokens(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    if PREFIX + "tokens" not in metadata:
-        raise FormatError(f"{PREFIX}tokens is missing: the file carries no vocabulary")
-    tokens = _list(metadata, "tokens", (str,))
+    tokens = get_list(metadata, PREFIX + "tokens", str)
     if not 0 < len(tokens) <= MAX_TOKENS:
         raise FormatError(f"{PREFIX}tokens has {len(tokens)} entries; 1 to {MAX_TOKENS} are accepted")
     seen: dict[str, int] = {}
     for id, text in enumerate(tokens):
         if seen.setdefault(text, id) != id and text:
             raise FormatError(f"{PREFIX}tokens[{id}] repeats tokens[{seen[text]}], {text[:40]!r}")
-        if len(text) > MAX_TOKEN_BYTES or _is_broken(text):
+        if len(text) > MAX_TOKEN_BYTES or (not text.isascii() and _SURROGATE.search(text)):
             raise FormatError(f"{PREFIX}tokens[{id}] is not UTF-8 text of at most {MAX_TOKEN_BYTES} bytes")
     # llama.cpp's name for a hole: it keeps the id and can never be met
     return tuple(text or f"[EMPTY_{id}]" for id, text in enumerate(tokens))
-
-
-def _is_broken(text: str) -> bool:
-    """Lone surrogates: how a reader may pass on bytes that are not UTF-8."""
-    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _types(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tuple[TokenType, ...]:
     types = [TokenType.NORMAL] * len(tokens)
     if PREFIX + "token_type" in metadata:
         known = {int(kind): kind for kind in TokenType}
-        stored = _list(metadata, "token_type", (int,), len(tokens))
+        stored = _one_per_token(metadata, "token_type", int, len(tokens))
         types = [known.get(value, TokenType.UNDEFINED) for value in stored]
     for id, text in enumerate(tokens):
         if text in END_TEXTS or text in MARKER_TEXTS:
@@ -188,7 +175,7 @@ def _types(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tuple[TokenTyp
 def _scores(metadata: Mapping[str, Any], n_tokens: int) -> tuple[float, ...] | None:
     if PREFIX + "scores" not in metadata:
         return None
-    scores = tuple(float(score) for score in _list(metadata, "scores", (float, int), n_tokens))
+    scores = tuple(_one_per_token(metadata, "scores", float, n_tokens))
     wrong = next((i for i, score in enumerate(scores) if not math.isfinite(score)), None)
     if wrong is not None:
         raise FormatError(f"{PREFIX}scores[{wrong}] is {scores[wrong]}, not a finite number")
@@ -199,7 +186,7 @@ def _merges(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
     """'left right' lines; the space that parts them is never the first character."""
     if PREFIX + "merges" not in metadata:
         return None
-    lines = _list(metadata, "merges", (str,))
+    lines = get_list(metadata, PREFIX + "merges", str)
     if len(lines) > MAX_TOKENS:
         raise FormatError(f"{PREFIX}merges has {len(lines)} entries; at most {MAX_TOKENS} are accepted")
     merges = []
