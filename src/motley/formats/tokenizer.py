@@ -14,7 +14,7 @@ import codecs
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from motley.errors import FormatError, UnsupportedError, UsageError
+from motley.errors import UnsupportedError, UsageError
 from motley.formats.bytelevel import ByteLevel
 from motley.formats.pretokenizers import pre_tokenizer
 from motley.formats.sentencepiece import SentencePiece
@@ -86,7 +86,7 @@ class Tokenizer:
         if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED):
             return text.encode()
         if kind == TokenType.BYTE:
-            return _byte(text)
+            return bytes.fromhex(text[3:5])
         return self._text_model.bytes_of(text)
 
     def token_text(self, id: int) -> str:
@@ -168,13 +168,3 @@ def _well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def _byte(text: str) -> bytes:
-    """'<0x0A>' -> b'\\n'"""
-    try:
-        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-            return bytes.fromhex(text[3:5])
-    except ValueError:
-        pass
-    raise FormatError(f"{PREFIX}tokens has a byte token {text[:40]!r}; '<0x00>' to '<0xFF>' are accepted")

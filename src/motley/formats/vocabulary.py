@@ -16,6 +16,7 @@ from motley.errors import FormatError
 from motley.formats.metadata import get_bool, get_int, get_list, get_str
 
 T = TypeVar("T")
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # how a reader may pass on bytes that are not UTF-8
 PREFIX = "tokenizer.ggml."
 MAX_TOKENS = 1 << 22  # the largest vocabularies in use have 2^18
@@ -169,6 +170,8 @@ def _types(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tuple[TokenTyp
     for id, text in enumerate(tokens):
         if text in END_TEXTS or text in MARKER_TEXTS:
             types[id] = TokenType.CONTROL
+        elif types[id] == TokenType.BYTE and not _BYTE.fullmatch(text):
+            raise FormatError(f"{PREFIX}tokens[{id}] is {text[:40]!r}, but its type is byte: '<0x00>' to '<0xFF>'")
     return tuple(types)
 
 
