@@ -84,3 +84,6 @@ def test_tensor_parts_are_views_and_decode_to_their_slice() -> None:
     part = tensor.part(1)
     assert np.shares_memory(part.data, data)
     same_bits(part.decode(), tensor.decode()[1])
+    for outside in (3, -1):
+        with pytest.raises(IndexError, match=f"'e' has parts 0 to 2, not {outside}"):
+            tensor.part(outside)

@@ -61,7 +61,7 @@ def write_gguf(
     target = Path(path)
     entries = list(tensors)
     header = _header(metadata, [tensor for tensor, _ in entries])
-    total = len(header) + sum(_padded(n_bytes(tensor)) for tensor, _ in entries)
+    total = len(header) + sum(_padded(_n_bytes(tensor)) for tensor, _ in entries)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         _check_space(target, total)
@@ -77,7 +77,7 @@ def write_gguf(
             part.unlink(missing_ok=True)
 
 
-def n_bytes(tensor: TensorLike) -> int:
+def _n_bytes(tensor: TensorLike) -> int:
     return tensor.quant.n_bytes(prod(tensor.dims))
 
 
@@ -101,7 +101,7 @@ def _explain(error: OSError, target: Path, total: int) -> Exception:
 def _write_tensor(file: BinaryIO, tensor: TensorLike, chunks: Bytes | Iterable[Bytes]) -> None:
     if isinstance(chunks, bytes | bytearray | memoryview | np.ndarray):
         chunks = [chunks]
-    expected, written = n_bytes(tensor), 0
+    expected, written = _n_bytes(tensor), 0
     for chunk in chunks:
         flat = _flat(chunk)
         written += flat.nbytes
@@ -137,7 +137,7 @@ def _header(metadata: Mapping[str, Any], tensors: Sequence[TensorLike]) -> bytes
     offset = 0
     for tensor in tensors:
         out += _info(tensor, offset)
-        offset += _padded(n_bytes(tensor))
+        offset += _padded(_n_bytes(tensor))
     names = [tensor.name for tensor in tensors]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -30,6 +30,8 @@ class QuantTensor:
 
     def part(self, index: int) -> "QuantTensor":
         """Slice `index` of the leading dimension, still a view: one expert's matrix of [E, rows, cols]."""
+        if not 0 <= index < self.dims[0]:
+            raise IndexError(f"tensor {self.name!r} has parts 0 to {self.dims[0] - 1}, not {index}")
         size = self.quant.n_bytes(prod(self.dims[1:]))
         data = self.data[index * size : (index + 1) * size]
         return QuantTensor(f"{self.name}[{index}]", self.dims[1:], self.quant, data)
