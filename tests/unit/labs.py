@@ -21,7 +21,6 @@ def device(name: str, memory: float = 64e9, speed: float = 1.0, **changes: objec
         f32_gflops=100 * speed,
         op_overhead_us=4,
         call_us=1,
-        step_us=20,
         kernels=tuple(
             Kernel(q, 600 * speed, ((2**13, 40 * speed), (2**14, 18 * speed))) for q in ("q4_k", "q6_k", "q8_0")
         ),

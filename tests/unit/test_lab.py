@@ -70,7 +70,7 @@ devices = st.builds(
     op_overhead_us=numbers,
     source=names,
     call_us=numbers,
-    step_us=numbers,
+    elements_g_s=numbers,
     kernels=st.lists(kernels, max_size=3).map(tuple),
 )
 
@@ -166,6 +166,9 @@ class FakeMeter:
 
     def attention_gflops(self) -> float:
         return 30.0
+
+    def elements_g_s(self) -> float:
+        return 6.0
 
     def op_overhead_us(self) -> float:
         return 3.0

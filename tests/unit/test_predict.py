@@ -58,7 +58,7 @@ def test_one_device_by_hand() -> None:
     assert by_name["attention"] == pytest.approx(attention / 18e6 + kv / 20e6 + calls)
     assert by_name["experts"] == pytest.approx(2 * (2 * shape.expert_bytes(0) / 18e6 + 4e-3 + 1e-3))
     assert by_name["head"] == pytest.approx((shape.head_bytes - 1024) / 18e6 + 6e-3)
-    assert by_name["python"] == pytest.approx(20e-3 + 1e-3)
+    assert by_name["python"] == pytest.approx(1e-3 + 1.3e-3 * (10 + 2 * 13))
     assert "link" not in by_name
     assert found.ms_per_step == pytest.approx(sum(by_name.values()))
     assert found.p50 == pytest.approx(1e3 / found.ms_per_step)

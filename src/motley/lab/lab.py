@@ -48,7 +48,7 @@ class Device:
     source: str = "measured"
     call_us: float = 0.0  # one small op that needs a single thread (norm, rope, add)
     attention_gflops: float = 0.0  # of attention over a prompt; 0: as `f32_gflops`
-    step_us: float = 0.0  # a step's share outside ops: building the batch, sampling, Python
+    elements_g_s: float = 0.0  # 1e9 elements a second through a norm of many tokens; 0: not counted
     kernels: tuple[Kernel, ...] = ()
 
     def kernel(self, quant: str) -> Kernel | None:

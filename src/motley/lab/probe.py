@@ -4,7 +4,9 @@ Owns the list of what is measured; how it is measured is the meter's matter (`op
 A few seconds a device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import median
 from typing import Protocol
 
 from motley.lab.lab import Device, Kernel
@@ -13,6 +15,8 @@ from motley.lab.machine import this_machine
 QUANTS = ("q8_0", "q4_k", "q6_k", "f32")  # what the bundled and the synthetic models are stored in
 
 _WORKING_SETS = tuple(n * 2**20 for n in (1, 4, 16, 64, 384))  # from the nearest cache's to memory's
+_QUICK = 4 * 2**20  # sets that are measured in no time
+_ROUNDS = 3
 
 
 class Meter(Protocol):
@@ -28,6 +32,10 @@ class Meter(Protocol):
 
     def attention_gflops(self) -> float:
         """Attention of a chunk of a prompt."""
+        ...
+
+    def elements_g_s(self) -> float:
+        """A norm of many tokens: 1e9 elements a second."""
         ...
 
     def op_overhead_us(self) -> float:
@@ -61,6 +69,20 @@ def probe_device(
     (default: what is free now)."""
     memory = memory_bytes if memory_bytes is not None else this_machine().available_bytes
     sizes = [n for n in _WORKING_SETS if n <= max(memory // 4, _WORKING_SETS[0])]
+    quick = _medians(
+        {
+            "op_overhead_us": meter.op_overhead_us,
+            "call_us": meter.call_us,
+            "elements_g_s": meter.elements_g_s,
+            "attention_gflops": meter.attention_gflops,
+            "int8_gops": meter.int8_gops,
+            "f32_gflops": meter.f32_gflops,
+            **{f"gemm {quant}": partial(meter.gemm_gops, quant) for quant in quants},
+            **{f"{n} {quant}": partial(meter.matvec_gb_s, quant, n) for quant in quants for n in sizes if n <= _QUICK},
+        }
+    )
+    large = {f"{n} {quant}": meter.matvec_gb_s(quant, n) for quant in quants for n in sizes if n > _QUICK}
+    found = {key: _rounded(value) for key, value in {**quick, **large}.items()}
     return Device(
         name=name,
         node=node,
@@ -68,18 +90,20 @@ def probe_device(
         memory_bytes=memory,
         threads=threads,
         read_gb_s=_rounded(meter.read_gb_s(sizes[-1])),
-        int8_gops=_rounded(meter.int8_gops()),
-        f32_gflops=_rounded(meter.f32_gflops()),
-        attention_gflops=_rounded(meter.attention_gflops()),
-        op_overhead_us=_rounded(meter.op_overhead_us()),
-        call_us=_rounded(meter.call_us()),
-        kernels=tuple(_kernel(meter, quant, sizes) for quant in quants),
+        int8_gops=found["int8_gops"],
+        f32_gflops=found["f32_gflops"],
+        op_overhead_us=found["op_overhead_us"],
+        call_us=found["call_us"],
+        attention_gflops=found["attention_gflops"],
+        elements_g_s=found["elements_g_s"],
+        kernels=tuple(Kernel(q, found[f"gemm {q}"], tuple((n, found[f"{n} {q}"]) for n in sizes)) for q in quants),
     )
 
 
-def _kernel(meter: Meter, quant: str, sizes: Sequence[int]) -> Kernel:
-    curve = tuple((n, _rounded(meter.matvec_gb_s(quant, n))) for n in sizes)
-    return Kernel(quant, _rounded(meter.gemm_gops(quant)), curve)
+def _medians(measure: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Each of them once a round: a slow second of the machine spoils one round, not one figure."""
+    rounds = [{name: take() for name, take in measure.items()} for _ in range(_ROUNDS)]
+    return {name: median(r[name] for r in rounds) for name in measure}
 
 
 def _rounded(value: float) -> float:

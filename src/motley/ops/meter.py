@@ -18,13 +18,13 @@ from motley.shape.quant import Quant
 _COLS = 1024
 _PIECES = 8  # matrices that a working set is cut into, so that threads and prefetching behave as in a model
 _GEMM_TOKENS = 64  # what an expert sees of a 512-token chunk, if 8 of 64 are chosen
-_SECONDS = 0.15  # of one measurement, after warming up
+_SECONDS = 0.06  # of one measurement, after warming up
 
 
 class NativeMeter:
     def __init__(self, ops: NativeOps) -> None:
         self._ops = ops
-        self._overhead_s = ops.op_overhead_us() * 1e-6
+        self._overhead_s = median(ops.op_overhead_us() for _ in range(3)) * 1e-6
 
     def read_gb_s(self, n_bytes: int) -> float:
         return self._ops.read_gb_s(n_bytes)
@@ -36,12 +36,18 @@ class NativeMeter:
         return self._ops.f32_gflops()
 
     def op_overhead_us(self) -> float:
-        return self._overhead_s * 1e6
+        return self._ops.op_overhead_us()
 
     def call_us(self) -> float:
-        norm = self._ops.weight(QuantTensor("norm", (64,), Quant.F32, np.zeros(256, np.uint8)))
-        x = np.ones((1, 64), np.float32)
-        return _median_s(lambda: self._ops.rms_norm(x, norm, 1e-6)) * 1e6
+        return self._norm_s(1, 64) * 1e6
+
+    def elements_g_s(self) -> float:
+        return 512 * 256 / self._norm_s(512, 256) / 1e9
+
+    def _norm_s(self, tokens: int, width: int) -> float:
+        norm = self._ops.weight(QuantTensor("norm", (width,), Quant.F32, np.zeros(4 * width, np.uint8)))
+        x = np.ones((tokens, width), np.float32)
+        return _median_s(lambda: self._ops.rms_norm(x, norm, 1e-6))
 
     def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
         """Working set of about `n_bytes`; the calls' own cost is taken off."""

@@ -30,6 +30,14 @@ _CALLS = {
     "embed": (0, 1),
     "head": (1, 2),  # output; take, norm
 }
+_STEP_OPS = 10  # building the batch and walking the stages, in Python's cost of as many ops
+# Element-wise work per element, in units of a norm's: measured on the native kernels (motley-8m's widths, 512 tokens).
+_INPUT = 1.7  # rounding a product's input to int8
+_ROPE = 1.2
+_ADD = 0.7
+_CHOICE = 18.0  # softmax and top-k, per expert
+_EXPERT = 2.9  # gather, round, silu and float64 sum, per element of an expert's rows
+_COMBINE = 4.0
 
 
 @dataclass(frozen=True)
@@ -41,10 +49,11 @@ class LayerCost:
     experts: Cost  # the home's own, when they are what the layer waits for
     remote: tuple[tuple[str, Cost], ...]  # others' experts, likewise, by device
     link: tuple[tuple[str, float], ...]  # milliseconds waiting for the link to each device
+    python: Cost  # between the home's ops
 
     @property
     def ms(self) -> float:
-        own = self.attention.ms + self.router.ms + self.experts.ms
+        own = self.attention.ms + self.router.ms + self.experts.ms + self.python.ms
         return own + sum(c.ms for _, c in self.remote) + sum(ms for _, ms in self.link)
 
 
@@ -107,18 +116,28 @@ class CostModel:
 
     def _layer(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> LayerCost:
         parts, here = self._parts[index], self._device(home, sets)
-        tokens = self.workload.step_tokens
         held = np.bincount(owner, minlength=len(self.lab.devices))
         others = sorted(np.flatnonzero(held).tolist(), key=lambda d: -held[d])  # so that names decide nothing
         holders = [home, *(d for d in others if d != home)]
         local = np.array([holders.index(d) for d in owner])
         spread = self._spread(index, local, len(holders))
-        calls = here.calls(*_CALLS["attention"])
-        if parts.qk_norm:
-            calls += here.calls(*_CALLS["qk_norm"])
-        attention = sum((here.matrix(m, tokens) for m in parts.attention), calls) + self._kv(here)
-        router = sum((here.matrix(m, tokens) for m in parts.router), here.calls(*_CALLS["router"]))
+        attention = self._attention(parts, here)
+        router = self._router(parts, here)
         return self._wait(parts, home, holders, spread, sets, attention, router)
+
+    def _attention(self, parts: _Parts, here: DeviceCost) -> Cost:
+        s, tokens = self.shape, self.workload.step_tokens
+        q, k = s.n_heads * s.head_dim, s.n_kv_heads * s.head_dim
+        per_token = s.d_model * (1 + _INPUT + _ADD) + _INPUT * q + (_ROPE + parts.qk_norm) * (q + k)
+        cost = here.calls(*_CALLS["attention"]) + here.elements(per_token * tokens) + self._kv(here)
+        if parts.qk_norm:
+            cost += here.calls(*_CALLS["qk_norm"])
+        return sum((here.matrix(m, tokens) for m in parts.attention), cost)
+
+    def _router(self, parts: _Parts, here: DeviceCost) -> Cost:
+        s, tokens = self.shape, self.workload.step_tokens
+        cost = here.calls(*_CALLS["router"]) + here.elements((s.d_model + _CHOICE * s.n_experts) * tokens)
+        return sum((here.matrix(m, tokens) for m in parts.router), cost)
 
     def _wait(
         self,
@@ -140,7 +159,10 @@ class CostModel:
         ]
         total = np.array([[c.ms for c in row] for row in costs]) + np.array(links)  # [D, S]
         slowest = total.argmax(0)
-        own = self._device(home, sets).calls(*_CALLS["combine"])
+        here, s = self._device(home, sets), self.shape
+        own = here.calls(*_CALLS["combine"]) + here.elements(_COMBINE * s.d_model * self.workload.step_tokens)
+        n_ops = sum(sum(_CALLS[name]) for name in ("attention", "router", "experts", "combine"))
+        n_ops += sum(_CALLS["qk_norm"]) * parts.qk_norm
         remote: dict[int, Cost] = {}
         link: dict[int, float] = {}
         for case, (i, weight) in enumerate(zip(slowest.tolist(), spread.weight.tolist())):
@@ -157,6 +179,7 @@ class CostModel:
             own,
             tuple((names[d], c) for d, c in remote.items()),
             tuple((names[d], ms) for d, ms in link.items()),
+            here.glue(n_ops),
         )
 
     @staticmethod
@@ -167,8 +190,9 @@ class CostModel:
         """`distinct` experts read, `pairs` (token, expert) products computed."""
         if not pairs:
             return Cost()
-        cost = self._device(device, sets)
-        return sum((cost.matrix(m, pairs, distinct, expert=True) for m in parts.expert), cost.calls(*_CALLS["experts"]))
+        here, s = self._device(device, sets), self.shape
+        cost = here.calls(*_CALLS["experts"]) + here.elements(_EXPERT * pairs * (2 * s.d_model + 3 * s.d_expert))
+        return sum((here.matrix(m, pairs, distinct, expert=True) for m in parts.expert), cost)
 
     def _spread(self, index: int, local: NDArray[np.int64], n_holders: int) -> Spread:
         w, used = self.workload, self.shape.n_experts_used
@@ -215,8 +239,9 @@ class CostModel:
         return sum((here.matrix(m, rows) * min(1.0, rows) for m in self._output), here.calls(*_CALLS["head"]))
 
     def step(self, home: int, sets: Sequence[WorkingSets]) -> Cost:
+        """What every step has once: the embedding's lookup, the batch, and Python around them."""
         here = self._device(home, sets)
-        return here.step() + here.calls(*_CALLS["embed"])
+        return here.calls(*_CALLS["embed"]) + here.glue(_STEP_OPS)
 
     def _device(self, index: int, sets: Sequence[WorkingSets]) -> DeviceCost:
         key = (index, sets[index])

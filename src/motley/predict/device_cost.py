@@ -10,7 +10,8 @@ from typing import Self
 from motley.lab.lab import Device
 
 _GEMM_SHARE = 0.5  # of the peak int8 rate, where the device's own kernels were not measured
-_FROM_CACHE = 0.85  # of the kernel's best rate: above it arithmetic limits, not bandwidth
+_NEARLY = 0.85  # a kernel that arithmetic keeps so busy is not waiting for memory
+_GLUE = 1.3  # Python between two ops, in calls of a small one: measured on the native engine
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,18 @@ class DeviceCost:
             rate = d.f32_gflops if is_float else d.int8_gops * _GEMM_SHARE
             return Cost.larger(n_bytes / d.read_gb_s / 1e6, operations / rate / 1e6)
         reach = kernel.matvec_gb_s(self._sets.expert if expert else self._sets.home)
-        one, many = n_bytes / reach / 1e6, operations / kernel.gemm_gops / 1e6
-        if many > one:
-            return Cost(compute=many)
-        return Cost(bandwidth=one) if reach < _FROM_CACHE * kernel.matvec[0][1] else Cost(compute=one)
+        # From the nearest cache the first token's product is bound by unpacking; each further one adds arithmetic.
+        first = 2.0 * weights.n_params * min(touched, tokens)
+        computing = n_bytes / kernel.matvec[0][1] + max(0.0, operations - first) / kernel.gemm_gops
+        moving = n_bytes / reach
+        if computing >= _NEARLY * moving:
+            return Cost(compute=max(moving, computing) / 1e6)
+        return Cost(bandwidth=moving / 1e6)
+
+    def elements(self, n: float) -> Cost:
+        """Element-wise work, in units of a norm's."""
+        rate = self._device.elements_g_s
+        return Cost(compute=n / rate / 1e6) if rate else Cost()
 
     def attention(self, kv_bytes: float, operations: float) -> Cost:
         d = self._device
@@ -108,5 +117,6 @@ class DeviceCost:
         """Dispatch of ops that use all threads, and of those that need one."""
         return Cost(overhead=(threaded * self._device.op_overhead_us + single * self._device.call_us) / 1e3)
 
-    def step(self) -> Cost:
-        return Cost(overhead=self._device.step_us / 1e3)
+    def glue(self, n_ops: float) -> Cost:
+        """Python between `n_ops` ops: it runs as fast as its calls do."""
+        return Cost(overhead=n_ops * _GLUE * self._device.call_us / 1e3)

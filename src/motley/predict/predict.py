@@ -141,6 +141,7 @@ class _Sums:
         self.add("attention", home, cost.attention)
         self.add("router", home, cost.router)
         self.add("experts", home, cost.experts)
+        self.add("python", home, cost.python)
         for device, experts in cost.remote:
             self.add("experts", device, experts)
         for device, ms in cost.link:
