@@ -12,18 +12,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from motley.cluster.assignment import Assignment
 from motley.cluster.link import Link
-from motley.cluster.remote import RemoteExperts
+from motley.cluster.remote import RemoteExperts, measure
 from motley.engine.device import DeviceModel, planned_bytes
 from motley.engine.runner import ExchangeCount
 from motley.engine.times import StepTimes
 from motley.errors import CapacityError, ClusterError, FormatError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.tensor import Checkpoint
+from motley.lab.lab import Device
 from motley.models.registry import family
 from motley.ops.protocol import Batch, Ops
 
@@ -36,8 +38,11 @@ RESERVE_BYTES = 24 << 20
 class NodeRuntime:
     """`memory_bytes`: what weights, KV cache and activations may take together; 0: no limit."""
 
-    def __init__(self, device: str, ops: Ops, connect: Connect, memory_bytes: int = 0) -> None:
+    def __init__(
+        self, device: str, ops: Ops, connect: Connect, memory_bytes: int = 0, probe: Callable[[], Device] | None = None
+    ) -> None:
         self.device = device
+        self._probe = probe
         self.ops = ops
         self._connect = connect
         self._memory_bytes = memory_bytes
@@ -89,6 +94,11 @@ class NodeRuntime:
             return {"routes": self.routes().tolist()}
         if what == "exchanges":
             return {"exchanges": [asdict(x) for x in self.exchanges()]}
+        if what == "probe" and self._probe:
+            facts: dict[str, Any] = msgspec.to_builtins(self._probe())
+            return facts
+        if what == "measure":
+            return self._measure(str(arguments.get("host")), int(arguments.get("port", 0)))
         if what == "memory":
             return {"peak_bytes": peak_memory_bytes(), "loaded_bytes": self._model().n_bytes}
         raise ClusterError(f"this node cannot answer {what!r}")
@@ -130,6 +140,14 @@ class NodeRuntime:
         link = self._connect(*address)
         self._links.append(link)
         return RemoteExperts(link)
+
+    def _measure(self, host: str, port: int) -> dict[str, Any]:
+        """The link from here to another node."""
+        link = self._connect(host, port)
+        try:
+            return asdict(measure(link))
+        finally:
+            link.close()
 
     def _require_memory(self, checkpoint: Checkpoint, layers: range, assignment: Assignment) -> None:
         if not self._memory_bytes:

@@ -50,7 +50,7 @@ def sample(logits: NDArray[np.float32], history: Sequence[int], settings: Sampli
     odds = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / settings.temperature)
     keep = _nucleus(odds / odds.sum(), settings)
     odds = odds[:keep]
-    uniform = np.random.Generator(np.random.Philox(key=[settings.seed, step])).random()
+    uniform = np.random.Generator(np.random.Philox(key=np.array([settings.seed, step], np.uint64))).random()
     return int(order[np.searchsorted(np.cumsum(odds), uniform * odds.sum(), side="right").clip(0, keep - 1)])
 
 

@@ -1,0 +1,114 @@
+"""A session of the head: its own device, the other nodes, what they measured of themselves, and a placed model on them.
+
+Composition only: `cluster` starts nodes and links, `lab` describes them, `plan` decides, `engine` runs.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from motley.cluster.local import LocalCluster, LocalNode
+from motley.cluster.remote import ask, measure
+from motley.cluster.server import Server
+from motley.cluster.tcp_link import listen
+from motley.engine.node import NodeRuntime
+from motley.engine.placed import LoadProgress, PlacedRunner, Site
+from motley.lab.lab import Device, Lab, Link
+from motley.lab.placement import Placement
+from motley.lab.probe import probe_device
+from motley.ops.meter import NativeMeter
+from motley.ops.native import NativeOps
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a node brings: the head's own is the first of a session."""
+
+    name: str
+    threads: int
+    memory_bytes: int
+
+
+def probe_runtime(name: str, threads: int, memory_bytes: int, ops: NativeOps) -> Device:
+    return probe_device(NativeMeter(ops), name, name, threads, memory_bytes=memory_bytes or None)
+
+
+class Session:
+    """`with Session(seats) as session`: the head owns the first seat's device, the other seats are processes."""
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self.own, self.others = seats[0], seats[1:]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:  # Ctrl-C while starting, too
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        own = self.own
+        self.cluster = self._stack.enter_context(
+            LocalCluster([LocalNode(s.name, s.threads, s.memory_bytes) for s in self.others])
+        )
+        self.ops = NativeOps(threads=own.threads)
+        self._stack.callback(self.ops.close)
+        self.runtime = NodeRuntime(own.name, self.ops, self.cluster.reach, own.memory_bytes)
+        listener = listen()
+        server = Server(listener, self.runtime, cluster=self.cluster.cluster, name=own.name, token=self.cluster.token)
+        self._stack.callback(server.close)
+        addresses = {name: (node.host, node.port) for name, node in self.cluster.nodes.items()}
+        self.site = Site(self.runtime, {own.name: (listener.host, listener.port), **addresses}, self.cluster.reach)
+
+    def probe(self) -> Lab:
+        """Measure every device, one after the other so that none slows another, then every pair's link."""
+        own = self.own
+        devices = [probe_runtime(own.name, own.threads, own.memory_bytes, self.ops)]
+        for link in self.cluster.links.values():
+            devices.append(msgspec.convert(ask(link, "probe", timeout_s=60.0), Device))
+        links = []
+        for i, a in enumerate(devices):
+            for b in devices[i + 1 :]:
+                links.append(self._measure(a.name, b.name))
+        return Lab(tuple(devices), tuple(links))
+
+    def _measure(self, a: str, b: str) -> Link:
+        if a == self.own.name:
+            speed = measure(self.cluster.links[b])
+            return Link(a, b, speed.transport, round(speed.rtt_us, 1), round(speed.gb_s, 2))
+        host, port = self.site.addresses[b]
+        found = ask(self.cluster.links[a], "measure", timeout_s=60.0, host=host, port=port)
+        return Link(a, b, found["transport"], round(found["rtt_us"], 1), round(found["gb_s"], 2))
+
+    @contextmanager
+    def placed(
+        self, model: str, placement: Placement, *, slots: int, context: int, progress: LoadProgress
+    ) -> Iterator[PlacedRunner]:
+        runner = PlacedRunner(model, placement, self.site, n_slots=slots, context=context, progress=progress)
+        try:
+            yield runner
+        finally:
+            runner.close()
+
+
+def local_seats(n: int, cores: int, model_bytes: int, threads: int | None) -> list[Seat]:
+    """Nodes that do not match, cut from this machine: the first has most of the cores and can't hold the model, the
+    others share the rest and together could. One core each is the least."""
+    if n == 1:
+        return [Seat("node0", threads or cores, 0)]
+    first = threads or max(1, cores - max(n - 1, cores // 4))
+    rest = max(1, (cores - first) // (n - 1))
+    small = int(model_bytes * 0.6)
+    seats = [Seat("node0", first, small)]
+    return seats + [replace(seats[0], name=f"node{i}", threads=rest, memory_bytes=2 * model_bytes) for i in range(1, n)]
