@@ -22,7 +22,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "llamacpp_tokens.jso
 PROMPT: list[int] = GOLDEN["prompt"]
 FLOATS = ("f32", "f16", "bf16")
 NOISE = 0.03  # of logits that spread over +-12: llama.cpp's cache is half precision
-MOST_FLIPS = 7  # of 64
+MOST_FLIPS = 10  # of 64, in the most sensitive of these models; 0 to 5 in the others
 
 
 def native() -> Ops:
