@@ -4,15 +4,14 @@ The file lies in the user's data folder (`data_folder`). Several processes may u
 schema's version is SQLite's `user_version`; `MIGRATIONS[i]` leads from version i to i + 1.
 """
 
-import os
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from motley.bench.folders import data_folder
 from motley.bench.result import Result, from_json, to_json
 from motley.errors import MotleyError, UsageError
 
@@ -44,17 +43,6 @@ class Row:
     devices: int
     tg_tokens_per_s: float | None  # the first tg test's median
     check_passed: bool | None
-
-
-def data_folder() -> Path:
-    """MOTLEY_DATA, or the place where this system keeps a user's data."""
-    if chosen := os.environ.get("MOTLEY_DATA"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "motley"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "motley"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "motley"
 
 
 class Store:

@@ -6,10 +6,9 @@ import socket
 
 from motley.cli.options import cores, memory, positive
 from motley.cli.session import probe_runtime
-from motley.cluster.hello import greet
+from motley.cluster.hello import call
 from motley.cluster.link import Link
 from motley.cluster.node import run_node, token_from_head
-from motley.cluster.tcp_link import connect
 from motley.engine.node import NodeRuntime
 from motley.errors import UsageError
 from motley.ops.native import NativeOps
@@ -34,9 +33,7 @@ def run(args: argparse.Namespace) -> int:
     token = token_from_head()
 
     def reach(host: str, port: int) -> Link:
-        link = connect(host, port)
-        greet(link, args.cluster, args.name, token)
-        return link
+        return call(host, port, cluster=args.cluster, name=args.name, token=token)
 
     ops = NativeOps(threads=args.threads)
     runtime = NodeRuntime(

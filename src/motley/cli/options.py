@@ -33,6 +33,14 @@ def counts(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number or a list such as 128,512") from None
 
 
+def whole_numbers(text: str) -> list[int]:
+    """As `counts`, 0 included: `0,4096` -> [0, 4096]"""
+    try:
+        return [not_negative(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number or a list such as 0,4096") from None
+
+
 def memory(text: str) -> int:
     """`8GB`, `512MiB`, `6e9` -> bytes"""
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?I?)B?", text.strip(), re.IGNORECASE)

@@ -5,7 +5,7 @@ Composition only: `cluster` starts nodes and links, `lab` describes them, `plan`
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -16,12 +16,14 @@ from motley.cluster.remote import ask, measure
 from motley.cluster.server import Server
 from motley.cluster.tcp_link import listen
 from motley.engine.node import NodeRuntime
-from motley.engine.placed import LoadProgress, PlacedRunner, Site
+from motley.engine.placed import LoadProgress, PlacedRunner, Site, no_progress
 from motley.lab.lab import Device, Lab, Link
 from motley.lab.placement import Placement
 from motley.lab.probe import probe_device
 from motley.ops.meter import NativeMeter
 from motley.ops.native import NativeOps
+from motley.predict.memory import STEP_TOKENS, kv_bytes, work_bytes
+from motley.shape.model import ModelShape
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,17 @@ class Session:
         found = ask(self.cluster.links[a], "measure", timeout_s=60.0, host=host, port=port)
         return Link(a, b, found["transport"], round(found["rtt_us"], 1), round(found["gb_s"], 2))
 
+    def meter(self, threads: int) -> NativeOps:
+        """For the machine's own figures, with the threads of all nodes together; closed with the session."""
+        ops = NativeOps(threads=threads)
+        self._stack.callback(ops.close)
+        return ops
+
     @contextmanager
     def placed(
-        self, model: str, placement: Placement, *, slots: int, context: int, progress: LoadProgress
+        self, model: str, placement: Placement, *, slots: int, context: int, progress: LoadProgress = no_progress
     ) -> Iterator[PlacedRunner]:
+        """The model, loaded on all devices of the placement; dropped from them at the end."""
         runner = PlacedRunner(model, placement, self.site, n_slots=slots, context=context, progress=progress)
         try:
             yield runner
@@ -102,13 +111,16 @@ class Session:
             runner.close()
 
 
-def local_seats(n: int, cores: int, model_bytes: int, threads: int | None) -> list[Seat]:
-    """Nodes that do not match, cut from this machine: the first has most of the cores and can't hold the model, the
-    others share the rest and together could. One core each is the least."""
+def local_seats(
+    n: int, cores: int, shape: ModelShape, context: int, slots: int, threads: int | None = None
+) -> list[Seat]:
+    """Nodes that do not match, cut from this machine: the first has most of the cores and can't hold the model, each
+    other has an equal share of the rest and could. One thread each is the least."""
     if n == 1:
         return [Seat("node0", threads or cores, 0)]
     first = threads or max(1, cores - max(n - 1, cores // 4))
     rest = max(1, (cores - first) // (n - 1))
-    small = int(model_bytes * 0.6)
-    seats = [Seat("node0", first, small)]
-    return seats + [replace(seats[0], name=f"node{i}", threads=rest, memory_bytes=2 * model_bytes) for i in range(1, n)]
+    cache = kv_bytes(shape, context, slots) * shape.n_layers
+    room = cache + work_bytes(shape, STEP_TOKENS, home=True)
+    small, large = int(0.6 * shape.n_bytes) + room, int(1.1 * shape.n_bytes + shape.embed_bytes) + room
+    return [Seat("node0", first, small), *(Seat(f"node{i}", rest, large) for i in range(1, n))]

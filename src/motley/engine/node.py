@@ -90,6 +90,9 @@ class NodeRuntime:
         return y, asdict(model.clock.times - before)
 
     def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if what == "unload":
+            self.unload()
+            return {}
         if what == "routes":
             return {"routes": self.routes().tolist()}
         if what == "exchanges":
@@ -118,9 +121,13 @@ class NodeRuntime:
             for r in self._model().placed.remotes
         ]
 
-    def close(self) -> None:
+    def unload(self) -> None:
+        """Forget the model and give its memory back."""
         with self._loading:
             self._drop()
+
+    def close(self) -> None:
+        self.unload()
         self.ops.close()
 
     # -- inside

@@ -2,6 +2,7 @@
 across links, stages in the order of their layers."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -15,11 +16,16 @@ from motley.engine.assign import Address, assignments
 from motley.engine.node import Connect, NodeRuntime
 from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.times import StepTimes
+from motley.errors import ClusterError
 from motley.formats.checkpoint import open_checkpoint
 from motley.lab.placement import Placement
 from motley.ops.protocol import Batch
 
 LoadProgress = Callable[[str, float], None]  # device, share loaded 0..1
+
+
+def no_progress(device: str, done: float) -> None:
+    """For those who don't watch."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,7 @@ class _There:
 
 
 class PlacedRunner:
-    """Loads on construction, all devices at once. Closing it leaves the nodes running, with the model dropped by the
-    next load."""
+    """Loads on construction, all devices at once. Closing it drops the model from every device; the nodes run on."""
 
     def __init__(
         self,
@@ -92,7 +97,7 @@ class PlacedRunner:
         *,
         n_slots: int = 1,
         context: int = 4096,
-        progress: LoadProgress = lambda device, done: None,
+        progress: LoadProgress = no_progress,
     ) -> None:
         self.n_slots, self.context = n_slots, context
         self._site = site
@@ -135,7 +140,10 @@ class PlacedRunner:
         return {device: ask(link, "memory")["peak_bytes"] for device, link in self._links.items()}
 
     def close(self) -> None:
+        self._site.runtime.unload()
         for link in self._links.values():
+            with suppress(ClusterError):  # a node that is gone holds nothing any more
+                ask(link, "unload")
             link.close()
 
     def _load(self, told: Mapping[str, Assignment], progress: LoadProgress) -> None:

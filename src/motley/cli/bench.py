@@ -1,0 +1,199 @@
+"""`motley bench`: a model on a local cluster of unequal nodes: placed, predicted, measured, checked, reported."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from motley.bench.folders import cache_folder
+from motley.bench.measure import Text
+from motley.bench.progress import Progress
+from motley.bench.report.page import write_report
+from motley.bench.result import Interval, Result, to_json
+from motley.bench.run import Settings, Subject, asked_workloads, run_bench
+from motley.bench.store import Store
+from motley.bench.table import result_view
+from motley.bundled import heldout_path, routes_path
+from motley.cli.options import cores, counts, model_file, positive, whole_numbers
+from motley.cli.session import Seat, Session, local_seats
+from motley.cli.show import shown
+from motley.engine.local import LocalRunner
+from motley.engine.placed import PlacedRunner
+from motley.engine.runner import Runner
+from motley.errors import UsageError
+from motley.formats.checkpoint import open_checkpoint
+from motley.formats.shape_of import shape_of
+from motley.formats.synth import synthesize
+from motley.formats.tensor import Checkpoint
+from motley.formats.tokenizer import Tokenizer
+from motley.lab.lab import Lab
+from motley.ops.native import NativeOps
+from motley.plan.plan import Plan
+from motley.plan.search import find_placement
+from motley.predict.predict import predict
+from motley.predict.routes import Routes
+from motley.predict.workload import Workload
+from motley.shape.model import ModelShape
+
+READ_BYTES = 1 << 30  # beyond any cache
+READ_PASSES = 3
+CHECK_CONTEXT = 256  # what the check's prompts and answers need
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="FILE", help="a GGUF file (default: the bundled model)")
+    parser.add_argument("--shape", metavar="NAME", help="instead of a file: random weights of a catalogue shape")
+    parser.add_argument("--quant", default="q4_k", metavar="Q", help="of --shape (default: %(default)s)")
+    parser.add_argument("--layers", type=positive, metavar="N", help="of --shape: only the first N layers")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--nodes", type=positive, default=2, metavar="N", help="local nodes (default: %(default)s)")
+    where.add_argument("--lab", type=Path, metavar="FILE", help="a lab file: its devices as local nodes, its figures")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the first node (default: most of the cores)")
+    parser.add_argument(
+        "--pp", type=whole_numbers, default=[128, 512], metavar="N,..", help="prompts (default: 128,512)"
+    )
+    parser.add_argument(
+        "--tg", type=whole_numbers, default=[64], metavar="N,..", help="tokens to generate (default: 64)"
+    )
+    parser.add_argument("--depth", type=whole_numbers, default=[0], metavar="D,..", help="tokens before (default: 0)")
+    parser.add_argument("--batch", type=counts, default=[1], metavar="B,..", help="sequences at once (default: 1)")
+    parser.add_argument("--repeat", type=positive, default=5, metavar="R", help="samples a test (default: %(default)s)")
+    parser.add_argument("--peer", choices=["llama.cpp"], help="alternate with a rival on the same file")
+    parser.add_argument("--no-check", action="store_true", help="skip the comparison with one device")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result for programs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report here (default: beside the results)")
+
+
+def run(args: argparse.Namespace) -> int:
+    console = Console(stderr=True)
+    with shown(console) as progress:
+        result = bench(args, progress)
+    Console().print(result_view(result))
+    if args.json:
+        args.json.write_bytes(to_json(result))
+    store = Store()
+    number = store.save(result)
+    page = args.html or store.path.parent / f"report-{number}.html"
+    write_report(result, page)
+    console.print(f"Kept as result {number} in {store.path}\nReport: {page}", highlight=False, soft_wrap=True)
+    return 0 if result.check is None or result.check.passed else 1
+
+
+def bench(args: argparse.Namespace, progress: Progress) -> Result:
+    workloads = asked_workloads(args.pp, args.tg, args.depth, args.batch)
+    if not workloads:
+        raise UsageError("nothing to measure: give --pp or --tg at least one number above 0")
+    target = _open_target(args, progress)
+    context = max(CHECK_CONTEXT, *(w.context for w in workloads))
+    room = Room(context, slots=max(args.batch))
+    given = Lab.load(args.lab) if args.lab else None
+    with Session(_seats(args, target.shape, given, room)) as session:
+        progress("measuring the devices and the links", 0.0)
+        lab = given or session.probe()
+        progress("searching for the best placement", 0.0)
+        plan = find_placement(
+            target.shape, lab, _main(workloads), target.routes, room.context, room.slots, session.own.name
+        )
+        subject = _subject(target, session, lab, plan, room, check=not args.no_check)
+        return run_bench(subject, Settings(workloads, args.repeat, peer=args.peer), progress)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is benched."""
+
+    path: Path
+    checkpoint: Checkpoint
+    shape: ModelShape
+    text: Text
+    routes: Routes | None  # known for the bundled model
+
+
+@dataclass(frozen=True)
+class Room:
+    """Of the KV cache."""
+
+    context: int
+    slots: int
+
+
+def _open_target(args: argparse.Namespace, progress: Progress) -> Target:
+    if args.shape and args.model:
+        raise UsageError("give a FILE or --shape, not both")
+    path = _synthetic_file(args, progress) if args.shape else model_file(args.model)
+    checkpoint = open_checkpoint(path)
+    shape = shape_of(checkpoint)
+    if args.shape or args.model:
+        return Target(path, checkpoint, shape, Text.random(shape.vocab_size), None)
+    routes = Routes.load(routes_path(), shape.n_experts)
+    return Target(path, checkpoint, shape, Text(_held_out_tokens(checkpoint)), routes)
+
+
+def _synthetic_file(args: argparse.Namespace, progress: Progress) -> Path:
+    """Random weights of a shape, written once and kept."""
+    shape = ModelShape.named(args.shape, quant=args.quant)
+    if args.layers:
+        shape = shape.with_layers(args.layers)
+    path = cache_folder() / "synthetic" / f"{shape.name}-{args.quant}.gguf"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        what = f"writing {shape.n_bytes / 1e9:.1f} GB of random weights to {path}"
+        synthesize(shape, path, progress=lambda done, total: progress(what, done / total))
+    return path
+
+
+def _held_out_tokens(checkpoint: Checkpoint) -> NDArray[np.int32]:
+    """The bundled model reads text that it was not trained on."""
+    tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
+    return np.array(tokenizer.encode(heldout_path().read_text(encoding="utf-8")[:40_000]), np.int32)
+
+
+def _seats(args: argparse.Namespace, shape: ModelShape, given: Lab | None, room: Room) -> list[Seat]:
+    if given:
+        return [Seat(d.name, d.threads, d.memory_bytes) for d in given.devices]
+    return local_seats(args.nodes, cores(), shape, room.context, room.slots, args.threads)
+
+
+def _main(workloads: list[Workload]) -> Workload:
+    """What the placement is chosen for: generating, where that is asked."""
+    return next((w for w in workloads if w.kind == "decode"), workloads[0])
+
+
+def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room, *, check: bool) -> Subject:
+    threads = sum(device.threads for device in lab.devices)
+    meter = session.meter(threads)
+
+    @contextmanager
+    def whole() -> Iterator[Runner]:
+        ops = NativeOps(threads=threads)
+        try:
+            yield LocalRunner(target.checkpoint, ops, n_slots=room.slots, context=room.context)
+        finally:
+            ops.close()
+
+    def expected(workload: Workload) -> Interval:
+        found = predict(target.shape, lab, plan.placement, workload, target.routes, session.own.name)
+        return Interval(p10=found.p10, p50=found.p50, p90=found.p90)
+
+    return Subject(
+        shape=target.shape,
+        lab=lab,
+        placement=plan.placement,
+        text=target.text,
+        open_placed=lambda: session.placed(str(target.path), plan.placement, slots=room.slots, context=room.context),
+        predict=expected,
+        read_gb_s=lambda: meter.read_gb_s(READ_BYTES, READ_PASSES),
+        threads=threads,
+        int8_gops=meter.int8_gops(),
+        open_reference=whole if check else None,
+        reason="; ".join(plan.reason),
+        file=target.path,
+        file_hash=target.checkpoint.hash,
+        kv_element_bytes=2,
+        peak_memory=lambda runner: runner.node_memory() if isinstance(runner, PlacedRunner) else {},
+    )

@@ -1,0 +1,32 @@
+"""`motley probe`: measure this machine's memory, compute and links, and write them down as a lab."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from motley.cli.options import cores, memory, positive
+from motley.cli.session import Seat, Session
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, default=cores(), help="default: %(default)s")
+    parser.add_argument(
+        "--memory", type=memory, default=0, metavar="SIZE", help="what Motley may use (default: what is free)"
+    )
+    parser.add_argument(
+        "--nodes", type=positive, default=1, metavar="N", help="local nodes that share the threads and memory"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="LAB", help="write here (default: standard output)")
+
+
+def run(args: argparse.Namespace) -> int:
+    share, size = max(1, args.threads // args.nodes), args.memory // args.nodes
+    seats = [Seat(f"node{i}", share, size) for i in range(args.nodes)]
+    print(f"measuring {args.nodes} device{'s'[: args.nodes > 1]}, about 10 s each", file=sys.stderr)
+    with Session(seats) as session:
+        text = session.probe().dumps()
+    if args.output:
+        args.output.write_text(text)
+    else:
+        print(text, end="")
+    return 0
