@@ -54,14 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--nodes", type=positive, default=2, metavar="N", help="local nodes (default: %(default)s)")
     where.add_argument("--lab", type=Path, metavar="FILE", help="a lab file: its devices as local nodes, its figures")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the first node (default: most of the cores)")
-    parser.add_argument(
-        "--pp", type=whole_numbers, default=[128, 512], metavar="N,..", help="prompts (default: 128,512)"
-    )
-    parser.add_argument(
-        "--tg", type=whole_numbers, default=[64], metavar="N,..", help="tokens to generate (default: 64)"
-    )
-    parser.add_argument("--depth", type=whole_numbers, default=[0], metavar="D,..", help="tokens before (default: 0)")
-    parser.add_argument("--batch", type=counts, default=[1], metavar="B,..", help="sequences at once (default: 1)")
+    parser.add_argument("--pp", type=whole_numbers, default=[128, 512], metavar="N,..", help="prompts (128,512)")
+    parser.add_argument("--tg", type=whole_numbers, default=[64], metavar="N,..", help="tokens to generate (64)")
+    parser.add_argument("--depth", type=whole_numbers, default=[0], metavar="D,..", help="tokens before (0)")
+    parser.add_argument("--batch", type=counts, default=[1], metavar="B,..", help="sequences at once (1)")
     parser.add_argument("--repeat", type=positive, default=5, metavar="R", help="samples a test (default: %(default)s)")
     parser.add_argument("--peer", choices=["llama.cpp"], help="alternate with a rival on the same file")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison with one device")
@@ -130,7 +126,7 @@ def _open_target(args: argparse.Namespace, progress: Progress) -> Target:
     shape = shape_of(checkpoint)
     if args.shape or args.model:
         return Target(path, checkpoint, shape, Text.random(shape.vocab_size), None)
-    routes = Routes.load(routes_path(), shape.n_experts)
+    routes = Routes.load(routes_path())
     return Target(path, checkpoint, shape, Text(_held_out_tokens(checkpoint)), routes)
 
 

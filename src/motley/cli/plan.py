@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quant", default="q4_k", metavar="Q", help="of a catalogue shape (default: %(default)s)")
     parser.add_argument("--lab", required=True, type=Path, metavar="LAB", help="a lab file; `motley probe` writes one")
     parser.add_argument("--workload", default="tg64", metavar="W", help="pp512, tg64@d1024, ... (default: %(default)s)")
-    parser.add_argument(
-        "--context", type=positive, default=4096, help="tokens a sequence may have (default: %(default)s)"
-    )
+    parser.add_argument("--context", type=positive, default=4096, help="of a sequence (default: %(default)s)")
     parser.add_argument("--slots", type=positive, default=1, help="sequences at once (default: %(default)s)")
     parser.add_argument("--routes", type=Path, metavar="FILE", help="a route trace (.npz): which experts are popular")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan for programs")
@@ -31,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     shape = model_shape(args.model, args.quant)
     lab = Lab.load(args.lab)
-    routes = Routes.load(args.routes, shape.n_experts) if args.routes else None
+    routes = Routes.load(args.routes) if args.routes else None
     plan = find_placement(shape, lab, Workload.parse(args.workload), routes, args.context, args.slots)
     print(plan_text(plan, shape, lab, args.context, args.slots))
     if args.json:

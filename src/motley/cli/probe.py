@@ -10,11 +10,9 @@ from motley.cli.session import Seat, Session
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, default=cores(), help="default: %(default)s")
+    parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help="default: what is free")
     parser.add_argument(
-        "--memory", type=memory, default=0, metavar="SIZE", help="what Motley may use (default: what is free)"
-    )
-    parser.add_argument(
-        "--nodes", type=positive, default=1, metavar="N", help="local nodes that share the threads and memory"
+        "--nodes", type=positive, default=1, metavar="N", help="local nodes that share them (default: %(default)s)"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="LAB", help="write here (default: standard output)")
 

@@ -13,9 +13,7 @@ from motley.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "results", nargs="*", metavar="ID_OR_FILE", help="one: in full; several: side by side; none: list"
-    )
+    parser.add_argument("results", nargs="*", metavar="ID_OR_FILE", help="one: in full, several: side by side")
     parser.add_argument("--model", metavar="NAME", help="list only this model's")
     parser.add_argument("--limit", type=int, default=20, help="list at most so many (default: %(default)s)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one result as a page")
