@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--nodes", type=positive, default=2, metavar="N", help="local nodes (default: %(default)s)")
     where.add_argument("--lab", type=Path, metavar="FILE", help="a lab file: its devices as local nodes, its figures")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the first node (default: most of the cores)")
+    parser.add_argument(
+        "--home", metavar="DEVICE", help="attention lives here; `any`: the planner chooses (default: the first node)"
+    )
     parser.add_argument("--pp", type=whole_numbers, default=[128, 512], metavar="N,..", help="prompts (128,512)")
     parser.add_argument("--tg", type=whole_numbers, default=[64], metavar="N,..", help="tokens to generate (64)")
     parser.add_argument("--depth", type=whole_numbers, default=[0], metavar="D,..", help="tokens before (0)")
@@ -92,9 +95,7 @@ def bench(args: argparse.Namespace, progress: Progress) -> Result:
         progress("measuring the devices and the links", 0.0)
         lab = given or session.probe()
         progress("searching for the best placement", 0.0)
-        plan = find_placement(
-            target.shape, lab, _main(workloads), target.routes, room.context, room.slots, session.own.name
-        )
+        plan = _plan(args, target, lab, _main(workloads), room, session.own.name)
         subject = _subject(target, session, lab, plan, room, check=not args.no_check)
         return run_bench(subject, Settings(workloads, args.repeat, peer=args.peer), progress)
 
@@ -158,6 +159,12 @@ def _seats(args: argparse.Namespace, shape: ModelShape, given: Lab | None, room:
 def _main(workloads: list[Workload]) -> Workload:
     """What the placement is chosen for: generating, where that is asked."""
     return next((w for w in workloads if w.kind == "decode"), workloads[0])
+
+
+def _plan(args: argparse.Namespace, target: Target, lab: Lab, workload: Workload, room: Room, head: str) -> Plan:
+    home = args.home or head
+    homes = None if home == "any" else [home]
+    return find_placement(target.shape, lab, workload, target.routes, room.context, room.slots, head=head, homes=homes)
 
 
 def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room, *, check: bool) -> Subject:

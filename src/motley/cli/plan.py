@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", default="tg64", metavar="W", help="pp512, tg64@d1024, ... (default: %(default)s)")
     parser.add_argument("--context", type=positive, default=4096, help="of a sequence (default: %(default)s)")
     parser.add_argument("--slots", type=positive, default=1, help="sequences at once (default: %(default)s)")
+    parser.add_argument("--home", action="append", metavar="DEVICE", help="attention only here (default: anywhere)")
     parser.add_argument("--routes", type=Path, metavar="FILE", help="a route trace (.npz): which experts are popular")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan for programs")
 
@@ -30,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     shape = model_shape(args.model, args.quant)
     lab = Lab.load(args.lab)
     routes = Routes.load(args.routes) if args.routes else None
-    plan = find_placement(shape, lab, Workload.parse(args.workload), routes, args.context, args.slots)
+    workload = Workload.parse(args.workload)
+    plan = find_placement(shape, lab, workload, routes, args.context, args.slots, homes=args.home)
     print(plan_text(plan, shape, lab, args.context, args.slots))
     if args.json:
         args.json.write_text(json.dumps(plan_json(plan, shape, lab, args.context, args.slots), indent=1) + "\n")

@@ -4,6 +4,7 @@ The arrangements of `candidates` are priced by the cost model that `predict` use
 (`improve`); the fastest that fits wins. Anytime: `seconds` bounds the improving.
 """
 
+from collections.abc import Collection
 from math import inf
 from time import monotonic
 
@@ -32,10 +33,12 @@ def find_placement(
     context: int = 4096,
     slots: int = 1,
     head: str | None = None,
+    homes: Collection[str] | None = None,
     seconds: float = 3.0,
 ) -> Plan:
     """The fastest placement found for `workload` (default: 64 tokens, one sequence) that leaves room for `slots`
-    sequences of `context` tokens. `head`: the device whose process drives the steps, if that is given.
+    sequences of `context` tokens. `head`: the device whose process drives the steps, if that is given. `homes`: the
+    devices that attention may live on (default: any).
 
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
     workload = workload or Workload()
@@ -43,8 +46,10 @@ def find_placement(
         pairs = ", ".join(f"{a} - {b}" for a, b in missing)
         raise UsageError(f"the lab has no link between {pairs}: measure it with `motley probe` or write it in the file")
     context = max(min(context, shape.context), workload.context)
-    pricer = Pricer(CostModel(shape, lab, workload, routes, head), context, max(slots, workload.batch), STEP_TOKENS)
-    starts = list(dict.fromkeys(candidates(pricer)))
+    may_be_home = None if homes is None else frozenset(lab.devices.index(lab.device(name)) for name in homes)
+    model = CostModel(shape, lab, workload, routes, head)
+    pricer = Pricer(model, context, max(slots, workload.batch), STEP_TOKENS, may_be_home)
+    starts = [(name, s) for name, s in dict.fromkeys(candidates(pricer)) if pricer.allowed(s)]
     state, ms = _best(pricer, [s for _, s in starts], monotonic() + seconds)
     if ms == inf:
         raise CapacityError(_what_is_missing(pricer, starts, context, max(slots, workload.batch)))

@@ -33,9 +33,12 @@ class State:
 
 
 class Pricer:
-    """Milliseconds and memory of states, for one question. Remembers layers."""
+    """Milliseconds and memory of states, for one question. Remembers layers. `may_be_home`: device indices."""
 
-    def __init__(self, model: CostModel, context: int, slots: int, step_tokens: int) -> None:
+    def __init__(
+        self, model: CostModel, context: int, slots: int, step_tokens: int, may_be_home: frozenset[int] | None = None
+    ) -> None:
+        self._may_be_home = may_be_home
         self.model, self.shape, self.devices = model, model.shape, model.lab.devices
         self.evaluations = 0
         shape, n = self.shape, self.shape.n_layers
@@ -76,9 +79,15 @@ class Pricer:
         return sum(max(0, need - d.memory_bytes) for need, d in zip(needs, self.devices))
 
     # -- time
+    def allowed(self, state: State) -> bool:
+        """Whether attention lives only where it may."""
+        return self._may_be_home is None or self._may_be_home.issuperset(state.homes)
+
     def ms(self, state: State) -> float:
-        """Of a step; infinite where it does not fit."""
+        """Of a step; infinite where it does not fit or is not allowed."""
         self.evaluations += 1
+        if not self.allowed(state):
+            return inf
         weights = self.weights(state)
         if any(need > d.memory_bytes for need, d in zip(self.needs(state, weights), self.devices)):
             return inf
