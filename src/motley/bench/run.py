@@ -45,7 +45,7 @@ class Subject:
     int8_gops: float | None = None
     open_reference: RunnerOpener | None = None  # what the check compares with; None: no check
     reference: str = "one device"
-    reason: str = ""  # why this placement
+    reason: str = ""  # why this placement: sentences, parted by "; "
     file: Path | None = None
     file_hash: str | None = None
     kv_element_bytes: int = 4

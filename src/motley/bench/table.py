@@ -15,6 +15,7 @@ from motley.bench.words import (
     model_words,
     number,
     placement_words,
+    reasons,
     settings_words,
 )
 
@@ -25,6 +26,7 @@ def result_view(result: Result) -> RenderableType:
         Text(f"{result.model.name} {result.model.quant}: {model_words(result)}", style="bold"),
         Text(machine_words(result)),
         Text(placement_words(result)),
+        *(Text(f"- {reason}", style="dim") for reason in reasons(result)),
         speed_table(result.results),
         time_table(result.results),
     ]

@@ -16,6 +16,11 @@ def number(value: float) -> str:
     return f"{value:.2g}" if abs(value) >= 1e-4 else f"{value:.1e}"
 
 
+def tiny(value: float) -> str:
+    """1.2e-07, or 0 where there is nothing."""
+    return f"{value:.1e}" if value else "0"
+
+
 def size(n_bytes: float) -> str:
     """Bytes in decimal units: 9.4 MB."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -43,7 +48,12 @@ def machine_words(result: Result) -> str:
 def placement_words(result: Result) -> str:
     homes = Counter(layer.home for layer in result.placement.layers)
     where = ", ".join(f"{device} is home to {n} layers" for device, n in homes.items())
-    return f"{where}; experts: {experts_per_device(result)}" + (f". {result.reason}" if result.reason else "")
+    return f"{where}; experts: {experts_per_device(result)}"
+
+
+def reasons(result: Result) -> list[str]:
+    """Why this placement: a sentence each."""
+    return [part[0].upper() + part[1:] for part in result.reason.split("; ") if part]
 
 
 def experts_per_device(result: Result) -> str:
@@ -55,8 +65,8 @@ def experts_per_device(result: Result) -> str:
 def check_words(check: Check) -> str:
     verdict = "passed" if check.passed else "FAILED"
     return (
-        f"Check {verdict} against {check.reference}: max relative logit difference {check.max_rel_logit_diff:.1e} "
-        f"(absolute {check.max_abs_logit_diff:.1e}), {check.greedy_tokens_equal} of {check.greedy_tokens_compared} "
+        f"Check {verdict} against {check.reference}: max relative logit difference {tiny(check.max_rel_logit_diff)} "
+        f"(absolute {tiny(check.max_abs_logit_diff)}), {check.greedy_tokens_equal} of {check.greedy_tokens_compared} "
         "greedy tokens equal"
     )
 

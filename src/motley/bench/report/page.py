@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from motley.bench.report import charts
 from motley.bench.result import Exchange, Result, TestResult
-from motley.bench.words import check_words, machine_words, model_words, number, settings_words, size
+from motley.bench.words import check_words, machine_words, model_words, number, reasons, settings_words, size
 from motley.lab.lab import Device
 
 PARTS = {
@@ -56,6 +56,7 @@ def _context(result: Result) -> dict[str, Any]:
         "style": Markup(style),
         "parts": PARTS,
         "model": model_words(result),
+        "reasons": reasons(result),
         "machine": machine_words(result),
         "check": check_words(result.check) if result.check else None,
         "generation": headline(result, "tg"),
