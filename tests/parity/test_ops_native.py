@@ -52,13 +52,14 @@ def test_an_unsupported_quantisation_names_the_tensor(ops: NativeOps, monkeypatc
 
 
 def test_wrong_dimensions_are_refused_with_their_numbers(ops: NativeOps) -> None:
-    weight = ops.weight(random_tensor(Quant.F32, (16, 32)))
+    tensor = random_tensor(Quant.F32, (16, 32))
+    weight, table = ops.weight(tensor), ops.table(tensor)
     with pytest.raises(ValueError, match="x has 31 columns, the weight 32"):
         ops.linear(zeros(2, 31), weight)
     with pytest.raises(ValueError, match="token 16 is outside the table of 16"):
-        ops.embed(weight, np.array([0, 16], np.int32))
+        ops.embed(table, np.array([0, 16], np.int32))
     with pytest.raises(ValueError, match="token -1"):
-        ops.embed(weight, np.array([-1], np.int32))
+        ops.embed(table, np.array([-1], np.int32))
     with pytest.raises(ValueError, match="cannot choose 17 of 16 experts"):
         ops.router(zeros(1, 32), weight, Routing(17, False))
     with pytest.raises(ValueError, match="rows of 30 are not groups of 32"):
@@ -95,9 +96,9 @@ def test_wrong_experts_are_refused(ops: NativeOps) -> None:
 
 
 def test_no_tokens_give_empty_results(ops: NativeOps) -> None:
-    weight = ops.weight(random_tensor(Quant.Q8_0, (16, 32)))
-    assert ops.linear(zeros(0, 32), weight)[0].shape == (0, 16)
-    assert ops.embed(weight, np.zeros(0, np.int32)).shape == (0, 32)
+    tensor = random_tensor(Quant.Q8_0, (16, 32))
+    assert ops.linear(zeros(0, 32), ops.weight(tensor))[0].shape == (0, 16)
+    assert ops.embed(ops.table(tensor), np.zeros(0, np.int32)).shape == (0, 32)
 
 
 def test_packed_weights_stay_close_to_the_stored_size(ops: NativeOps) -> None:

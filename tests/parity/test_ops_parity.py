@@ -69,7 +69,7 @@ def test_embed_decodes_as_the_reference_to_the_bit(ops: NativeOps, quant: Quant)
     table = random_tensor(quant, (50, 512))
     table.data[: 3 * quant.block_bytes] = np.arange(3 * quant.block_bytes) * 37 % 256  # odd scales too
     tokens = np.array([49, 0, 7, 7, 1], np.int32)
-    got, want = ops.embed(ops.weight(table), tokens), REFERENCE.embed(table.decode(), tokens)
+    got, want = ops.embed(ops.table(table), tokens), REFERENCE.embed(table.decode(), tokens)
     np.testing.assert_array_equal(got, want)
 
 

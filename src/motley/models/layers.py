@@ -49,6 +49,12 @@ class Loader:
         self._count(tensor.n_bytes)
         return weight
 
+    def table(self, name: str, *dims: int) -> Weight:
+        tensor = self.tensor(name, dims)
+        table = self.ops.table(tensor)
+        self._count(tensor.n_bytes)
+        return table
+
     def experts(self, config: Config, layer: int, owned: Sequence[int]) -> Experts:
         n, d, f = config.n_experts, config.d_model, config.d_expert
         gate = self.tensor(f"blk.{layer}.ffn_gate_exps.weight", (n, f, d))
@@ -128,7 +134,7 @@ class Layer:
 
 class Embedding:
     def __init__(self, config: Config, load: Loader) -> None:
-        self.token_embd = load.weight("token_embd.weight", config.vocab_size, config.d_model)
+        self.token_embd = load.table("token_embd.weight", config.vocab_size, config.d_model)
 
     def __call__(self, ops: Ops, batch: Batch) -> Array:
         """-> [T, D]"""

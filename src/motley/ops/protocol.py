@@ -78,7 +78,11 @@ class Ops(Protocol):
 
     # -- placing weights: raises UnsupportedError for a quantisation the device has no kernel for
     def weight(self, tensor: QuantTensor) -> Weight:
-        """A matrix [rows, cols] for `linear`, `embed` or `router`; a vector [cols] for `rms_norm`."""
+        """A matrix [rows, cols] for `linear` or `router`; a vector [cols] for `rms_norm`."""
+        ...
+
+    def table(self, tensor: QuantTensor) -> Weight:
+        """A matrix [rows, cols] for `embed`: only the rows that are asked for need ever be read."""
         ...
 
     def experts_weight(self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int]) -> Experts:

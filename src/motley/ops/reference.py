@@ -39,6 +39,9 @@ class ReferenceOps:
     def weight(self, tensor: QuantTensor) -> F32:
         return tensor.decode()
 
+    def table(self, tensor: QuantTensor) -> F32:
+        return tensor.decode()
+
     def experts_weight(
         self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int]
     ) -> ReferenceExperts:

@@ -53,38 +53,28 @@ def isas() -> list[str]:
 
 
 class NativeWeight:
-    """An uploaded tensor with the faces that operations ask for, each made when it is first asked for.
+    """An uploaded vector or matrix. `vector`: float32 [cols], for norms. `packed`: the repacked matrix, for products.
+    `router`: the same in float, made when a router first asks for it."""
 
-    `vector`: float32 [cols], for norms. `rows`: the stored bytes, still in the file's mapping, for embeddings: only
-    the rows of the tokens at hand are ever read. `packed`: the repacked matrix, for products. `router`: the same,
-    in float. A table that is also the head is uploaded twice and has one face each time.
-    """
-
-    __slots__ = ("_device", "_packed", "_router", "cols", "n_rows", "tensor", "vector")
+    __slots__ = ("_device", "_router", "_tensor", "n_rows", "packed", "vector")
 
     def __init__(self, device: "_native.Device", tensor: QuantTensor) -> None:
-        self._device = device
-        self._packed: _native.Matrix | None = None
+        self._device, self._tensor = device, tensor
         self._router: _native.Matrix | None = None
-        self.tensor = tensor
-        self.cols = tensor.dims[-1]
-        self.n_rows = tensor.dims[0] if len(tensor.dims) == 2 else 1
-        self.vector = np.ascontiguousarray(tensor.decode()) if len(tensor.dims) == 1 else None
-
-    @property
-    def packed(self) -> "_native.Matrix":
-        if self._packed is None:
-            self._packed = _pack(self._device, self.tensor)
-        return self._packed
+        if len(tensor.dims) == 1:
+            self.n_rows, self.vector = 1, np.ascontiguousarray(tensor.decode())
+        else:
+            self.n_rows, self.packed = tensor.dims[0], _pack(device, tensor)
 
     @property
     def router(self) -> "_native.Matrix":
         if self._router is None:
-            if self.tensor.quant in (Quant.F32, Quant.F16, Quant.BF16):
+            tensor = self._tensor
+            if tensor.quant in (Quant.F32, Quant.F16, Quant.BF16):
                 self._router = self.packed
             else:
-                values = np.ascontiguousarray(self.tensor.decode()).reshape(-1).view(np.uint8)
-                self._router = _pack(self._device, QuantTensor(self.tensor.name, self.tensor.dims, Quant.F32, values))
+                values = np.ascontiguousarray(tensor.decode()).reshape(-1).view(np.uint8)
+                self._router = _pack(self._device, QuantTensor(tensor.name, tensor.dims, Quant.F32, values))
         return self._router
 
 
@@ -113,11 +103,18 @@ class NativeOps:
     # -- placing weights
 
     def weight(self, tensor: QuantTensor) -> NativeWeight:
-        """A matrix is repacked when a product first uses it; a table that only `embed` uses stays in its file."""
+        """A matrix is repacked now."""
         _check_quant(tensor)
         if len(tensor.dims) not in (1, 2):
             raise ValueError(f"weight {tensor.name} has dimensions {list(tensor.dims)}, not [cols] or [rows, cols]")
         return NativeWeight(self._device, tensor)
+
+    def table(self, tensor: QuantTensor) -> QuantTensor:
+        """The tensor itself: it stays in its file's mapping, and only the rows of the tokens at hand are read."""
+        _check_quant(tensor)
+        if len(tensor.dims) != 2:
+            raise ValueError(f"table {tensor.name} has dimensions {list(tensor.dims)}, not [rows, cols]")
+        return tensor
 
     def experts_weight(
         self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int]
@@ -145,14 +142,14 @@ class NativeOps:
 
     # -- arithmetic
 
-    def embed(self, table: NativeWeight, tokens: NDArray[np.int32]) -> Floats:
-        out = np.empty((len(tokens), table.cols), np.float32)
-        self._device.embed(table.tensor.data, table.tensor.quant.ggml_type, table.cols, tokens, out)
+    def embed(self, table: QuantTensor, tokens: NDArray[np.int32]) -> Floats:
+        out = np.empty((len(tokens), table.dims[1]), np.float32)
+        self._device.embed(table.data, table.quant.ggml_type, table.dims[1], tokens, out)
         return out
 
     def rms_norm(self, x: Floats, weight: NativeWeight, eps: float) -> Floats:
         out = np.empty_like(x)
-        self._device.rms_norm(x, weight.vector, eps, out)  # type: ignore[arg-type]
+        self._device.rms_norm(x, weight.vector, eps, out)
         return out
 
     def linear(self, x: Floats, *weights: NativeWeight) -> tuple[Floats, ...]:
