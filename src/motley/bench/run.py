@@ -107,6 +107,12 @@ def run_bench(subject: Subject, settings: Settings, progress: Progress = silent)
 def _require_sense(subject: Subject, settings: Settings) -> None:
     if not settings.workloads:
         raise UsageError("nothing to measure: give --pp or --tg at least one number above 0")
+    longest = max(settings.workloads, key=lambda w: w.context)
+    if longest.context > subject.shape.context:
+        raise UsageError(
+            f"{longest.name} needs {longest.context} positions; {subject.shape.name} was trained for "
+            f"{subject.shape.context}: ask for fewer tokens or less depth"
+        )
     if settings.repeat < 1:
         raise UsageError(f"--repeat {settings.repeat}: at least one sample is needed")
     if settings.peer not in (None, "llama.cpp"):

@@ -101,7 +101,7 @@ def test_without_a_reference_there_is_no_check() -> None:
         ({"repeat": 0}, "--repeat"),
         ({"peer": "vllm"}, "vllm"),
         ({"peer": "llama.cpp"}, "model file"),
-        ({"workloads": [Workload(tokens=9999)]}, "positions"),
+        ({"workloads": [Workload(tokens=9999)]}, "trained for"),
     ],
 )
 def test_senseless_requests_are_refused(changes: dict[str, object], words: str) -> None:

@@ -1,0 +1,100 @@
+"""`motley bench` as scripts use it: real processes, a real (tiny) model, and the design's JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from motley.bench.result import load_result
+from tiny_models import write_tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bench")
+    write_tiny(path, "qwen3moe", "q8_0").rename(path / "tiny.gguf")
+    return path
+
+
+def motley(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "MOTLEY_DATA": str(folder / "data"), "MOTLEY_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-m", "motley", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
+
+
+@pytest.fixture(scope="module")
+def bench(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return motley(folder, "bench", "tiny.gguf", "--pp", "8,16", "--tg", "4", "--depth", "0,8", "--json", "out.json")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path, bench: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    assert bench.returncode == 0, bench.stderr
+    return dict(json.loads((folder / "out.json").read_text()))
+
+
+def test_json_holds_every_test_with_samples_and_predictions(found: dict[str, Any], folder: Path) -> None:
+    tests = [(t["test"], t["depth"], t["batch"]) for t in found["results"]]
+    assert sorted(tests) == sorted((t, d, 1) for t in ("pp8", "pp16", "tg4") for d in (0, 8))
+    for test in found["results"]:
+        assert len(test["tokens_per_s"]["samples"]) >= 5
+        assert test["predicted_tokens_per_s"]["p10"] < test["predicted_tokens_per_s"]["p90"]
+        assert sum(test["time"].values()) == pytest.approx(test["ms_per_step"], rel=0.05)
+    assert load_result(folder / "out.json").model.file == "tiny.gguf"
+
+
+def test_two_unequal_nodes_share_the_experts(found: dict[str, Any]) -> None:
+    a, b = found["lab"]["devices"]
+    assert a["memory_bytes"] < b["memory_bytes"]
+    holders = {device for layer in found["placement"]["layers"] for device in layer["experts"]}
+    assert holders == {a["name"], b["name"]}
+    assert found["lab"]["links"][0]["rtt_us"] > 0
+    (exchange,) = found["exchanges"]
+    assert exchange["transport"] == "tcp"
+    assert exchange["count"] > 0
+
+
+def test_the_answer_equals_one_devices(found: dict[str, Any]) -> None:
+    check = found["check"]
+    assert check["max_rel_logit_diff"] < 1e-4
+    assert check["greedy_tokens_equal"] == check["greedy_tokens_compared"] > 0
+
+
+def test_routes_count_every_choice(found: dict[str, Any]) -> None:
+    """Per layer: tokens of all samples times the experts that each uses."""
+    tokens = sum(int(t["test"][2:]) * len(t["tokens_per_s"]["samples"]) for t in found["results"])
+    assert [sum(row) for row in found["routes"]] == [tokens * found["model"]["n_experts_used"]] * 2
+
+
+def test_terminal_and_page_and_store(folder: Path, bench: "subprocess.CompletedProcess[str]", found: Any) -> None:
+    assert "tg4 @ d8" in bench.stdout
+    assert "Check passed" in bench.stdout
+    (page,) = (folder / "data").glob("*.html")
+    assert found["command"] in page.read_text()
+    listed = motley(folder, "report")
+    assert listed.returncode == 0
+    assert "tiny-qwen3moe" in listed.stdout
+    both = motley(folder, "report", "1", "out.json")
+    assert both.returncode == 0
+    assert "(1.00x)" in both.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bench", "none.gguf"], "none.gguf"),
+        (["bench", "--shape", "olmo-1b", "--quant", "q4_k"], "olmo"),
+        (["bench", "tiny.gguf", "--pp", "9999", "--tg", "0"], "trained for 256"),
+        (["bench", "tiny.gguf", "--pp", "0", "--tg", "0"], "--pp"),
+        (["report", "12345"], "12345"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_status_2(folder: Path, arguments: list[str], words: str) -> None:
+    done = motley(folder, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
