@@ -75,7 +75,7 @@ def asked_workloads(
 
 def run_bench(subject: Subject, settings: Settings, progress: Progress = silent) -> Result:
     """Raises UsageError before anything is loaded if the request makes no sense."""
-    _require_sense(subject, settings)
+    require_sense(settings, subject.shape, subject.file)
     stage = stages(progress, len(settings.workloads) + 3)
     with subject.open_placed() as runner:
         measured = [_measure(subject, settings, runner, w, stage()) for w in settings.workloads]
@@ -104,20 +104,21 @@ def run_bench(subject: Subject, settings: Settings, progress: Progress = silent)
     )
 
 
-def _require_sense(subject: Subject, settings: Settings) -> None:
+def require_sense(settings: Settings, shape: ModelShape, file: Path | None) -> None:
+    """UsageError, before any work is done, if the request can't be met."""
     if not settings.workloads:
         raise UsageError("nothing to measure: give --pp or --tg at least one number above 0")
     longest = max(settings.workloads, key=lambda w: w.context)
-    if longest.context > subject.shape.context:
+    if longest.context > shape.context:
         raise UsageError(
-            f"{longest.name} needs {longest.context} positions; {subject.shape.name} was trained for "
-            f"{subject.shape.context}: ask for fewer tokens or less depth"
+            f"{longest.name} needs {longest.context} positions; {shape.name} was trained for "
+            f"{shape.context}: ask for fewer tokens or less depth"
         )
     if settings.repeat < 1:
         raise UsageError(f"--repeat {settings.repeat}: at least one sample is needed")
     if settings.peer not in (None, "llama.cpp"):
         raise UsageError(f"unknown peer {settings.peer!r}: Motley knows llama.cpp")
-    if settings.peer and subject.file is None:
+    if settings.peer and file is None:
         raise UsageError("--peer needs a model file that both can read")
 
 

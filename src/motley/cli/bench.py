@@ -15,7 +15,7 @@ from motley.bench.measure import Text
 from motley.bench.progress import Progress
 from motley.bench.report.page import write_report
 from motley.bench.result import Interval, Result, to_json
-from motley.bench.run import Settings, Subject, asked_workloads, run_bench
+from motley.bench.run import Settings, Subject, asked_workloads, require_sense, run_bench
 from motley.bench.store import Store
 from motley.bench.table import result_view
 from motley.bundled import heldout_path, routes_path
@@ -85,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace, progress: Progress) -> Result:
     workloads = asked_workloads(args.pp, args.tg, args.depth, args.batch)
-    if not workloads:
-        raise UsageError("nothing to measure: give --pp or --tg at least one number above 0")
+    settings = Settings(workloads, args.repeat, peer=args.peer)
     target = _open_target(args, progress)
+    require_sense(settings, target.shape, target.path)
     context = max(CHECK_CONTEXT, *(w.context for w in workloads))
     room = Room(context, slots=max(args.batch))
     given = Lab.load(args.lab) if args.lab else None
@@ -97,7 +97,7 @@ def bench(args: argparse.Namespace, progress: Progress) -> Result:
         progress("searching for the best placement", 0.0)
         plan = _plan(args, target, lab, _main(workloads), room, session.own.name)
         subject = _subject(target, session, lab, plan, room, check=not args.no_check)
-        return run_bench(subject, Settings(workloads, args.repeat, peer=args.peer), progress)
+        return run_bench(subject, settings, progress)
 
 
 @dataclass(frozen=True)
