@@ -25,10 +25,13 @@ _yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 
 class Spin:
-    """How long to look before sleeping: doubled up to `max_us` by each frame that came within that time, halved by
-    each that did not, and by each look that took so long that somebody else must need the core."""
+    """How long to look before sleeping: up to `max_us`, where frames come within that time and the core is free.
 
-    STOLEN_S = 100e-6  # a look takes 1 us; after 100 us the core was given to another thread
+    A frame that came later than any look would have lasted halves it. So does, twice, a look that took so long that
+    the core must have been given to somebody who needs it. Each other frame lets it grow by a quarter.
+    """
+
+    STOLEN_S = 100e-6  # a look takes 1 us
 
     def __init__(self, max_us: float) -> None:
         self.max_s = max_us * 1e-6
@@ -36,15 +39,19 @@ class Spin:
         self.budget_s = self.max_s
 
     def learn(self, waited_s: float, core_was_stolen: bool) -> None:
-        if waited_s <= self.max_s and not core_was_stolen:
-            self.budget_s = min(2 * self.budget_s, self.max_s)
-        else:
+        if core_was_stolen:
+            self.budget_s = max(self.budget_s / 4, self.least_s)
+        elif waited_s > self.max_s:
             self.budget_s = max(self.budget_s / 2, self.least_s)
+        else:
+            self.budget_s = min(1.25 * self.budget_s, self.max_s)
 
 
 def default_spin_us() -> float:
-    """Looking needs a core to spare."""
-    return 500.0 if (os.cpu_count() or 1) > 1 else 0.0
+    """Two milliseconds span the gap between two calls of a model whose layers take that long (OLMoE's shape on one
+    core). Looking needs a core to spare: with one core in all, sleep at once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2000.0 if cores > 1 else 0.0
 
 
 class TcpLink(Link):
