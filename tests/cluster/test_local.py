@@ -128,6 +128,15 @@ def test_a_node_that_never_announces_itself() -> None:
     assert cluster.pids() == {}
 
 
+def test_clusters_leave_no_descriptor_and_no_thread_behind() -> None:
+    held = []
+    for _ in range(3):
+        with LocalCluster(NODES[:1], command=TOY):
+            pass
+        held.append((psutil.Process().num_fds(), threading.active_count()))
+    assert held[2] <= held[1] <= held[0]
+
+
 def test_names_must_differ() -> None:
     with pytest.raises(UsageError, match="same name"):
         LocalCluster([NODES[0], NODES[0]])
@@ -192,6 +201,17 @@ def test_each_sign_of_the_heads_end_suffices_alone(what: str) -> None:
     assert node.stderr
     with node.stderr:
         assert ("closed the pipe" if what == "pipe" else "its head head is gone") in node.stderr.read()
+
+
+def test_a_node_whose_head_ends_while_it_starts() -> None:
+    with Membership("other", "head", head=True) as bystander:
+        node = start_node(bystander.endpoint)  # whose own head never appears
+        assert node.stdin
+        assert node.stderr
+        node.stdin.close()
+        assert node.wait(6) in (0, -signal.SIGALRM)
+        with node.stderr:
+            assert "closed the pipe" in node.stderr.read()
 
 
 def test_a_node_whose_peer_is_not_there_says_so() -> None:

@@ -84,6 +84,7 @@ class Membership:
         self._events: queue.SimpleQueue[tuple[bool, str] | None] = queue.SimpleQueue()
         self._session, self.endpoint = _open(host, port, [_endpoint(p) for p in peers], multicast)
         self._watcher = threading.Thread(target=self._watch, name="membership", daemon=True)
+        self._declared: list[object] = []  # what Zenoh is to keep for us
         self._closed = False
         atexit.register(self.close)
         try:
@@ -129,6 +130,8 @@ class Membership:
         self._events.put(None)
         if self._watcher.is_alive() and self._watcher is not threading.current_thread():
             self._watcher.join(2)
+        self._declared.clear()
+        del self._session  # Zenoh keeps descriptors until its objects are gone
 
     def __enter__(self) -> "Membership":
         return self
@@ -139,13 +142,13 @@ class Membership:
     def _announce(self, head: bool) -> None:
         liveliness = self._session.liveliness()
         self._watcher.start()
-        self._subscriber = liveliness.declare_subscriber(f"{self._root}/**", self._hear, history=True)
+        self._declared.append(liveliness.declare_subscriber(f"{self._root}/**", self._hear, history=True))
         key = f"{self._root}/{'head' if head else 'node'}/{self.name}/{self._birth}"
         if self._inventory:
             answer = msgspec.json.encode(self._inventory)
-            self._queryable = self._session.declare_queryable(key, lambda query: query.reply(key, answer))
+            self._declared.append(self._session.declare_queryable(key, lambda query: query.reply(key, answer)))
         if head or self._inventory:
-            self._token = liveliness.declare_token(key)
+            self._declared.append(liveliness.declare_token(key))
 
     def _hear(self, sample: "zenoh.Sample") -> None:
         """On Zenoh's thread: no queries from here."""

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -38,13 +39,15 @@ def run_node(
     with_head: bool = False,
     spin_us: float | None = None,
 ) -> int:
-    """Until SIGTERM, SIGINT or the head's end. The main thread calls it. Returns the exit status."""
+    """Until SIGTERM, SIGINT or the head's end. The main thread calls it, and the process ends soon after, if need be
+    by an alarm. Returns the exit status."""
     stop = threading.Event()
     errors: list[str] = []
 
     def end(reason: str) -> None:
         if not stop.is_set():
             log.info("%s: ends: %s", name, reason)
+            _end_at_last()
             stop.set()
 
     def name_taken() -> None:
@@ -52,6 +55,8 @@ def run_node(
         stop.set()
 
     with _signals(end):
+        if with_head:
+            _watch_stdin(end)
         server = Server(listen(host, spin_us=spin_us), handler, cluster=cluster, name=name, token=token)
         try:
             inventory = Inventory(__version__, name, host, server.listener.port, tuple(devices), os.getpid())
@@ -61,12 +66,9 @@ def run_node(
             )
             with seat:
                 if with_head:
-                    _watch_stdin(end)
-                    if not seat.wait_for_head(HEAD_APPEARS_S) and not stop.is_set():
-                        raise ClusterError(f"{name}: no head of cluster {cluster} appeared in {HEAD_APPEARS_S:.0f} s")
+                    _await_head(seat, stop)
                 log.info("%s: listens on %s:%d", name, host, server.listener.port)
                 stop.wait()
-                _end_at_last()
         finally:
             server.close()
     if errors:
@@ -110,7 +112,14 @@ def _signals(end: Callable[[str], None]) -> Iterator[None]:
 
 
 def _end_at_last() -> None:
-    """A handler deep in its work can't be interrupted; nothing of it would be kept anyway."""
-    timer = threading.Timer(LAST_RESORT_S, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
+    """A handler deep in its work can't be interrupted, and nothing of it would be kept. The kernel's alarm ends the
+    process even where a thread that is stuck holds the interpreter's lock."""
+    signal.setitimer(signal.ITIMER_REAL, LAST_RESORT_S)
+
+
+def _await_head(seat: Membership, stop: threading.Event) -> None:
+    """Until the head is seen, or gone before that."""
+    deadline = time.monotonic() + HEAD_APPEARS_S
+    while not seat.wait_for_head(0.05) and not stop.is_set():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{seat.name}: no head of cluster {seat.cluster} appeared in {HEAD_APPEARS_S:.0f} s")
