@@ -1,7 +1,7 @@
 """Ids, pieces and ends equal llama.cpp's, for every pre-tokenizer and both SentencePiece kinds."""
 
 import pytest
-from golden_tokenizers import NAMES, STRINGS, golden, tokenizer
+from golden_vocabularies import NAMES, STRINGS, golden, tokenizer
 
 from motley.formats.sentencepiece import merge
 

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from golden_tokenizers import golden, tokenizer
+from golden_vocabularies import golden, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

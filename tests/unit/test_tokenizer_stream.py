@@ -2,7 +2,7 @@
 
 import time
 
-from golden_tokenizers import NAMES, STRINGS, tokenizer
+from golden_vocabularies import NAMES, STRINGS, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +33,8 @@ def test_pushes_and_end_equal_decode(name: str, ids: list[int], how: dict[str, b
 @given(st.sampled_from(NAMES), HARD_TEXT)
 @settings(max_examples=500, deadline=None)
 def test_no_character_is_split(name: str, text: str) -> None:
+    if name.startswith("spm"):
+        text = text.replace("▁", " ")  # SentencePiece's own space: the one thing it cannot tell apart
     ids = tokenizer(name).encode(text)
     pushes = streamed(name, ids)
     assert "".join(pushes) == text

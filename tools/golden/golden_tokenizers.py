@@ -21,6 +21,7 @@ from hard_strings import STRINGS
 from llama_vocab import LlamaCpp, write_vocabulary
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from motley.formats.bytelevel import BYTE_OF
 from motley.formats.pretokenizers import pre_tokenizer
 from motley.formats.vocabulary import TokenType
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 OUT = ROOT / "tests/golden/tokenizers"
 CONTROLS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|user|>"]
 USER_DEFINED = ["<think>", "</think>", "    "]
+BYTE_CHARACTERS = {byte: char for char, byte in BYTE_OF.items()}
 PRES = ["olmo", "qwen2", "gpt-2", "llama-bpe", "default"]
 
 
@@ -39,7 +41,10 @@ def corpus() -> list[str]:
 
 
 def byte_level(pre: str, size: int = 2500) -> dict[str, Any]:
-    """A byte-level BPE vocabulary; its last normal tokens are words that no merge makes, for `ignore_merges`."""
+    """A byte-level BPE vocabulary; its last normal tokens are words that no merge makes, for `ignore_merges`.
+
+    Its last merges join "a" with the first byte of characters that Unicode 16 added: whether those are letters shows.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer(pre).build()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -50,6 +55,8 @@ def byte_level(pre: str, size: int = 2500) -> dict[str, Any]:
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     words = dict.fromkeys(word for text in STRINGS for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
     tokens += [word for word in words if len(word) > 5 and word not in model["vocab"]][:40]
+    crossing = [["a", BYTE_CHARACTERS[text.encode()[0]]] for text in ("\u1c89", "\ua7cb", "\U000105c0")]
+    tokens += ["".join(pair) for pair in crossing]
     types = [TokenType.NORMAL] * len(tokens) + [TokenType.CONTROL] * len(CONTROLS)
     tokens += [*CONTROLS, *USER_DEFINED]
     types += [TokenType.USER_DEFINED] * len(USER_DEFINED)
@@ -58,7 +65,7 @@ def byte_level(pre: str, size: int = 2500) -> dict[str, Any]:
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [int(kind) for kind in types],
-        "tokenizer.ggml.merges": [" ".join(pair) for pair in model["merges"]],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in [*model["merges"], *crossing]],
         "tokenizer.ggml.bos_token_id": tokens.index(CONTROLS[0]),
         "tokenizer.ggml.eos_token_id": tokens.index(CONTROLS[0]),
     }
