@@ -51,7 +51,7 @@ struct Kernels {
                  const void* values, float scale, float* scratch, float* const* out);
 
   int64_t (*read)(const uint8_t* p, int64_t n);          // xor over n bytes (a multiple of 256): bandwidth
-  int32_t (*int8_tile)(int64_t rounds);                  // register-resident dot products: 1 round = kProbeMacs MACs
+  int32_t (*int8_tile)(int64_t rounds);                  // dot products from registers
   float (*f32_tile)(int64_t rounds);
 
   GemmFn gemm(Format f) const {
@@ -69,8 +69,9 @@ struct Kernels {
   }
 };
 
-constexpr int64_t kProbeInt8Macs = 16 * 64;  // per round of int8_tile
-constexpr int64_t kProbeF32Macs = 16 * 16;   // per round of f32_tile
+constexpr int kProbeChains = 12;  // independent accumulators: more than latency needs, fewer than registers there are
+constexpr int64_t kProbeInt8Macs = kProbeChains * 64;  // per round of int8_tile
+constexpr int64_t kProbeF32Macs = kProbeChains * 16;   // per round of f32_tile
 
 extern const Kernels kScalarKernels;
 #if defined(MOTLEY_HAVE_AVX512)

@@ -12,6 +12,14 @@ namespace MOTLEY_ISA {
 // Weights stream from memory: ask for them this many bytes ahead (measured: 1 to 4 KB are alike).
 constexpr int kAhead = 2048;
 
+// Loops over tokens and lanes of an accumulator array: only when unrolled does the array live in registers.
+#if defined(__clang__)
+#define MOTLEY_UNROLL _Pragma("unroll")
+#else
+#define MOTLEY_UNROLL _Pragma("GCC unroll 16")
+#endif
+#define MOTLEY_EACH(t, n) MOTLEY_UNROLL for (int t = 0; t < (n); ++t)
+
 static inline void prefetch_ahead(const uint8_t* p, int n_bytes) {
   for (int i = 0; i < n_bytes; i += 64) prefetch(p + kAhead + i);
 }
@@ -19,19 +27,17 @@ static inline void prefetch_ahead(const uint8_t* p, int n_bytes) {
 // ---------------------------------------------------------------- integer formats
 // Each format has `accumulate(tile, x, block0, f)`: add one tile's product to the n row accumulators f.
 
-template <int N> struct Sums { i32 v[N]; };
-
 // acc[t] += w (4 elements of 16 rows) times elements 4j..4j+3 of block b of each token
 template <int N>
 static inline void dot(i32* acc, u8v w, const Panel& x, int64_t b, int j) {
   const int8_t* q = x.q + b * N * kBlock + 4 * j;
-  for (int t = 0; t < N; ++t) acc[t] = dot4(acc[t], w, q + t * kBlock);
+  MOTLEY_EACH(t, N) acc[t] = dot4(acc[t], w, q + t * kBlock);
 }
 
 // f[t] += weight scale * activation scale * integer sum
 template <int N>
 static inline void scale_in(f32* f, const i32* acc, f32 w_scale, const Panel& x, int64_t b) {
-  for (int t = 0; t < N; ++t) f[t] = fma(mul(to_float(acc[t]), w_scale), set1(x.d[b * N + t]), f[t]);
+  MOTLEY_EACH(t, N) f[t] = fma(mul(to_float(acc[t]), w_scale), set1(x.d[b * N + t]), f[t]);
 }
 
 struct Q8_0 {
@@ -42,8 +48,8 @@ struct Q8_0 {
       const uint8_t* v = w + 64 + h * 512;
       prefetch_ahead(v, 512 + 32);
       i32 acc[N];
-      for (int t = 0; t < N; ++t) acc[t] = shli<4>(set1i(x.off8[b * N + t]));  // -128 * sum
-      for (int j = 0; j < 8; ++j) dot<N>(acc, load_bytes(v + 64 * j), x, b, j);
+      MOTLEY_EACH(t, N) acc[t] = shli<4>(set1i(x.off8[b * N + t]));  // -128 * sum
+      MOTLEY_EACH(j, 8) dot<N>(acc, load_bytes(v + 64 * j), x, b, j);
       scale_in<N>(f, acc, load_f16((const uint16_t*)(w + 32 * h)), x, b);
     }
   }
@@ -57,8 +63,8 @@ struct Q4_0 {
       const uint8_t* v = w + 64 + h * 256;
       prefetch_ahead(v, 256 + 32);
       i32 acc[N];
-      for (int t = 0; t < N; ++t) acc[t] = set1i(x.off8[b * N + t]);
-      for (int j = 0; j < 4; ++j) {
+      MOTLEY_EACH(t, N) acc[t] = set1i(x.off8[b * N + t]);
+      MOTLEY_EACH(j, 4) {
         u8v both = load_bytes(v + 64 * j);
         dot<N>(acc, mask(both, 15), x, b, j);
         dot<N>(acc, shift_mask<4>(both, 15), x, b, j + 4);
@@ -74,51 +80,56 @@ static inline void k_scale_in(f32* f, const i32* acc, const uint8_t* w, int s, c
   f32 scale = mul(load_f16((const uint16_t*)w), to_float(load_u8(w + 64 + 16 * s)));
   f32 minimum = mul(load_f16((const uint16_t*)(w + 32)), to_float(load_u8(w + 192 + 16 * s)));
   scale_in<N>(f, acc, scale, x, b);
-  for (int t = 0; t < N; ++t) f[t] = fnma(minimum, set1(x.dsum[b * N + t]), f[t]);
+  MOTLEY_EACH(t, N) f[t] = fnma(minimum, set1(x.dsum[b * N + t]), f[t]);
+}
+
+// The eight sub-blocks of a tile of format K, each compiled for its own shifts
+template <int N, class K>
+static inline void sub_blocks(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
+  K::template sub_block<N, 0>(w, x, b + 0, f);
+  K::template sub_block<N, 1>(w, x, b + 1, f);
+  K::template sub_block<N, 2>(w, x, b + 2, f);
+  K::template sub_block<N, 3>(w, x, b + 3, f);
+  K::template sub_block<N, 4>(w, x, b + 4, f);
+  K::template sub_block<N, 5>(w, x, b + 5, f);
+  K::template sub_block<N, 6>(w, x, b + 6, f);
+  K::template sub_block<N, 7>(w, x, b + 7, f);
+}
+
+// The nibbles of sub-block S: vectors are shared by pairs of sub-blocks, the even one's are the low nibbles
+template <int S> static inline u8v nibbles(const uint8_t* w, int j) {
+  u8v both = load_bytes(w + 320 + S / 2 * 512 + 64 * j);
+  return S & 1 ? shift_mask<4>(both, 15) : mask(both, 15);
 }
 
 struct Q4_K {
   static constexpr int tile = 256, bytes = 2368;
-  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t block0, f32* f) {
-    for (int s = 0; s < 8; ++s) {
-      const uint8_t* v = w + 320 + s / 2 * 512;
-      prefetch_ahead(w + s * 296, 296);
-      i32 acc[N];
-      for (int t = 0; t < N; ++t) acc[t] = set1i(0);
-      for (int j = 0; j < 8; ++j) {
-        u8v both = load_bytes(v + 64 * j);
-        dot<N>(acc, s & 1 ? shift_mask<4>(both, 15) : mask(both, 15), x, block0 + s, j);
-      }
-      k_scale_in<N>(f, acc, w, s, x, block0 + s);
-    }
+  template <int N, int S> static inline void sub_block(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
+    prefetch_ahead(w + S * 296, 296);
+    i32 acc[N];
+    MOTLEY_EACH(t, N) acc[t] = set1i(0);
+    MOTLEY_EACH(j, 8) dot<N>(acc, nibbles<S>(w, j), x, b, j);
+    k_scale_in<N>(f, acc, w, S, x, b);
+  }
+  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
+    sub_blocks<N, Q4_K>(w, x, b, f);
   }
 };
 
 struct Q5_K {
   static constexpr int tile = 256, bytes = 2880;
-  // The fifth bit of sub-block S, moved to bit 4
-  template <int S> static inline u8v fifth(u8v plane) { return shift_mask<S - 4>(plane, 16); }
   template <int N, int S> static inline void sub_block(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
-    const uint8_t* v = w + 320 + S / 2 * 512;
     prefetch_ahead(w + S * 360, 360);
     i32 acc[N];
-    for (int t = 0; t < N; ++t) acc[t] = set1i(0);
-    for (int j = 0; j < 8; ++j) {
-      u8v both = load_bytes(v + 64 * j);
-      u8v low = S & 1 ? shift_mask<4>(both, 15) : mask(both, 15);
-      dot<N>(acc, either(low, fifth<S>(load_bytes(w + 2368 + 64 * j))), x, b, j);
+    MOTLEY_EACH(t, N) acc[t] = set1i(0);
+    MOTLEY_EACH(j, 8) {
+      u8v fifth = shift_mask<S - 4>(load_bytes(w + 2368 + 64 * j), 16);  // bit S of the plane, moved to bit 4
+      dot<N>(acc, either(nibbles<S>(w, j), fifth), x, b, j);
     }
     k_scale_in<N>(f, acc, w, S, x, b);
   }
   template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
-    sub_block<N, 0>(w, x, b + 0, f);
-    sub_block<N, 1>(w, x, b + 1, f);
-    sub_block<N, 2>(w, x, b + 2, f);
-    sub_block<N, 3>(w, x, b + 3, f);
-    sub_block<N, 4>(w, x, b + 4, f);
-    sub_block<N, 5>(w, x, b + 5, f);
-    sub_block<N, 6>(w, x, b + 6, f);
-    sub_block<N, 7>(w, x, b + 7, f);
+    sub_blocks<N, Q5_K>(w, x, b, f);
   }
 };
 
@@ -130,17 +141,17 @@ struct Q6_K {
     const uint8_t* v = w + 320 + half * 1536;
     prefetch_ahead(w + (half * 4 + Q) * 424, 424);
     i32 acc[2][N];
-    for (int i = 0; i < 2; ++i) {  // 16 elements with a scale of their own
-      for (int t = 0; t < N; ++t) acc[i][t] = set1i(x.off32[(b * 2 + i) * N + t]);
-      for (int j = 4 * i; j < 4 * i + 4; ++j) {
+    MOTLEY_EACH(i, 2) {  // 16 elements with a scale of their own
+      MOTLEY_EACH(t, N) acc[i][t] = set1i(x.off32[(b * 2 + i) * N + t]);
+      MOTLEY_UNROLL for (int j = 4 * i; j < 4 * i + 4; ++j) {
         u8v both = load_bytes(v + (Q & 1) * 512 + 64 * j);
         u8v low = Q / 2 ? shift_mask<4>(both, 15) : mask(both, 15);
         dot<N>(acc[i], either(low, shift_mask<2 * Q - 4>(load_bytes(v + 1024 + 64 * j), 48)), x, b, j);
       }
       i32 scale = load_i8((const int8_t*)w + 64 + 16 * (half * 8 + Q * 2 + i));
-      for (int t = 0; t < N; ++t) acc[i][t] = muli(acc[i][t], scale);
+      MOTLEY_EACH(t, N) acc[i][t] = muli(acc[i][t], scale);
     }
-    for (int t = 0; t < N; ++t) acc[0][t] = addi(acc[0][t], acc[1][t]);
+    MOTLEY_EACH(t, N) acc[0][t] = addi(acc[0][t], acc[1][t]);
     scale_in<N>(f, acc[0], load_f16((const uint16_t*)w), x, b);
   }
   template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
@@ -156,10 +167,10 @@ struct Q6_K {
 template <class Format, int N>
 static void int_panel(const uint8_t* w, int64_t cols, const Panel& x, float* out, int64_t ld, int rows) {
   f32 f[N];
-  for (int t = 0; t < N; ++t) f[t] = set1(0);
+  MOTLEY_EACH(t, N) f[t] = set1(0);
   for (int64_t k = 0; k < cols; k += Format::tile, w += Format::bytes)
     Format::template accumulate<N>(w, x, k / kBlock, f);
-  for (int t = 0; t < N; ++t) store_n(out + t * ld, f[t], rows);
+  MOTLEY_EACH(t, N) store_n(out + t * ld, f[t], rows);
 }
 
 template <class Format>
@@ -191,19 +202,21 @@ struct BF16 {
 template <class Format, int N>
 static void float_panel(const uint8_t* w, int64_t cols, const float* const* x, float* out, int64_t ld, int rows) {
   f32 f[4][N];
-  for (int c = 0; c < 4; ++c) for (int t = 0; t < N; ++t) f[c][t] = set1(0);
+  MOTLEY_EACH(c, 4) MOTLEY_EACH(t, N) f[c][t] = set1(0);
   int64_t k = 0;
   for (; k + 4 <= cols; k += 4, w += 4 * Format::bytes) {
     prefetch_ahead(w, 4 * Format::bytes);
-    for (int c = 0; c < 4; ++c) {
+    MOTLEY_EACH(c, 4) {
       f32 v = Format::get(w + c * Format::bytes);
-      for (int t = 0; t < N; ++t) f[c][t] = fma(v, set1(x[t][k + c]), f[c][t]);
+      MOTLEY_EACH(t, N) f[c][t] = fma(v, set1(x[t][k + c]), f[c][t]);
     }
   }
-  for (int c = 0; k < cols; ++k, ++c, w += Format::bytes)
-    for (int t = 0; t < N; ++t) f[c][t] = fma(Format::get(w), set1(x[t][k]), f[c][t]);
-  for (int t = 0; t < N; ++t)
-    store_n(out + t * ld, add(add(f[0][t], f[1][t]), add(f[2][t], f[3][t])), rows);
+  MOTLEY_EACH(c, 3) {
+    if (k + c >= cols) break;
+    f32 v = Format::get(w + c * Format::bytes);
+    MOTLEY_EACH(t, N) f[c][t] = fma(v, set1(x[t][k + c]), f[c][t]);
+  }
+  MOTLEY_EACH(t, N) store_n(out + t * ld, add(add(f[0][t], f[1][t]), add(f[2][t], f[3][t])), rows);
 }
 
 template <class Format>
@@ -356,16 +369,19 @@ static void score_tiles(const KvShape& s, const float* const* q, const typename 
   int dim = s.head_dim;
   for (int64_t tile = 0; tile < n_tiles; ++tile, keys += 16 * dim) {
     f32 f[4][Q];
-    for (int c = 0; c < 4; ++c) for (int i = 0; i < Q; ++i) f[c][i] = set1(0);
+    MOTLEY_EACH(c, 4) MOTLEY_EACH(i, Q) f[c][i] = set1(0);
     int n = 0;
     for (; n + 4 <= dim; n += 4)
-      for (int c = 0; c < 4; ++c) {
+      MOTLEY_EACH(c, 4) {
         f32 k = Kv::get(keys + (n + c) * 16);
-        for (int i = 0; i < Q; ++i) f[c][i] = fma(k, set1(q[i][n + c]), f[c][i]);
+        MOTLEY_EACH(i, Q) f[c][i] = fma(k, set1(q[i][n + c]), f[c][i]);
       }
-    for (int c = 0; n < dim; ++n, ++c)
-      for (int i = 0; i < Q; ++i) f[c][i] = fma(Kv::get(keys + n * 16), set1(q[i][n]), f[c][i]);
-    for (int i = 0; i < Q; ++i)
+    MOTLEY_EACH(c, 3) {
+      if (n + c >= dim) break;
+      f32 k = Kv::get(keys + (n + c) * 16);
+      MOTLEY_EACH(i, Q) f[c][i] = fma(k, set1(q[i][n + c]), f[c][i]);
+    }
+    MOTLEY_EACH(i, Q)
       store(scores + i * ld + tile * 16, mul(add(add(f[0][i], f[1][i]), add(f[2][i], f[3][i])), set1(scale)));
   }
 }
@@ -396,9 +412,9 @@ static inline void weigh(const typename Kv::type* values, int64_t stride, int64_
                          const float* weights, int64_t ld, f32 acc[Q][V]) {
   for (int64_t p = from; p < to; ++p) {
     const typename Kv::type* row = values + p * stride;
-    for (int j = 0; j < V; ++j) {
+    MOTLEY_EACH(j, V) {
       f32 v = Kv::get(row + 16 * j);
-      for (int i = 0; i < Q; ++i) acc[i][j] = fma(v, set1(weights[i * ld + p]), acc[i][j]);
+      MOTLEY_EACH(i, Q) acc[i][j] = fma(v, set1(weights[i * ld + p]), acc[i][j]);
     }
   }
 }
@@ -408,14 +424,14 @@ static void mix_values(const KvShape& s, int n0, const typename Kv::type* values
                        const float* weights, int64_t ld, const float* sums, float* const* out) {
   using T = typename Kv::type;
   f32 acc[Q][V];
-  for (int i = 0; i < Q; ++i) for (int j = 0; j < V; ++j) acc[i][j] = set1(0);
+  MOTLEY_EACH(i, Q) MOTLEY_EACH(j, V) acc[i][j] = set1(0);
   const T* base = values + n0;
   // All queries together as far as the first one sees, then each alone: nobody reads a later token's value.
   weigh<Kv, Q, V>(base, s.padded_dim, 0, limit[0], weights, ld, acc);
   for (int i = 1; i < Q; ++i)
     weigh<Kv, 1, V>(base, s.padded_dim, limit[0], limit[i], weights + i * ld, ld, acc + i);
-  for (int i = 0; i < Q; ++i)
-    for (int j = 0; j < V; ++j) {
+  MOTLEY_EACH(i, Q)
+    MOTLEY_EACH(j, V) {
       int n = n0 + 16 * j, m = s.head_dim - n;
       if (m > 0) store_n(out[i] + n, div(acc[i][j], set1(sums[i])), m < 16 ? m : 16);
     }
@@ -465,32 +481,26 @@ static int64_t read_bytes(const uint8_t* p, int64_t n) {
   return sumi(addi(addi(a, b), addi(c, d)));
 }
 
-// The tiles of the matrix products with everything in registers or the first cache line: what the units can do.
+// The inner step of the matrix products with everything in registers: what the units can do.
 static int32_t int8_tile(int64_t rounds) {
   alignas(64) uint8_t w[64];
   alignas(64) int8_t x[64];
   for (int i = 0; i < 64; ++i) { w[i] = (uint8_t)i; x[i] = (int8_t)(i - 32); }
-  i32 acc[16];
-  for (int t = 0; t < 16; ++t) acc[t] = set1i(t);
+  i32 acc[kProbeChains];
+  MOTLEY_EACH(t, kProbeChains) acc[t] = set1i(t);
   u8v v = load_bytes(w);
-  for (int64_t r = 0; r < rounds; ++r) {
-    for (int t = 0; t < 16; ++t) acc[t] = dot4(acc[t], v, x + 4 * t);
-    __asm__ volatile("" ::: "memory");
-  }
-  for (int t = 1; t < 16; ++t) acc[0] = addi(acc[0], acc[t]);
+  for (int64_t r = 0; r < rounds; ++r) MOTLEY_EACH(t, kProbeChains) acc[t] = dot4(acc[t], v, x + 4 * t);
+  MOTLEY_EACH(t, kProbeChains - 1) acc[0] = addi(acc[0], acc[t + 1]);
   return sumi(acc[0]);
 }
 
 static float f32_tile(int64_t rounds) {
   alignas(64) float x[16];
   for (int i = 0; i < 16; ++i) x[i] = 0.5f + (float)i * 0.01f;
-  f32 acc[16], v = load(x);
-  for (int t = 0; t < 16; ++t) acc[t] = set1((float)t);
-  for (int64_t r = 0; r < rounds; ++r) {
-    for (int t = 0; t < 16; ++t) acc[t] = fma(v, set1(x[t]), acc[t]);
-    __asm__ volatile("" ::: "memory");
-  }
-  for (int t = 1; t < 16; ++t) acc[0] = add(acc[0], acc[t]);
+  f32 acc[kProbeChains], v = load(x);
+  MOTLEY_EACH(t, kProbeChains) acc[t] = set1((float)t);
+  for (int64_t r = 0; r < rounds; ++r) MOTLEY_EACH(t, kProbeChains) acc[t] = fma(v, set1(x[t]), acc[t]);
+  MOTLEY_EACH(t, kProbeChains - 1) acc[0] = add(acc[0], acc[t + 1]);
   return sum(acc[0]);
 }
 
