@@ -41,6 +41,7 @@ DECODE_BYTES = 1 << 16  # tensors up to this size are decoded
 CASE_SECONDS = 2.0
 MEMORY_ROOM = 512 << 20  # address space beyond what a worker starts with
 BATCH = 5000
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # where a case's file is written
 
 # --- valid files, with the place of every header field
 
@@ -288,7 +289,7 @@ def run_batch(numbers: range, at: "Synchronized[int]", results: Any) -> None:
     failures: list[tuple[int, str]] = []
     slowest = (0.0, -1)
     limit_memory()
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         path = Path(folder) / "case.gguf"
         for number in numbers:
             at.value = number

@@ -2,6 +2,8 @@
 
 import importlib.util
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,9 @@ EDIT = st.tuples(st.integers(0, len(fuzz.DAMAGES) - 1), FRACTION, FRACTION, st.i
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz") / "case.gguf"
+def path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=fuzz.IN_MEMORY) as folder:
+        yield Path(folder) / "case.gguf"
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=range(len(SEEDS)))
