@@ -58,7 +58,7 @@ def test_one_device_by_hand() -> None:
     assert by_name["attention"] == pytest.approx(attention / 18e6 + kv / 20e6 + calls)
     assert by_name["experts"] == pytest.approx(2 * (2 * shape.expert_bytes(0) / 18e6 + 4e-3 + 1e-3))
     assert by_name["head"] == pytest.approx((shape.head_bytes - 1024) / 18e6 + 6e-3)
-    assert by_name["python"] == pytest.approx(1e-3 + 1.3e-3 * (10 + 2 * 13))
+    assert by_name["python"] == pytest.approx(1e-3 + 1.3e-3 * (10 + 2 * 16))
     assert "link" not in by_name
     assert found.ms_per_step == pytest.approx(sum(by_name.values()))
     assert found.p50 == pytest.approx(1e3 / found.ms_per_step)
@@ -68,7 +68,7 @@ def test_all_experts_away_pay_one_exchange_a_layer() -> None:
     shape, two = tiny_shape(), lab(device("a"), device("b"), rtt_us=70, gb_s=2)
     near = predict(shape, two, placed(shape, "a", "a"), TG)
     far = predict(shape, two, placed(shape, "a", "b"), TG)
-    exchange = 0.070 + (256 * 4 + 2 * 8 + 256 * 8) / 2e6
+    exchange = 0.070 + (256 * 4 + 2 * 8 + 256 * 8) / 2e6 + 2 * 8e-3  # 8 calls' worth of Python on each side
     assert far.ms_per_step - near.ms_per_step == pytest.approx(2 * exchange)
     assert sum(t.ms for t in far.terms if t.name == "link") == pytest.approx(2 * exchange)
 
@@ -78,7 +78,7 @@ def test_layers_away_pay_one_round_trip_in_all() -> None:
     here, there = (LayerPlacement(d, (d,) * 4) for d in "ab")
     whole = predict(shape, two, placed(shape, "a", "a"), TG)
     split = predict(shape, two, Placement((here, here, there, there)), TG)
-    hop = 0.070 + (256 * 4 + 512 * 4) / 2e6  # activations there, logits back
+    hop = 0.070 + (256 * 4 + 512 * 4) / 2e6 + 2 * 12e-3  # activations there, logits back
     assert split.ms_per_step - whole.ms_per_step == pytest.approx(hop)
 
 
@@ -144,11 +144,12 @@ def test_spreads_add_up(counts: list[int], n_used: int, tokens: int) -> None:
 
 def test_a_layer_waits_for_the_slowest_case_not_for_the_mean() -> None:
     """Top-2 of 4 split two and two: 1 + 1 in 4 of 6 cases, 2 + 0 in the others."""
-    shape, two = tiny_shape(1), lab(device("a", op_overhead_us=0), device("b", op_overhead_us=0), rtt_us=0, gb_s=1e6)
+    quiet = [device(name, op_overhead_us=0, call_us=0) for name in "ab"]
+    shape, two = tiny_shape(1), lab(*quiet, rtt_us=0, gb_s=1e6)
     found = predict(shape, two, placed(shape, "a", "a", "b"), TG)
     experts = sum(t.ms for t in found.terms if t.name == "experts")
     one = shape.expert_bytes(0) / 18e6
-    assert experts - 1e-3 == pytest.approx(one * (1 * 4 / 6 + 2 * 2 / 6), rel=1e-4)  # the combine takes 1 us
+    assert experts == pytest.approx(one * (1 * 4 / 6 + 2 * 2 / 6), rel=1e-4)
 
 
 def test_a_trace_decides_where_it_is_given() -> None:

@@ -65,7 +65,6 @@ class Link:
     rtt_us: float  # round trip of 16 KiB
     gb_s: float
     source: str = "measured"
-    exchange_us: float = 0.0  # software cost of one expert exchange beyond the bare round trip
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,10 @@ class Pricer:
         return needs
 
     def missing(self, state: State) -> int:
-        """Bytes by which the state exceeds its devices, all together; 0: it fits."""
+        """Bytes by which the state exceeds its devices, all together; 0: it fits. Attention where it may not live
+        is as bad as having no memory at all."""
+        if not self.allowed(state):
+            return self.shape.n_bytes
         needs = self.needs(state, self.weights(state))
         return sum(max(0, need - d.memory_bytes) for need, d in zip(needs, self.devices))
 

@@ -10,6 +10,7 @@ What a layer calls is in `_CALLS`, counted in `motley.models.layers`: (ops on al
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ _CALLS = {
     "embed": (0, 1),
     "head": (1, 2),  # output; take, norm
 }
+_EXCHANGE_OPS = 8  # on each side of an exchange with experts elsewhere: measured beside bare pings
+_STAGE_OPS = 12  # likewise with a stage elsewhere
+_ROUTING_OPS = 3  # counting choices and looking up who holds them, between a layer's router and its experts
 _STEP_OPS = 10  # building the batch and walking the stages, in Python's cost of as many ops
 # Element-wise work per element, in units of a norm's: measured on the native kernels (motley-8m's widths, 512 tokens).
 _INPUT = 1.7  # rounding a product's input to int8
@@ -162,7 +166,7 @@ class CostModel:
         here, s = self._device(home, sets), self.shape
         own = here.calls(*_CALLS["combine"]) + here.elements(_COMBINE * s.d_model * self.workload.step_tokens)
         n_ops = sum(sum(_CALLS[name]) for name in ("attention", "router", "experts", "combine"))
-        n_ops += sum(_CALLS["qk_norm"]) * parts.qk_norm
+        n_ops += sum(_CALLS["qk_norm"]) * parts.qk_norm + _ROUTING_OPS
         remote: dict[int, Cost] = {}
         link: dict[int, float] = {}
         for case, (i, weight) in enumerate(zip(slowest.tolist(), spread.weight.tolist())):
@@ -215,11 +219,13 @@ class CostModel:
         """Send x and the routing, get float64 sums back."""
         s, tokens = self.shape, self.workload.step_tokens
         sent = tokens * (4 * s.d_model + 8 * s.n_experts_used)
-        return self._round_trip(a, b, sent + tokens * 8 * s.d_model)
+        return self._round_trip(a, b, sent + tokens * 8 * s.d_model, _EXCHANGE_OPS)
 
-    def _round_trip(self, a: int, b: int, n_bytes: float) -> float:
-        rtt, exchange, per_byte = self._joins[a][b]
-        return rtt + exchange + n_bytes * per_byte
+    def _round_trip(self, a: int, b: int, n_bytes: float, n_ops: int) -> float:
+        """Milliseconds. Packing and unpacking is Python on both sides: it costs as much as `n_ops` small ops."""
+        rtt_ms, ms_per_byte = self._joins[a][b]
+        software_us = n_ops * (self.lab.devices[a].call_us + self.lab.devices[b].call_us)
+        return rtt_ms + software_us / 1e3 + n_bytes * ms_per_byte
 
     def hop(self, first: int, home: int, last: bool) -> float:
         """Milliseconds to have the head process run a stage on `home`: activations there, and activations or logits
@@ -230,7 +236,7 @@ class CostModel:
         s, w = self.shape, self.workload
         rows = w.step_tokens if w.kind == "decode" else w.step_tokens / w.tokens
         back = 4.0 * s.vocab_size * rows if last else 4.0 * s.d_model * w.step_tokens
-        return self._round_trip(driver, home, 4.0 * s.d_model * w.step_tokens + back)
+        return self._round_trip(driver, home, 4.0 * s.d_model * w.step_tokens + back, _STAGE_OPS)
 
     # -- the ends
     def output(self, home: int, sets: Sequence[WorkingSets]) -> Cost:
@@ -250,17 +256,18 @@ class CostModel:
         return self._costs[key]
 
 
-def _joins(lab: Lab) -> list[list[tuple[float, float, float]]]:
-    """[a][b] -> (rtt ms, software ms, ms per byte). A missing link costs infinitely much."""
-    inf = float("inf")
-    table = [[(inf, 0.0, 0.0)] * len(lab.devices) for _ in lab.devices]
+def _joins(lab: Lab) -> list[list[tuple[float, float]]]:
+    """[a][b] -> (round trip ms, ms per byte). A missing link costs infinitely much."""
     missing = set(lab.missing_links())
-    for i, a in enumerate(lab.devices):
-        for j, b in enumerate(lab.devices):
-            if (a.name, b.name) not in missing and (b.name, a.name) not in missing:
-                link = lab.link(a.name, b.name)
-                table[i][j] = (link.rtt_us / 1e3, link.exchange_us / 1e3, 1 / link.gb_s / 1e6)
-    return table
+
+    def join(a: str, b: str) -> tuple[float, float]:
+        if (a, b) in missing or (b, a) in missing:
+            return inf, 0.0
+        link = lab.link(a, b)
+        return link.rtt_us / 1e3, 1 / link.gb_s / 1e6
+
+    names = [d.name for d in lab.devices]
+    return [[join(a, b) for b in names] for a in names]
 
 
 def _layer_parts(shape: ModelShape, index: int) -> _Parts:

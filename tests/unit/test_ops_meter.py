@@ -1,0 +1,51 @@
+"""The meter on this machine's kernels: every figure is there and of a sane size; it keeps to its working set."""
+
+import numpy as np
+import pytest
+
+from motley.lab.probe import probe_device
+from motley.lab.toml import parse_lab
+from motley.ops.meter import NativeMeter
+from motley.ops.native import NativeOps
+
+
+@pytest.fixture(scope="module")
+def meter() -> NativeMeter:
+    return NativeMeter(NativeOps(threads=1))
+
+
+def test_small_ops_cost_microseconds(meter: NativeMeter) -> None:
+    assert 0.05 < meter.call_us() < 1000
+    assert 0.05 < meter.op_overhead_us() < 1000
+
+
+def test_rates_are_those_of_a_computer(meter: NativeMeter) -> None:
+    for rate in (meter.elements_g_s(), meter.attention_gflops(), meter.gemm_gops("q8_0"), meter.gemm_gops("f32")):
+        assert 0.05 < rate < 1e5
+    assert 0.05 < meter.matvec_gb_s("q4_k", 1 << 20) < 1e4
+
+
+def test_the_working_set_is_as_large_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = NativeOps(threads=1)
+    held = []
+    original = ops.weight
+
+    def counted(tensor: object) -> object:
+        held.append(tensor)
+        return original(tensor)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ops, "weight", counted)
+    NativeMeter(ops).matvec_gb_s("q8_0", 4 << 20)
+    sizes = [t.n_bytes for t in held if t.name == "probe"]  # type: ignore[attr-defined]
+    assert sum(sizes) == pytest.approx(4 << 20, rel=0.05)
+    assert len(sizes) == 8
+
+
+def test_a_probed_device_can_be_written_down(meter: NativeMeter) -> None:
+    found = probe_device(meter, "here", "here", 1, memory_bytes=32 << 20, quants=["q8_0"])
+    assert found.kernels[0].quant == "q8_0"
+    assert [n for n, _ in found.kernels[0].matvec] == [1 << 20, 4 << 20]
+    from motley.lab.lab import Lab
+
+    assert parse_lab(Lab((found,)).dumps())[0] == (found,)
+    assert np.isfinite(found.read_gb_s)
