@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_CASES = 600  # exact cases worth enumerating
-_DRAWS = 96
+_DRAWN_TOKENS = 4096  # a drawn case of few tokens says little: the fewer, the more cases
+_LEAST_DRAWS = 96
 _MANY_TOKENS = 64  # from here the expectation stands for all cases
 
 
@@ -43,7 +44,7 @@ def uniform_spread(counts: tuple[int, ...], n_used: int, tokens: int) -> Spread:
         return Spread(np.ones(1), touched[None], (tokens * n_used / total * held)[None])
     owner = np.repeat(np.arange(len(counts)), counts)
     rng = np.random.default_rng(0)
-    keys = rng.random((_DRAWS, tokens, total))
+    keys = rng.random((max(_LEAST_DRAWS, _DRAWN_TOKENS // tokens), tokens, total))
     chosen = np.argpartition(keys, n_used - 1, axis=-1)[..., :n_used]
     return _counted(chosen, owner, len(counts))
 
@@ -55,9 +56,9 @@ def traced_spread(
     belongs to another sequence (decode). `owner` [E]: index of each expert's device."""
     rng = np.random.default_rng(0)
     n = len(chosen)
-    draws = max(4, min(_DRAWS, 4096 // tokens)) if tokens > 1 else min(n, 256)
+    draws = max(8, _DRAWN_TOKENS // tokens)
     if tokens == 1:
-        rows = np.linspace(0, n - 1, draws).astype(np.int64)[:, None]
+        rows = np.linspace(0, n - 1, min(n, draws)).astype(np.int64)[:, None]
     elif run:
         rows = (rng.integers(0, n, draws)[:, None] + np.arange(tokens)) % n
     else:
@@ -83,7 +84,7 @@ def _compositions(n: int, limits: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 
 def _counted(chosen: NDArray[np.integer], owner: NDArray[np.integer], n_devices: int) -> Spread:
-    """chosen [S, T, A] expert ids -> the spread of those S cases."""
+    """chosen [draws, T, A] expert ids -> their spread, equal cases counted together."""
     draws, n_experts = len(chosen), len(owner)
     flat = chosen.reshape(draws, -1)
     touched = np.zeros((draws, n_experts), bool)
@@ -91,4 +92,6 @@ def _counted(chosen: NDArray[np.integer], owner: NDArray[np.integer], n_devices:
     held = owner[None, :] == np.arange(n_devices)[:, None]  # [D, E]
     on = owner[flat]  # [S, T*A]
     pairs = np.stack([(on == d).sum(1) for d in range(n_devices)], 1)
-    return Spread(np.full(draws, 1 / draws), touched @ held.T.astype(np.float64), pairs.astype(np.float64))
+    cases = np.concatenate([touched @ held.T.astype(np.float64), pairs], axis=1)
+    found, times = np.unique(cases, axis=0, return_counts=True)
+    return Spread(times / draws, found[:, :n_devices], found[:, n_devices:])
