@@ -1,0 +1,91 @@
+"""`motley run`: stream text from a model on this machine."""
+
+import argparse
+import sys
+import time
+
+from motley.cli.options import cores, model_file, positive
+from motley.engine.engine import Engine
+from motley.engine.local import LocalRunner
+from motley.engine.sampling import Sampling
+from motley.errors import UsageError
+from motley.formats.chat import ChatTemplate
+from motley.formats.checkpoint import open_checkpoint
+from motley.formats.tokenizer import Tokenizer
+from motley.ops.native import NativeOps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="a GGUF file (default: the bundled model)")
+    parser.add_argument("-p", "--prompt", help="the prompt (default: standard input)")
+    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    parser.add_argument("-n", "--max-tokens", type=positive, default=128, help="new tokens (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=cores(), help="default: %(default)s")
+    parser.add_argument("--context", type=positive, help="default: what the prompt and the answer need")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="1 is off (default)")
+    parser.add_argument("--min-p", type=float, default=0.0, help="0 is off (default)")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="1 is off (default)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty, args.seed)
+    prompt = args.prompt if args.prompt is not None else sys.stdin.read()
+    checkpoint = open_checkpoint(model_file(args.model))
+    tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
+    tokens = _encode(tokenizer, checkpoint.metadata, prompt, args.chat)
+    context = args.context or len(tokens) + args.max_tokens
+    runner = LocalRunner(checkpoint, NativeOps(threads=args.threads), context=context, progress=_show_loading())
+    try:
+        _stream(Engine(runner), tokenizer, tokens, args.max_tokens, sampling)
+    finally:
+        runner.close()
+    return 0
+
+
+def _encode(tokenizer: Tokenizer, metadata: object, prompt: str, chat: bool) -> list[int]:
+    if chat:
+        template = ChatTemplate.from_metadata(metadata)  # type: ignore[arg-type]
+        return tokenizer.encode(template.render([{"role": "user", "content": prompt}]), special=True)
+    tokens = tokenizer.encode(prompt)
+    if tokenizer.add_bos and tokenizer.bos is not None:
+        tokens = [tokenizer.bos, *tokens]
+    if not tokens:
+        raise UsageError("the prompt is empty: give some text with -p")
+    return tokens
+
+
+def _stream(engine: Engine, tokenizer: Tokenizer, tokens: list[int], max_tokens: int, sampling: Sampling) -> None:
+    """Text to standard output as it comes, speeds to standard error at the end."""
+    decoder = tokenizer.stream()
+    started, first, n = time.perf_counter(), 0.0, 0
+    for token in engine.generate(tokens, max_tokens, sampling, tokenizer.eos):
+        n += 1
+        first = first or time.perf_counter()
+        if token not in tokenizer.eos:
+            print(decoder.push(token), end="", flush=True)
+    print(decoder.end())
+    ended = time.perf_counter()
+    prefill = f"prompt {len(tokens)} tokens, {len(tokens) / (first - started):.1f} tok/s"
+    decode = f"; {n - 1} more at {(n - 1) / (ended - first):.1f} tok/s" if n > 1 else ""
+    print(prefill + decode, file=sys.stderr)
+
+
+def _show_loading() -> "Loading":
+    return Loading(sys.stderr.isatty())
+
+
+class Loading:
+    """A line on standard error while a model loads, once it takes longer than a second."""
+
+    def __init__(self, visible: bool) -> None:
+        self._visible, self._started, self._shown = visible, time.perf_counter(), 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if self._visible and now - self._started > 1 and (now - self._shown > 0.2 or done >= total):
+            self._shown = now
+            end = "\n" if done >= total else ""
+            print(f"\rloading {done / 1e9:.2f} of {total / 1e9:.2f} GB", end=end, file=sys.stderr, flush=True)

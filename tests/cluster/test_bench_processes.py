@@ -1,0 +1,115 @@
+"""`motley bench` as a user runs it: processes, sockets, files; and what it leaves behind when it is interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from motley.bench.result import load_result
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "models"
+# Figures that need no probing; small can't hold the model.
+LAB = """
+[[device]]
+name = "small"
+node = "small"
+kind = "cpu"
+memory_bytes = 25_700_000
+threads = 1
+read_gb_s = 10.0
+int8_gops = 100.0
+f32_gflops = 50.0
+op_overhead_us = 5.0
+
+[[device]]
+name = "big"
+node = "big"
+kind = "cpu"
+memory_bytes = 1_000_000_000
+threads = 1
+read_gb_s = 5.0
+int8_gops = 50.0
+f32_gflops = 25.0
+op_overhead_us = 5.0
+
+[[link]]
+a = "small"
+b = "big"
+transport = "tcp"
+rtt_us = 50.0
+gb_s = 1.0
+"""
+SHORT = ["--pp", "16", "--tg", "4", "--repeat", "2"]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    path = tmp_path / "lab.toml"
+    path.write_text(LAB)
+    return path
+
+
+def motley(*words: str | Path, data: Path) -> list[str]:
+    os.environ["MOTLEY_DATA"] = str(data)
+    return [sys.executable, "-m", "motley", *map(str, words)]
+
+
+def test_experts_apart_are_measured_and_checked(tmp_path: Path, lab: Path) -> None:
+    out, page = tmp_path / "result.json", tmp_path / "report.html"
+    command = motley(
+        "bench", GOLDEN / "qwen3moe.gguf", "--lab", lab, *SHORT, "--json", out, "--html", page, data=tmp_path
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    result = load_result(out)
+    raw = json.loads(out.read_text())
+    assert {d["name"] for d in raw["lab"]["devices"]} == {"small", "big"}
+    assert {layer.home for layer in result.placement.layers} == {"small"}
+    assert {d for layer in result.placement.layers for d in layer.experts} == {"small", "big"}
+    assert [t["test"] for t in raw["results"]] == ["pp16", "tg4"]
+    assert raw["check"]["max_abs_logit_diff"] == 0.0
+    assert raw["check"]["greedy_tokens_equal"] == raw["check"]["greedy_tokens_compared"] > 0
+    assert raw["results"][1]["predicted_tokens_per_s"]["p50"] > 0
+    assert "</html>" in page.read_text()
+    listed = subprocess.run(motley("report", data=tmp_path), capture_output=True, text=True, timeout=60)
+    assert "golden-qwen3moe" in listed.stdout
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_head(tmp_path: Path, lab: Path, end: signal.Signals) -> None:
+    command = motley("bench", GOLDEN / "olmoe.gguf", "--lab", lab, "--tg", "50", "--repeat", "500", data=tmp_path)
+    head = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert head.stderr
+    for line in head.stderr:
+        if "tg50" in line:
+            break
+    children = children_of(head.pid)
+    assert children
+    head.send_signal(end)
+    head.wait(30)
+    head.stderr.close()
+    if end is signal.SIGINT:
+        assert head.returncode == 130
+    deadline = time.monotonic() + 15
+    while any(alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in children if alive(pid)]
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
