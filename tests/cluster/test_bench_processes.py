@@ -19,7 +19,7 @@ LAB = """
 name = "small"
 node = "small"
 kind = "cpu"
-memory_bytes = 25_700_000
+memory_bytes = 25_900_000
 threads = 1
 read_gb_s = 10.0
 int8_gops = 100.0
@@ -82,7 +82,9 @@ def test_experts_apart_are_measured_and_checked(tmp_path: Path, lab: Path) -> No
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_head(tmp_path: Path, lab: Path, end: signal.Signals) -> None:
-    command = motley("bench", GOLDEN / "olmoe.gguf", "--lab", lab, "--tg", "50", "--repeat", "500", data=tmp_path)
+    command = motley(
+        "bench", GOLDEN / "qwen3moe.gguf", "--lab", lab, "--pp", "0", "--tg", "50", "--repeat", "5000", data=tmp_path
+    )
     head = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert head.stderr
     for line in head.stderr:
@@ -102,14 +104,18 @@ def test_no_process_outlives_the_head(tmp_path: Path, lab: Path, end: signal.Sig
 
 
 def children_of(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
+    parents = {int(p.name): stat_fields(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdecimal()}
+    return [child for child, fields in parents.items() if fields and int(fields[1]) == pid]
+
+
+def stat_fields(pid: int) -> list[str]:
+    """state, parent, ... of a process; empty if it is gone"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    fields = stat_fields(pid)
+    return bool(fields) and fields[0] != "Z"

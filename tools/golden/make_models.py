@@ -31,7 +31,7 @@ COMMON = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 256,
     "num_experts_per_tok": 3,
     "rope_theta": 10000.0,
     "initializer_range": 0.15,  # large enough that every part moves the logits
