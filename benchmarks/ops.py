@@ -106,7 +106,8 @@ def bench_attention(ops: NativeOps, rows: list[Row]) -> None:
         layer = count()
         t = seconds(lambda b=batch, n=layer: ops.attention(q, q, q, cache, next(n) % 4, b, N**-0.5), 3)  # type: ignore[misc]
         if first in (0, 256, 3840):
-            report(rows, op="attention x256", depth=first, T=ops.threads, **rates(256 * (first + 128) * D * 2, "GMAC_s", t))
+            work = rates(256 * (first + 128) * D * 2, "GMAC_s", t)
+            report(rows, op="attention x256", depth=first, T=ops.threads, **work)
     one = q[:1].copy()
     for depth in (128, 1024, 4095):
         batch, layer = Batch([0], [depth], [0], []), count()
