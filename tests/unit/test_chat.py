@@ -123,6 +123,8 @@ def test_what_templates_may_use() -> None:
     assert len(text("{{ strftime_now('%d %b %Y') }}")) == 11
     assert text("{% generation %}{{ messages[0].content }}{% endgeneration %}") == USER["content"]
     assert text("{{ '{} and {:>3}'.format(1, 2) }}") == "1 and   2"
+    assert text("{{ '**bold** 123456 {} {:*>3}'.format(1, 2) }}") == "**bold** 123456 1 **2"
+    assert text("{{ [1, {'a': (2, none)}] }}") == "[1, {'a': (2, None)}]"
     assert text("{{ 'a' * 3 ~ '-' * 2 }}{{ 2 ** 8 }}{{ '%d%%' % 5 }}") == "aaa--2565%"
     assert text("{{ messages | map(attribute='role') | join(', ') }}") == "user"
     assert text("{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m('a') }}{% set b %}{{ m(1) }}{% endset %}{{ b }}") == (

@@ -10,6 +10,7 @@ from motley.formats.chat import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
+NEST = "{% set ns = namespace(x=1) %}{% for i in range(60) %}"
 INSIDE = [
     "{{ messages.__class__.__mro__ }}",
     "{{ ''.__class__.__base__.__subclasses__() }}",
@@ -89,6 +90,16 @@ LARGE = [
     "{{ range(99999)|map('center', 99999)|list }}",
     "{{ strftime_now('%999999999d') }}",
     "{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+    NEST + "{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    NEST + "{% set ns.x = (ns.x, ns.x) %}{% endfor %}{{ ns.x|tojson }}",
+    NEST + "{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x ~ '' }}",
+    NEST + "{% set ns.x = {1: ns.x, 2: ns.x} %}{% endfor %}{{ ns.x|string }}",
+    NEST + "{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ '%s' % ns.x }}",
+    NEST + "{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ '{}'.format(ns.x) }}",
+    "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}{{ a }}",
+    "{{ '%s' * 9999 % (('x' * 999999,) * 9999) }}",
+    "{{ ('{0[a]}' * 9999).format({'a': 'x' * 999999}) }}",
+    "{{ '{:{0[w]}}'.format({'w': 999999999}) }}",
     "{{ dict(a=1)|tojson(separators=('x' * 99999999, 'y')) }}",
 ]
 

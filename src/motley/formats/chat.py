@@ -90,7 +90,7 @@ def _text(message: Message) -> str:
 def _characters(value: Any, depth: int = 0) -> int:
     """How much text the template was given."""
     if isinstance(value, str):
-        return len(value)
+        return 16 + len(value)
     if depth > 50:
         raise UsageError("messages are nested more than 50 deep")
     if isinstance(value, Mapping):
