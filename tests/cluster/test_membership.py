@@ -1,5 +1,7 @@
 """Membership over real Zenoh sessions on loopback, several in one process; deaths of processes are in test_local."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -70,6 +72,14 @@ def test_the_elder_keeps_its_name() -> None:
         time.sleep(0.2)
         assert head.nodes() == {"a": inventory("a")}
         elder.close()
+
+
+@pytest.mark.parametrize("last", ["", "raise SystemExit(3)", "1 / 0"])
+def test_a_session_left_open_does_not_hang_the_exit(last: str) -> None:
+    code = (
+        f"from motley.cluster.membership import Membership; m = Membership('t8', 'h', head=True, on_left=print); {last}"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=10, stderr=subprocess.DEVNULL, check=False)
 
 
 def test_nobody_at_the_peers_address() -> None:

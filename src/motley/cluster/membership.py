@@ -5,11 +5,10 @@ gives its inventory as JSON; `motley/<cluster>/head/<name>/<birth>` is the head'
 elder keeps it. A process that is killed loses its tokens at once (its connections end), a machine that vanishes
 within the lease.
 
-A Zenoh session left open can hang Python at its exit: `Membership` is a context manager, and closes at exit at last.
+A Zenoh session left open hangs Python at its exit: `Membership` is a context manager, and closes at exit at last.
 Zenoh itself is imported when the first session is opened.
 """
 
-import atexit
 import json
 import logging
 import queue
@@ -18,6 +17,7 @@ import secrets
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,7 @@ class Membership:
         self._watcher = threading.Thread(target=self._watch, name="membership", daemon=True)
         self._declared: list[object] = []  # what Zenoh is to keep for us
         self._closed = False
-        atexit.register(self.close)
+        _open_ones.add(self)
         try:
             self._announce(head)
         except BaseException:
@@ -125,7 +125,7 @@ class Membership:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.close)
+        _open_ones.discard(self)
         self._session.close()  # type: ignore[no-untyped-call]
         self._events.put(None)
         if self._watcher.is_alive() and self._watcher is not threading.current_thread():
@@ -213,6 +213,18 @@ class Membership:
             if not self._closed:
                 log.warning("%s tells no inventory (%s): it stays out", key, error)
         return None
+
+
+_open_ones: "weakref.WeakSet[Membership]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for membership in list(_open_ones):
+        membership.close()
+
+
+# Not atexit: Python waits for all threads before its handlers run, and Zenoh's callbacks have such threads.
+threading._register_atexit(_close_all)  # type: ignore[attr-defined]
 
 
 def check_name(name: str, what: str) -> str:
