@@ -25,14 +25,19 @@ from motley.predict.workload import Workload
 SETTINGS: tuple[Settings, ...] = ({"repack": True}, {"repack": False})
 
 
-def rivals(
-    model: Path, threads: int, workloads: Sequence[Workload], text: Text
-) -> list[Callable[[], AbstractContextManager[Peer]]]:
-    """One way to start llama.cpp per setting. UsageError if its package is missing."""
+def require_installed() -> None:
+    """UsageError with the remedy if llama.cpp's package is missing."""
     if find_spec("llama_cpp") is None:
         raise UsageError(
             "--peer llama.cpp needs the package llama-cpp-python: pip install 'motley-moe[peers]' (compiles llama.cpp)"
         )
+
+
+def rivals(
+    model: Path, threads: int, workloads: Sequence[Workload], text: Text
+) -> list[Callable[[], AbstractContextManager[Peer]]]:
+    """One way to start llama.cpp per setting."""
+    require_installed()
     start = {
         "model": str(model),
         "threads": threads,

@@ -16,7 +16,7 @@ from motley.bench import facts
 from motley.bench.check import Answer, compare, record
 from motley.bench.measure import Measurement, Text, measure
 from motley.bench.peer import Contest, contend
-from motley.bench.peer_llamacpp import rivals
+from motley.bench.peer_llamacpp import require_installed, rivals
 from motley.bench.progress import Progress, silent, stages
 from motley.bench.reading import by_pair, total_routes
 from motley.bench.result import Exchange, Interval, PeerResult, Result, RouteCounts
@@ -120,6 +120,8 @@ def require_sense(settings: Settings, shape: ModelShape, file: Path | None) -> N
         raise UsageError(f"unknown peer {settings.peer!r}: Motley knows llama.cpp")
     if settings.peer and file is None:
         raise UsageError("--peer needs a model file that both can read")
+    if settings.peer:
+        require_installed()
 
 
 def _measure(
