@@ -19,7 +19,7 @@ from motley.bench.run import Settings, Subject, asked_workloads, require_sense, 
 from motley.bench.store import Store
 from motley.bench.table import result_view
 from motley.bundled import heldout_path, routes_path
-from motley.cli.options import cores, counts, model_file, positive, whole_numbers
+from motley.cli.options import counts, model_file, positive, whole_numbers
 from motley.cli.session import Seat, Session, local_seats
 from motley.cli.show import shown
 from motley.engine.local import LocalRunner
@@ -32,6 +32,7 @@ from motley.formats.synth import synthesize
 from motley.formats.tensor import Checkpoint
 from motley.formats.tokenizer import Tokenizer
 from motley.lab.lab import Lab
+from motley.lab.machine import usable_cores
 from motley.ops.native import NativeOps
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
@@ -153,7 +154,7 @@ def _held_out_tokens(checkpoint: Checkpoint) -> NDArray[np.int32]:
 def _seats(args: argparse.Namespace, shape: ModelShape, given: Lab | None, room: Room) -> list[Seat]:
     if given:
         return [Seat(d.name, d.threads, d.memory_bytes) for d in given.devices]
-    return local_seats(args.nodes, cores(), shape, room.context, room.slots, args.threads)
+    return local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads)
 
 
 def _main(workloads: list[Workload]) -> Workload:

@@ -4,19 +4,20 @@ import argparse
 import logging
 import socket
 
-from motley.cli.options import cores, memory, positive
+from motley.cli.options import memory, positive
 from motley.cli.session import probe_runtime
 from motley.cluster.hello import call
 from motley.cluster.link import Link
 from motley.cluster.node import run_node, token_from_head
 from motley.engine.node import NodeRuntime
 from motley.errors import UsageError
+from motley.lab.machine import usable_cores
 from motley.ops.native import NativeOps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default=socket.gethostname().split(".")[0], help="default: the host's name")
-    parser.add_argument("--threads", type=positive, default=cores(), help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=usable_cores(), help="default: %(default)s")
     parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help="e.g. 8GB (default: no limit)")
     parser.add_argument("--cluster", default="motley", help="which cluster to join (default: %(default)s)")
     parser.add_argument("--peer", action="append", default=[], metavar="HOST[:PORT]", help="a member to connect to")

@@ -1,7 +1,6 @@
 """Arguments that several commands share, and how their text becomes values. Wrong values are UsageErrors."""
 
 import argparse
-import os
 import re
 from pathlib import Path
 
@@ -50,11 +49,6 @@ def memory(text: str) -> int:
         return int(float(match[1]) * UNITS[match[2].upper()])
     except (ValueError, KeyError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 512MiB or 8GB") from None
-
-
-def cores() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def model_file(given: str | None) -> Path:

@@ -4,12 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from motley.cli.options import cores, memory, positive
+from motley.cli.options import memory, positive
 from motley.cli.session import Seat, Session
+from motley.lab.machine import usable_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=positive, default=cores(), help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=usable_cores(), help="default: %(default)s")
     parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help="default: what is free")
     parser.add_argument(
         "--nodes", type=positive, default=1, metavar="N", help="local nodes that share them (default: %(default)s)"

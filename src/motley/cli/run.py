@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from motley.cli.options import cores, model_file, positive
+from motley.cli.options import model_file, positive
 from motley.engine.engine import Engine
 from motley.engine.local import LocalRunner
 from motley.engine.sampling import Sampling
@@ -12,6 +12,7 @@ from motley.errors import UsageError
 from motley.formats.chat import ChatTemplate
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.tokenizer import Tokenizer
+from motley.lab.machine import usable_cores
 from motley.ops.native import NativeOps
 
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", help="the prompt (default: standard input)")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("-n", "--max-tokens", type=positive, default=128, help="new tokens (default: %(default)s)")
-    parser.add_argument("--threads", type=positive, default=cores(), help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=usable_cores(), help="default: %(default)s")
     parser.add_argument("--context", type=positive, help="default: what the prompt and the answer need")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")

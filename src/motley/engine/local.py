@@ -2,6 +2,7 @@
 against."""
 
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,9 @@ from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.sampling import Sampling
 from motley.engine.times import StepTimes
 from motley.errors import UsageError
+from motley.formats.checkpoint import open_checkpoint
 from motley.formats.tensor import Checkpoint
+from motley.lab.machine import usable_cores
 from motley.models.registry import family
 from motley.ops.protocol import Batch, Ops
 
@@ -109,6 +112,16 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def load(path: str | PathLike[str], *, threads: int = 0, context: int = 4096, slots: int = 1) -> Model:
+    """Load a GGUF file onto this machine's CPU: `context` tokens for each of `slots` sequences.
+
+    `threads` 0: one per core this process may use. Raises FormatError or UnsupportedError."""
+    from motley.ops.native import NativeOps  # here, so that the rest runs where no kernels were built
+
+    checkpoint = open_checkpoint(path)
+    return Model(LocalRunner(checkpoint, NativeOps(threads=threads or usable_cores()), n_slots=slots, context=context))
 
 
 def _check_ids(tokens: Sequence[int], vocab_size: int) -> None:

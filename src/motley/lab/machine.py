@@ -19,10 +19,11 @@ class Machine:
 def this_machine() -> Machine:
     read = _macos if platform.system() == "Darwin" else _linux
     cpu, total, available = read()
-    return Machine(platform.node() or "localhost", cpu, _cores(), total, available)
+    return Machine(platform.node() or "localhost", cpu, usable_cores(), total, available)
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Those this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
