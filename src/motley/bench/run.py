@@ -67,10 +67,14 @@ class Settings:
 def asked_workloads(
     pp: Sequence[int], tg: Sequence[int], depths: Sequence[int] = (0,), batches: Sequence[int] = (1,), chunk: int = 512
 ) -> list[Workload]:
-    """Every combination, prompts first: what `--pp`, `--tg`, `--depth` and `--batch` ask for. 0 tokens: none."""
+    """Every combination, prompts first: what `--pp`, `--tg`, `--depth` and `--batch` ask for. 0 tokens: none.
+    UsageError if that is nothing at all."""
     cases = [(depth, batch) for batch in batches for depth in depths]
     prompts = [Workload("prefill", n, depth, batch, chunk) for depth, batch in cases for n in pp if n]
-    return prompts + [Workload("decode", n, depth, batch, chunk) for depth, batch in cases for n in tg if n]
+    asked = prompts + [Workload("decode", n, depth, batch, chunk) for depth, batch in cases for n in tg if n]
+    if not asked:
+        raise UsageError("nothing to measure: give --pp or --tg at least one number above 0")
+    return asked
 
 
 def run_bench(subject: Subject, settings: Settings, progress: Progress = silent) -> Result:
@@ -106,8 +110,6 @@ def run_bench(subject: Subject, settings: Settings, progress: Progress = silent)
 
 def require_sense(settings: Settings, shape: ModelShape, file: Path | None) -> None:
     """UsageError, before any work is done, if the request can't be met."""
-    if not settings.workloads:
-        raise UsageError("nothing to measure: give --pp or --tg at least one number above 0")
     longest = max(settings.workloads, key=lambda w: w.context)
     if longest.context > shape.context:
         raise UsageError(

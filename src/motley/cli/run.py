@@ -3,6 +3,8 @@
 import argparse
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from motley.cli.options import model_file, positive
 from motley.engine.engine import Engine
@@ -38,31 +40,33 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
     tokens = _encode(tokenizer, checkpoint.metadata, prompt, args.chat)
     context = args.context or len(tokens) + args.max_tokens
-    runner = LocalRunner(checkpoint, NativeOps(threads=args.threads), context=context, progress=_show_loading())
+    runner = LocalRunner(
+        checkpoint, NativeOps(threads=args.threads), context=context, progress=Loading(sys.stderr.isatty())
+    )
     try:
-        _stream(Engine(runner), tokenizer, tokens, args.max_tokens, sampling)
+        _stream(Engine(runner), tokenizer, tokens, args, sampling)
     finally:
         runner.close()
     return 0
 
 
-def _encode(tokenizer: Tokenizer, metadata: object, prompt: str, chat: bool) -> list[int]:
+def _encode(tokenizer: Tokenizer, metadata: Mapping[str, Any], prompt: str, chat: bool) -> list[int]:
     if chat:
-        template = ChatTemplate.from_metadata(metadata)  # type: ignore[arg-type]
-        return tokenizer.encode(template.render([{"role": "user", "content": prompt}]), special=True)
-    tokens = tokenizer.encode(prompt)
-    if tokenizer.add_bos and tokenizer.bos is not None:
-        tokens = [tokenizer.bos, *tokens]
+        template = ChatTemplate.from_metadata(metadata)
+        return tokenizer.encode_prompt(template.render([{"role": "user", "content": prompt}]), special=True)
+    tokens = tokenizer.encode_prompt(prompt)
     if not tokens:
         raise UsageError("the prompt is empty: give some text with -p")
     return tokens
 
 
-def _stream(engine: Engine, tokenizer: Tokenizer, tokens: list[int], max_tokens: int, sampling: Sampling) -> None:
+def _stream(
+    engine: Engine, tokenizer: Tokenizer, tokens: list[int], args: argparse.Namespace, sampling: Sampling
+) -> None:
     """Text to standard output as it comes, speeds to standard error at the end."""
-    decoder = tokenizer.stream()
+    decoder = tokenizer.stream(continues=not args.chat)
     started, first, n = time.perf_counter(), 0.0, 0
-    for token in engine.generate(tokens, max_tokens, sampling, tokenizer.eos):
+    for token in engine.generate(tokens, args.max_tokens, sampling, tokenizer.eos):
         n += 1
         first = first or time.perf_counter()
         if token not in tokenizer.eos:
@@ -72,10 +76,6 @@ def _stream(engine: Engine, tokenizer: Tokenizer, tokens: list[int], max_tokens:
     prefill = f"prompt {len(tokens)} tokens, {len(tokens) / (first - started):.1f} tok/s"
     decode = f"; {n - 1} more at {(n - 1) / (ended - first):.1f} tok/s" if n > 1 else ""
     print(prefill + decode, file=sys.stderr)
-
-
-def _show_loading() -> "Loading":
-    return Loading(sys.stderr.isatty())
 
 
 class Loading:
