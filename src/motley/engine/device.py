@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from motley.engine.experts import ExpertOwner, PlacedExperts, Remote
 from motley.engine.stage import Stage
 from motley.engine.times import Clock
+from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.models.layers import Loader
 from motley.models.registry import family
 from motley.ops.protocol import Ops
+from motley.shape.model import ModelShape
 
 Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 
@@ -39,13 +41,15 @@ class DeviceModel:
         self.ops = ops
         self.clock = Clock(ops.busy_seconds)
         config = family(checkpoint.architecture).config(checkpoint.metadata)
-        load = Loader(checkpoint, ops, progress=progress, total=planned_bytes(checkpoint, layers, experts))
+        load = Loader(checkpoint, ops, progress=progress, total=planned_bytes(shape_of(checkpoint), layers, experts))
         self._experts = {layer: load.experts(config, layer, ids) for layer, ids in sorted(experts.items()) if ids}
         remotes = [Remote(d, owner, _masks(owned, config.n_experts)) for d, (owner, owned) in owners.items()]
         self.placed = PlacedExperts(ops, self.clock, self._experts, remotes, config.n_layers, config.n_experts)
         self.stage = (
             Stage(config, load, layers, self.placed, self.clock, n_slots=n_slots, context=context) if layers else None
         )
+        if layers:
+            load.require_all_read(layers)
         self.n_bytes = load.n_bytes
 
     def run_experts(
@@ -58,22 +62,12 @@ class DeviceModel:
         return out
 
 
-def planned_bytes(checkpoint: Checkpoint, layers: range, experts: Mapping[int, Sequence[int]]) -> int:
-    """Bytes of the tensors that such a part holds: what progress counts towards."""
-    config = family(checkpoint.architecture).config(checkpoint.metadata)
-    total = 0
-    for name, tensor in checkpoint.tensors.items():
-        layer = int(name.split(".")[1]) if name.startswith("blk.") else None
-        if "_exps." in name and layer is not None:
-            total += tensor.n_bytes // config.n_experts * len(experts.get(layer, ()))
-        elif layer is not None:
-            total += tensor.n_bytes if layer in layers else 0
-        elif name == "token_embd.weight":
-            tied = "output.weight" not in checkpoint.tensors
-            total += tensor.n_bytes * ((0 in layers) + (tied and config.n_layers - 1 in layers))
-        elif config.n_layers - 1 in layers:
-            total += tensor.n_bytes
-    return total
+def planned_bytes(shape: ModelShape, layers: range, experts: Mapping[int, Sequence[int]]) -> int:
+    """Bytes of the tensors that such a part holds: what progress counts towards, and what memory is asked for."""
+    total = sum(shape.home_bytes(layer) for layer in layers)
+    total += sum(shape.expert_bytes(layer) * len(ids) for layer, ids in experts.items())
+    total += shape.embed_bytes if 0 in layers else 0
+    return total + (shape.head_bytes if shape.n_layers - 1 in layers else 0)
 
 
 def _masks(owned: Mapping[int, Sequence[int]], n_experts: int) -> dict[int, NDArray[Any]]:

@@ -14,7 +14,7 @@ from motley.engine.engine import Engine
 from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.sampling import Sampling
 from motley.engine.times import StepTimes
-from motley.errors import UsageError
+from motley.errors import CapacityError, UsageError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.tensor import Checkpoint
 from motley.lab.machine import usable_cores
@@ -79,8 +79,13 @@ class Model:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """float32 [tokens, vocab]: the logits after each token of one sequence. UsageError for ids outside the
-        vocabulary."""
+        vocabulary, CapacityError for more tokens than the context holds."""
         _check_ids(tokens, self.runner.vocab_size)
+        if len(tokens) > self.runner.context:
+            raise CapacityError(
+                f"{len(tokens)} tokens exceed the context of {self.runner.context}: "
+                "give fewer, or load with a longer one"
+            )
         everything = list(range(len(tokens)))
         return self.runner.step(Batch(tokens, everything, [0] * len(tokens), everything))
 

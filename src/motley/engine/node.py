@@ -24,15 +24,13 @@ from motley.engine.runner import ExchangeCount
 from motley.engine.times import StepTimes
 from motley.errors import CapacityError, ClusterError, FormatError
 from motley.formats.checkpoint import open_checkpoint
-from motley.formats.tensor import Checkpoint
+from motley.formats.shape_of import shape_of
 from motley.lab.lab import Device
-from motley.models.registry import family
 from motley.ops.protocol import Batch, Ops
+from motley.predict.memory import STEP_TOKENS, kv_bytes, work_bytes
+from motley.shape.model import ModelShape
 
 Connect = Callable[[str, int], Link]
-
-# What a device needs beside weights and cache: activations of a 512-token step, alignment, the interpreter itself.
-RESERVE_BYTES = 24 << 20
 
 
 class NodeRuntime:
@@ -63,7 +61,7 @@ class NodeRuntime:
             layers = (
                 range(assignment.home_layers[0], assignment.home_layers[-1] + 1) if assignment.home_layers else range(0)
             )
-            self._require_memory(checkpoint, layers, assignment)
+            self._require_memory(shape_of(checkpoint), layers, assignment)
             self._loaded = DeviceModel(
                 checkpoint,
                 self.ops,
@@ -87,7 +85,7 @@ class NodeRuntime:
             raise ClusterError("no layers are at home on this node")
         before = model.clock.times + StepTimes()
         y = model.stage.forward(batch, x)
-        return y, (model.clock.times - before).parts()
+        return y, asdict(model.clock.times - before)
 
     def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if what == "unload":
@@ -103,7 +101,7 @@ class NodeRuntime:
         if what == "measure":
             return self._measure(str(arguments.get("host")), int(arguments.get("port", 0)))
         if what == "memory":
-            return {"peak_bytes": peak_memory_bytes(), "loaded_bytes": self._model().n_bytes}
+            return {"peak_bytes": peak_memory_bytes()}
         raise ClusterError(f"this node cannot answer {what!r}")
 
     # -- the head's own device, in process
@@ -156,12 +154,13 @@ class NodeRuntime:
         finally:
             link.close()
 
-    def _require_memory(self, checkpoint: Checkpoint, layers: range, assignment: Assignment) -> None:
+    def _require_memory(self, shape: ModelShape, layers: range, assignment: Assignment) -> None:
+        """By the same sums as the planner's, from the file instead of the plan."""
         if not self._memory_bytes:
             return
-        config = family(checkpoint.architecture).config(checkpoint.metadata)
-        cache = 4 * len(layers) * assignment.slots * assignment.context * config.n_kv_heads * config.head_dim
-        need = planned_bytes(checkpoint, layers, assignment.experts) + cache + RESERVE_BYTES
+        cache = len(layers) * kv_bytes(shape, assignment.context, assignment.slots)
+        work = work_bytes(shape, STEP_TOKENS, home=bool(layers))
+        need = planned_bytes(shape, layers, assignment.experts) + cache + work
         if need > self._memory_bytes:
             raise CapacityError(
                 f"{assignment.device} was given {self._memory_bytes / 1e6:.0f} MB, and its part of the model needs "

@@ -9,10 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from motley.errors import FormatError
+from motley.errors import FormatError, UnsupportedError
+from motley.formats.shape_of import role_of
 from motley.formats.tensor import Checkpoint, QuantTensor
 from motley.models.config import Config
 from motley.ops.protocol import Array, Batch, Experts, KVCache, Ops, Weight
+
+EXPERT_PARTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+OUTSIDE_LAYERS = ("token_embd.weight", "output_norm.weight", "output.weight")
 
 Lap = Callable[[str], None]  # called as each part of a layer ends: "attention", "router", "experts"
 
@@ -34,6 +38,7 @@ class Loader:
     progress: Callable[[int, int], None] = lambda done, total: None  # (bytes so far, `total`)
     total: int = 0  # bytes that are expected, for `progress`
     n_bytes: int = field(default=0, init=False)
+    _read: set[str] = field(default_factory=set, init=False)
 
     def tensor(self, name: str, dims: tuple[int, ...]) -> QuantTensor:
         tensor = self.checkpoint.tensors.get(name)
@@ -41,6 +46,7 @@ class Loader:
             raise FormatError(f"tensor {name} {list(dims)} is missing: the file is incomplete or of another family")
         if tensor.dims != dims:
             raise FormatError(f"tensor {name} has dimensions {list(tensor.dims)}, expected {list(dims)}")
+        self._read.add(name)
         return tensor
 
     def weight(self, name: str, *dims: int) -> Weight:
@@ -57,12 +63,22 @@ class Loader:
 
     def experts(self, config: Config, layer: int, owned: Sequence[int]) -> Experts:
         n, d, f = config.n_experts, config.d_model, config.d_expert
-        gate = self.tensor(f"blk.{layer}.ffn_gate_exps.weight", (n, f, d))
-        up = self.tensor(f"blk.{layer}.ffn_up_exps.weight", (n, f, d))
-        down = self.tensor(f"blk.{layer}.ffn_down_exps.weight", (n, d, f))
+        dims = ((n, f, d), (n, f, d), (n, d, f))
+        gate, up, down = (self.tensor(f"blk.{layer}.{part}.weight", size) for part, size in zip(EXPERT_PARTS, dims))
         experts = self.ops.experts_weight(gate, up, down, owned)
         self._count((gate.n_bytes + up.n_bytes + down.n_bytes) // n * len(owned))
         return experts
+
+    def require_all_read(self, layers: range) -> None:
+        """UnsupportedError for a tensor of these layers, or outside all layers, that no part of the model reads: to
+        leave it out would change the answer. Experts may be read elsewhere."""
+        for name in self.checkpoint.tensors.keys() - self._read - set(OUTSIDE_LAYERS):
+            _, layer = role_of(name)
+            if (layer is None or layer in layers) and name not in {f"blk.{layer}.{p}.weight" for p in EXPERT_PARTS}:
+                raise UnsupportedError(
+                    f"tensor {name} is not part of {self.checkpoint.architecture} as Motley computes it, and without "
+                    "it the answers would be wrong: use a file that has no such tensor"
+                )
 
     def _count(self, n_bytes: int) -> None:
         self.n_bytes += n_bytes

@@ -1,0 +1,63 @@
+"""Loading a model: every tensor is read or refused, and what it takes is known beforehand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motley.engine.device import DeviceModel, planned_bytes
+from motley.engine.local import LocalRunner, Model
+from motley.errors import CapacityError, UnsupportedError
+from motley.formats.checkpoint import open_checkpoint
+from motley.formats.gguf_writer import write_gguf
+from motley.formats.shape_of import shape_of
+from motley.formats.tensor import Checkpoint
+from motley.ops.reference import ReferenceOps
+from motley.shape.model import Role, TensorShape
+from motley.shape.quant import Quant
+from tiny_models import FAMILIES, write_tiny
+
+
+def with_extra(path: Path, target: Path, name: str) -> Checkpoint:
+    """The same file with one more tensor of zeros."""
+    checkpoint = open_checkpoint(path)
+    tensors = [(TensorShape(t.name, t.dims, t.quant, Role.NORM), t.data) for t in checkpoint.tensors.values()]
+    extra = (TensorShape(name, (64,), Quant.F32, Role.NORM), np.zeros(64, np.float32))
+    write_gguf(target, checkpoint.metadata, [*tensors, extra])
+    return open_checkpoint(target)
+
+
+def part(checkpoint: Checkpoint, layers: range, experts: dict[int, list[int]]) -> DeviceModel:
+    return DeviceModel(checkpoint, ReferenceOps(), layers=layers, experts=experts, n_slots=1, context=8)
+
+
+@pytest.mark.parametrize("name", ["blk.1.attn_q.bias", "blk.0.ffn_up_exps.bias", "rope_freqs.weight"])
+def test_a_tensor_that_nothing_reads_is_refused(tmp_path: Path, name: str) -> None:
+    checkpoint = with_extra(write_tiny(tmp_path, "qwen3moe", "q8_0"), tmp_path / "extra.gguf", name)
+    with pytest.raises(UnsupportedError, match=name):
+        LocalRunner(checkpoint, ReferenceOps(), context=8)
+
+
+def test_other_homes_tensors_are_theirs_to_read(tmp_path: Path) -> None:
+    checkpoint = with_extra(write_tiny(tmp_path, "llama", "q8_0"), tmp_path / "extra.gguf", "blk.1.attn_q.bias")
+    part(checkpoint, range(0, 1), {})
+    part(checkpoint, range(0), {1: [2]})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_planned_bytes_are_what_is_loaded(tmp_path: Path, family: str) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path, family, "q4_k"))
+    for layers, experts in (
+        (range(2), {0: range(6), 1: range(6)}),
+        (range(1), {0: [1, 4], 1: [0]}),
+        (range(1, 2), {}),
+        (range(0), {1: [5]}),
+    ):
+        ids = {layer: list(owned) for layer, owned in experts.items()}
+        assert part(checkpoint, layers, ids).n_bytes == planned_bytes(shape_of(checkpoint), layers, ids)
+
+
+def test_more_tokens_than_the_context_are_refused(tmp_path: Path) -> None:
+    runner = LocalRunner(open_checkpoint(write_tiny(tmp_path, "olmoe", "f32")), ReferenceOps(), context=8)
+    with Model(runner) as model, pytest.raises(CapacityError, match="9 tokens exceed the context of 8"):
+        model.logits([1] * 9)
