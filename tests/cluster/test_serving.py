@@ -87,9 +87,7 @@ def test_experts(link: Link) -> None:
         assert got.tobytes() == want.tobytes()
     traffic = experts.traffic
     assert traffic.exchanges == 3
-    assert traffic.bytes_sent == 3 * 16 + 704 * 4 * (16 + 2 + 2)
-    assert traffic.bytes_received == 3 * 16 + 704 * 16 * 8
-    assert traffic.wait_s > 0
+    assert traffic.busy_s > 0
 
 
 def test_stage(link: Link) -> None:

@@ -211,7 +211,6 @@ def test_frame_header_there_and_back() -> None:
 def test_assignment_there_and_back() -> None:
     made = assignment(
         home_layers=(0, 1, 3),
-        embed=True,
         experts={0: (0, 2), 7: (1,)},
         elsewhere={1: {"cpu1": (3, 4)}},
         peers={"cpu1": ("127.0.0.1", 4000)},
@@ -228,7 +227,6 @@ def test_assignment_there_and_back() -> None:
         {"home_layers": (-1,)},
         {"experts": {0: (2, 1)}},
         {"experts": {-1: (0,)}},
-        {"embed": True},
         {"home_layers": (0,), "elsewhere": {0: {"cpu1": (1,)}}},
         {"elsewhere": {2: {}}},
         {"peers": {"cpu1": ("", 1)}},

@@ -24,9 +24,7 @@ class Reading:
         return cls(runner.times() + StepTimes(), np.array(runner.routes()), by_pair(runner.exchanges()))
 
     def since(self, earlier: "Reading") -> "Reading":
-        gone = [
-            replace(x, count=-x.count, seconds=-x.seconds, remote_seconds=-x.remote_seconds) for x in earlier.exchanges
-        ]
+        gone = [replace(x, count=-x.count, seconds=-x.seconds, work_seconds=-x.work_seconds) for x in earlier.exchanges]
         exchanges = by_pair([*self.exchanges, *gone])
         return Reading(self.times - earlier.times, self.routes - earlier.routes, exchanges)
 
@@ -42,12 +40,12 @@ def by_pair(counts: Iterable[ExchangeCount]) -> tuple[ExchangeCount, ...]:
     found: dict[tuple[str, str, str], ExchangeCount] = {}
     for x in counts:
         key = (x.a, x.b, x.transport)
-        had = found.get(key, replace(x, count=0, seconds=0.0, remote_seconds=0.0))
+        had = found.get(key, replace(x, count=0, seconds=0.0, work_seconds=0.0))
         found[key] = replace(
             x,
             count=had.count + x.count,
             seconds=had.seconds + x.seconds,
-            remote_seconds=had.remote_seconds + x.remote_seconds,
+            work_seconds=had.work_seconds + x.work_seconds,
         )
     return tuple(found.values())
 

@@ -183,9 +183,9 @@ def _exchanges(lab: Lab, measured: Sequence[Measurement]) -> tuple[Exchange, ...
             transport=x.transport,
             count=x.count,
             per_token=x.count / tokens,
-            us_per_exchange=1e6 * max(0.0, x.seconds - x.remote_seconds) / x.count,
+            us_per_exchange=1e6 * max(0.0, x.seconds - x.work_seconds) / x.count,
             round_us=1e6 * x.seconds / x.count,
-            work_us=1e6 * min(x.seconds, x.remote_seconds) / x.count,
+            work_us=1e6 * min(x.seconds, x.work_seconds) / x.count,
             rtt_us=rtt.get(frozenset((x.a, x.b))),
         )
         for x in by_pair(x for m in chosen for x in m.reading.exchanges)

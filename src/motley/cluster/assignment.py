@@ -20,10 +20,8 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     hash: str  # of the checkpoint: the node refuses a file that differs
     context: int  # positions a KV slot holds
     slots: int  # sequences at once
-    home_layers: tuple[int, ...] = ()  # ascending; norms, attention, KV cache, router
+    home_layers: tuple[int, ...] = ()  # ascending; the first layer's home has the embedding, the last one's the head
     experts: dict[int, tuple[int, ...]] = {}  # layer -> global expert ids held here, for home layers and others
-    embed: bool = False  # holds the embedding: home of the first layer
-    head: bool = False  # holds final norm and head: home of the last layer
     elsewhere: dict[int, dict[str, tuple[int, ...]]] = {}  # home layer -> other device -> ids it holds
     peers: dict[str, tuple[str, int]] = {}  # each device in `elsewhere` -> host and port of its node's listener
 
@@ -34,7 +32,6 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         for layer, ids in self.experts.items():
             _ascending((layer,), MAX_LAYER, "experts")
             _ascending(ids, MAX_EXPERT, f"experts of layer {layer}")
-        _need(bool(self.home_layers) or not (self.embed or self.head), "embedding and head need a home layer here")
         for layer, owners in self.elsewhere.items():
             _need(layer in self.home_layers, f"elsewhere names layer {layer}, whose home is not here")
             for device, ids in owners.items():

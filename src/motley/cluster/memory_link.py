@@ -1,4 +1,4 @@
-"""The in-memory twin of a link: a connected pair inside one process, for tests and as the fastest "transport".
+"""The in-memory twin of a link: a connected pair inside one process, for tests.
 
 Stricter than a wire where that finds mistakes: a payload is overwritten at the next `receive`, as the contract
 allows, so that code which keeps a view too long fails here first.
@@ -46,7 +46,7 @@ class MemoryLink(Link):
             raise LinkError(self._broken)
         self._last[:] = b"\xaa" * len(self._last)
         kind, request, self._last = item
-        return Frame(kind, request, _fixed_size(self._last))
+        return Frame(kind, request, memoryview(self._last))
 
     def interrupt(self) -> None:
         self._broken = self._broken or f"the link to {self.peer} was closed"
@@ -58,10 +58,6 @@ class MemoryLink(Link):
 
 
 _Item = tuple[int, int, bytearray] | None
-
-
-def _fixed_size(payload: bytearray) -> memoryview:
-    return memoryview(payload)
 
 
 def memory_links() -> tuple[MemoryLink, MemoryLink]:

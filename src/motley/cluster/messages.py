@@ -10,7 +10,7 @@ T tokens, D model width, A active experts, R rows that want logits.
 
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley import errors
-from motley.cluster.link import Buffer, Frame, size_of
+from motley.cluster.link import Buffer, Frame
 from motley.errors import ClusterError, LinkError, MotleyError
 from motley.ops.protocol import Batch
 
@@ -240,7 +240,3 @@ def _from_json(data: memoryview, kind: type[S], what: str) -> S:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LinkError(f"malformed {what}: {error}") from None
-
-
-def total_bytes(parts: Sequence[Buffer]) -> int:
-    return sum(map(size_of, parts))

@@ -16,7 +16,6 @@ def assignments(
     """By device, home devices first in the order of their layers. `addresses`: of every device in the placement.
 
     UsageError if a device's home layers are not contiguous."""
-    last = len(placement.layers) - 1
     return {
         device: Assignment(
             device=device,
@@ -24,10 +23,8 @@ def assignments(
             hash=file_hash,
             context=context,
             slots=slots,
-            home_layers=(home := _contiguous(placement, device)),
+            home_layers=_contiguous(placement, device),
             experts=_experts_of(placement, device),
-            embed=0 in home,
-            head=last in home,
             elsewhere=(elsewhere := _elsewhere(placement, device)),
             peers={other: addresses[other] for owners in elsewhere.values() for other in owners},
         )

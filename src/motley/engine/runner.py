@@ -13,7 +13,7 @@ from motley.ops.protocol import Batch
 
 @dataclass(frozen=True)
 class ExchangeCount:
-    """What crossed one link so far: `seconds` from sending to holding the answer; of them, `remote_seconds` in which
+    """What crossed one link so far: `seconds` from sending to holding the answer; of them, `work_seconds` in which
     one of the sides worked (the longer of the works, if both did). The difference is what the exchange itself costs."""
 
     a: str
@@ -21,7 +21,7 @@ class ExchangeCount:
     transport: str
     count: int
     seconds: float
-    remote_seconds: float
+    work_seconds: float
 
 
 class Runner(Protocol):

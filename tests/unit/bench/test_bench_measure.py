@@ -121,6 +121,6 @@ def test_readings_add_up_by_link() -> None:
     (total,) = by_pair(x for reading in found for x in reading.exchanges)
     assert total.count == (2 + 3) * 3 * LAYERS
     assert total.seconds == pytest.approx(total.count * 50e-6)
-    assert total.remote_seconds == pytest.approx(total.count * 30e-6)
+    assert total.work_seconds == pytest.approx(total.count * 30e-6)
     routes = total_routes(found)
     assert routes.shape == (LAYERS, EXPERTS)
