@@ -234,3 +234,13 @@ def test_a_plan_shows_its_numbers() -> None:
     assert len(data["placement"]["layers"]) == 16
     assert data["prediction"]["tokens_per_s"]["p50"] == plan.prediction.p50
     assert data["memory"]["gpu"]["has"] == 2e9
+
+
+def test_layers_with_one_home_share_a_line() -> None:
+    from motley.plan.show import _layer_rows
+
+    def layer(home: str, on_b: int) -> LayerPlacement:
+        return LayerPlacement(home, ("a",) * (4 - on_b) + ("b",) * on_b)
+
+    rows = list(_layer_rows(Placement((layer("a", 1), layer("a", 2), layer("a", 0), layer("b", 4)))))
+    assert rows == [["0-2", "a", "2-4 on a, 0-2 on b"], ["3", "b", "4 on b"]]

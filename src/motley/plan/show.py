@@ -64,17 +64,21 @@ def _speed(prediction: Prediction) -> str:
 
 
 def _layer_rows(placement: Placement) -> Iterator[list[str]]:
-    """Runs of layers that are placed alike, by how many experts each device has."""
-
-    def key(layer: LayerPlacement) -> tuple[str, str]:
-        held = {device: layer.experts.count(device) for device in sorted(set(layer.experts))}
-        return layer.home, ", ".join(f"{n} on {device}" for device, n in held.items())
-
+    """Runs of layers with one home, and how many of a layer's experts each device has: `52 on a, 11-12 on b`."""
     start = 0
-    for (home, experts), run in groupby(placement.layers, key):
-        stop = start + len(list(run))
+    for home, group in groupby(placement.layers, lambda layer: layer.home):
+        run = list(group)
+        experts = ", ".join(
+            f"{_held(run, device)} on {device}" for device in sorted({d for r in run for d in r.experts})
+        )
+        stop = start + len(run)
         yield [str(start) if stop == start + 1 else f"{start}-{stop - 1}", home, experts]
         start = stop
+
+
+def _held(run: list[LayerPlacement], device: str) -> str:
+    counts = [layer.experts.count(device) for layer in run]
+    return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
 
 
 def _memory_rows(plan: Plan, shape: ModelShape, lab: Lab, context: int, slots: int) -> Iterator[list[str]]:
