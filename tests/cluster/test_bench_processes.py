@@ -103,6 +103,23 @@ def test_no_process_outlives_the_head(tmp_path: Path, lab: Path, end: signal.Sig
     assert not [pid for pid in children if alive(pid)]
 
 
+def test_a_node_that_dies_is_named_with_how_it_ended(tmp_path: Path, lab: Path) -> None:
+    command = motley(
+        "bench", GOLDEN / "qwen3moe.gguf", "--lab", lab, "--pp", "0", "--tg", "50", "--repeat", "5000", data=tmp_path
+    )
+    head = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert head.stderr
+    for line in head.stderr:
+        if "tg50" in line:
+            break
+    (node,) = children_of(head.pid)
+    os.kill(node, signal.SIGKILL)
+    said = head.stderr.read()
+    assert head.wait(30) == 2
+    head.stderr.close()
+    assert "motley bench: node big is gone: it ended with status -9" in said
+
+
 def children_of(pid: int) -> list[int]:
     parents = {int(p.name): stat_fields(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdecimal()}
     return [child for child, fields in parents.items() if fields and int(fields[1]) == pid]

@@ -17,6 +17,7 @@ from motley.cluster.server import Server
 from motley.cluster.tcp_link import listen
 from motley.engine.node import NodeRuntime
 from motley.engine.placed import LoadProgress, PlacedRunner, Site, no_progress
+from motley.errors import ClusterError
 from motley.lab.lab import Device, Lab, Link
 from motley.lab.placement import Placement
 from motley.lab.probe import probe_device
@@ -57,7 +58,11 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        try:
+            if isinstance(error, ClusterError) and (cause := self.cluster.explain(error)) is not error:
+                raise cause from error
+        finally:
+            self._stack.close()
 
     def _start(self) -> None:
         own = self.own

@@ -18,7 +18,7 @@ from motley import __version__
 from motley.cluster.hello import call, new_token
 from motley.cluster.membership import Inventory, Membership
 from motley.cluster.tcp_link import TcpLink
-from motley.errors import ClusterError, LinkError, NodeLost, UsageError
+from motley.errors import ClusterError, NodeLost, UsageError
 
 NODE_COMMAND = (sys.executable, "-m", "motley", "node")
 ASK_S = 3.0  # from SIGTERM to SIGKILL
@@ -129,9 +129,9 @@ class LocalCluster:
             if process.died():
                 raise NodeLost(f"node {name} is gone: {process.last_words()}")
 
-    def explain(self, error: LinkError) -> ClusterError:
-        """The NodeLost behind a broken link, or `error` itself if all nodes live. A dying process's connections end
-        a moment before it can be seen to be dead."""
+    def explain(self, error: ClusterError) -> ClusterError:
+        """The NodeLost behind a broken link (of the head, or between nodes), or `error` itself if all nodes live. A
+        dying process's connections end a moment before it can be seen to be dead."""
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline:
             try:
