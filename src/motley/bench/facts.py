@@ -1,6 +1,5 @@
 """Facts that every result carries: the machine, the checkout's commit, the command, the time."""
 
-import os
 import platform
 import shlex
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import motley
 from motley.bench.result import Machine, Model
+from motley.lab.machine import this_machine
 from motley.shape.model import ModelShape, Role
 
 
@@ -46,34 +46,17 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def machine(read_gb_s: float, int8_gops: float | None, threads: int) -> Machine:
+    here = this_machine()
     return Machine(
         read_gb_s=read_gb_s,
         int8_gops=int8_gops,
         threads=threads,
-        cpu=cpu_name(),
-        cores=os.cpu_count() or 1,
-        memory_bytes=memory_bytes(),
+        cpu=here.cpu,
+        cores=here.cores,
+        memory_bytes=here.memory_bytes,
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
     )
-
-
-def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    if sys.platform == "darwin":
-        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
-        if asked.returncode == 0:
-            return asked.stdout.strip()
-    return platform.processor() or platform.machine()
-
-
-def memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def model(shape: ModelShape, file: Path | None = None, file_hash: str | None = None) -> Model:

@@ -20,8 +20,8 @@ from motley.bench.peer import Peer, Settings
 from motley.errors import MotleyError, UsageError
 from motley.predict.workload import Workload
 
-# Repacking interleaves Q4 rows for llama.cpp's own matrix-vector kernels: it helps decode and can cost prefill
-# (shared/lab/README.md has measurements), so both are tried.
+# Repacking interleaves Q4 rows for llama.cpp's own matrix-vector kernels: it can help decode and cost prefill, or the
+# other way round, so both are tried.
 SETTINGS: tuple[Settings, ...] = ({"repack": True}, {"repack": False})
 
 

@@ -146,7 +146,7 @@ class Machine(Record, frozen=True, kw_only=True):
     int8_gops: Rate | None
     threads: Size
     cpu: Name
-    cores: Size
+    cores: Size  # that the command might use
     memory_bytes: Size
     os: Name
     python: Name

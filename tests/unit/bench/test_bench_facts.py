@@ -1,18 +1,18 @@
 """Facts about the machine and the checkout are real."""
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from motley.bench import facts
+from motley.lab.machine import usable_cores
 from motley.shape.model import ModelShape
 
 
 def test_machine() -> None:
     machine = facts.machine(10.0, None, 2)
-    assert machine.cores == os.cpu_count()
+    assert machine.cores == usable_cores()
     assert machine.memory_bytes > 1e8
     assert machine.cpu
 
