@@ -4,6 +4,7 @@ One link carries one exchange at a time. `start` sends, `finish` receives: betwe
 its own. Whether an exchange is needed at all (do any of these tokens' experts live there?) is the caller's to decide.
 """
 
+import functools
 import itertools
 import statistics
 import time
@@ -158,6 +159,7 @@ def _ping_s(link: Link, n_bytes: int) -> float:
     return took
 
 
+@functools.cache
 def _noise(n_bytes: int) -> bytes:
     return np.random.default_rng(n_bytes).bytes(n_bytes)
 
