@@ -1,7 +1,7 @@
 """What the native kernels do against what the machine can do: GB/s for one token, GMAC/s for many, op by op.
 
-Synthetic random blocks of the OLMoE-1B-7B shape; no model is needed. Every figure is a median; the ceilings are read
-again beside each group, because they move on a shared machine.
+Synthetic random blocks of the OLMoE-1B-7B shape; no model is needed. Figures are medians, with the best beside them;
+the ceilings are read in the same run, because they move on a shared machine. In a checkout: PYTHONPATH=src.
 
     python benchmarks/ops.py [--threads 1 2] [--quants q4_0 q4_k ...] [--tokens 512] [--isa avx512] [--json FILE]
     python benchmarks/ops.py --step q4_k [--head q6_k] [--depth 0 4096]     a whole model's decode step and prefill
@@ -9,7 +9,6 @@ again beside each group, because they move on a shared machine.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from itertools import count
@@ -19,10 +18,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parents[1] / "tests" / "parity")]
-
-from random_weights import random_tensor
-
+from motley.formats.synth import random_blocks
 from motley.formats.tensor import QuantTensor
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch, Rope, Routing
@@ -55,6 +51,12 @@ def rates(work: float, unit: str, times: tuple[float, float]) -> Row:
 
 def floats(*dims: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(dims).astype(np.float32)
+
+
+def random_tensor(quant: Quant, dims: tuple[int, ...], seed: int = 0) -> QuantTensor:
+    n = int(np.prod(dims))
+    data = random_blocks(np.random.default_rng(seed), quant, n // quant.block, dims[-1] ** -0.5)
+    return QuantTensor("random", dims, quant, np.ascontiguousarray(data).view(np.uint8).reshape(-1))
 
 
 def choices(tokens: int, seed: int = 0) -> np.ndarray:
@@ -104,14 +106,15 @@ def bench_attention(ops: NativeOps, rows: list[Row]) -> None:
     for first in range(0, 4352, 256):
         batch = Batch([0] * 256, range(first, first + 256), [0] * 256, [])
         layer = count()
-        t = seconds(lambda b=batch, n=layer: ops.attention(q, q, q, cache, next(n) % 4, b, N**-0.5), 3)  # type: ignore[misc]
+        t = seconds(lambda b=batch, n=layer: ops.attention(q, q, q, cache, next(n) % 4, b, N**-0.5), 3)
         if first in (0, 256, 3840):
-            work = rates(256 * (first + 128) * D * 2, "GMAC_s", t)
-            report(rows, op="attention x256", depth=first, T=ops.threads, **work)
+            report(
+                rows, op="attention x256", depth=first, T=ops.threads, **rates(256 * (first + 128) * D * 2, "GMAC_s", t)
+            )
     one = q[:1].copy()
     for depth in (128, 1024, 4095):
         batch, layer = Batch([0], [depth], [0], []), count()
-        t = seconds(lambda b=batch, n=layer: ops.attention(one, one, one, cache, next(n) % 4, b, N**-0.5), 60)  # type: ignore[misc]
+        t = seconds(lambda b=batch, n=layer: ops.attention(one, one, one, cache, next(n) % 4, b, N**-0.5), 60)
         report(rows, op="attention x1", depth=depth, T=ops.threads, **rates(4 * D * depth, "GB_s", t))
 
 
@@ -133,7 +136,7 @@ class Step:
         ]
         one = random_tensor(head, (V // 64, D))
         table = QuantTensor("head", (V, D), head, np.tile(one.data, 64))
-        self.embed, self.head = ops.weight(table), ops.weight(table)
+        self.embed, self.head = ops.table(table), ops.weight(table)
         self.cache = ops.kv_cache(LAYERS, 1, context, HEADS, N)
         self.active_bytes = LAYERS * (4 * square.n_bytes + sum(t.n_bytes for t in tensors) * A // E) + table.n_bytes
 
@@ -168,7 +171,7 @@ def bench_step(ops: NativeOps, quant: Quant, head: Quant, depths: list[int], tok
         prefill(0, depth)
         position = count(depth)
         busy, start = ops.busy_seconds(), time.perf_counter()
-        t = seconds(lambda p=position: step(Batch([rng.integers(V)], [next(p)], [0], [0])), 40)  # type: ignore[misc]
+        t = seconds(lambda p=position: step(Batch([rng.integers(V)], [next(p)], [0], [0])), 40)
         share = 1 - (ops.busy_seconds() - busy) / (time.perf_counter() - start)
         report(
             rows, op="decode", depth=depth, **name, tok_s=1 / t[0], best_tok_s=1 / t[1],

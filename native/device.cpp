@@ -91,21 +91,24 @@ void Device::pack_into(const Source& source, const FormatInfo& f, int64_t rows, 
   if (source.bytes != rows * row_bytes(f, cols))
     throw bad("a matrix [", rows, ", ", cols, "] of type ", int(f.format), " takes ", rows * row_bytes(f, cols),
               " bytes, not ", source.bytes);
-  int64_t groups = (rows + kRows - 1) / kRows, group = group_bytes(f, cols), stride = row_bytes(f, cols);
-  int64_t chunk = std::max<int64_t>(1, (1 << 18) / group);  // groups per item: long enough to keep a thread busy
-  pool_->run((groups + chunk - 1) / chunk, [&](int64_t item, int) {
-    int64_t first = item * chunk, end = std::min(groups, first + chunk);
-    for (int64_t g = first; g < end; ++g) {
-      int n = int(std::min<int64_t>(kRows, rows - g * kRows));
-      pack_group(f, source.data + g * kRows * stride, n, cols, to + g * group);
-    }
-    // Packed and source never are in memory together as a whole: what was packed goes at once.
+  const int64_t groups = (rows + kRows - 1) / kRows, group = group_bytes(f, cols), stride = row_bytes(f, cols);
+  const int64_t chunk = std::max<int64_t>(1, (1 << 18) / group);        // groups per item
+  const int64_t segment = std::max<int64_t>(chunk, (1 << 24) / group);  // groups until the source's pages are dropped
+  for (int64_t from = 0; from < groups; from += segment) {
+    const int64_t upto = std::min(groups, from + segment);
+    pool_->run((upto - from + chunk - 1) / chunk, [&](int64_t item, int) {
+      int64_t first = from + item * chunk, end = std::min(upto, first + chunk);
+      for (int64_t g = first; g < end; ++g) {
+        int n = int(std::min<int64_t>(kRows, rows - g * kRows));
+        pack_group(f, source.data + g * kRows * stride, n, cols, to + g * group);
+      }
+    });
+    // Packed and source are never in memory together as a whole. One page earlier: the last segment shared it.
     if (release) {
-      int64_t from = first * kRows * stride, upto = std::min(end * kRows, rows) * stride;
-      release_file_pages(source.data + from, size_t(upto - from));
+      int64_t begin = std::max<int64_t>(0, from * kRows * stride - (1 << 16));
+      release_file_pages(source.data + begin, size_t(std::min(upto * kRows, rows) * stride - begin));
     }
-  });
-  if (release) release_file_pages(source.data, size_t(source.bytes));  // pages that two items shared
+  }
 }
 
 std::unique_ptr<Matrix> Device::pack(const uint8_t* data, int64_t bytes, int type, int64_t rows, int64_t cols,

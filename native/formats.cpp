@@ -80,65 +80,82 @@ void decode_q6_k(const uint8_t* b, float* y) {
   }
 }
 
-// -- packing: `lane` is the row within the group
+// -- packing: one block of each of the group's rows
 
-// n 4-byte words of one row to its lane of n vectors, each byte xor-ed with `flip`
-void spread(uint8_t* vectors, int lane, const uint8_t* words, int n, uint32_t flip = 0) {
+struct Rows {
+  const uint8_t* first;
+  int64_t stride;
+  int n;
+  const uint8_t* operator[](int lane) const { return first + lane * stride; }
+  Rows at(int64_t offset) const { return {first + offset, stride, n}; }
+};
+
+// n 4-byte words of every row, from `words` on, to n vectors; each byte xor-ed with `flip`
+void interleave(uint8_t* vectors, const Rows& words, int n, uint32_t flip = 0) {
   for (int j = 0; j < n; ++j) {
-    uint32_t w;
-    std::memcpy(&w, words + 4 * j, 4);
-    w ^= flip;
-    std::memcpy(vectors + 64 * j + 4 * lane, &w, 4);
+    uint32_t v[kRows] = {};
+    for (int lane = 0; lane < words.n; ++lane) {
+      std::memcpy(&v[lane], words[lane] + 4 * j, 4);
+      v[lane] ^= flip;
+    }
+    std::memcpy(vectors + 64 * j, v, 64);
   }
 }
 
-void pack_q8_0(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+void interleave_halves(uint8_t* vector, const Rows& halves) {
+  for (int lane = 0; lane < halves.n; ++lane) std::memcpy(vector + 2 * lane, halves[lane], 2);
+}
+
+void pack_q8_0(const Rows& block, int64_t index, uint8_t* group) {
   uint8_t* tile = group + index / 2 * 1088;
-  std::memcpy(tile + (index & 1) * 32 + 2 * lane, b, 2);
-  spread(tile + 64 + (index & 1) * 512, lane, b + 2, 8, 0x80808080u);
+  interleave_halves(tile + (index & 1) * 32, block);
+  interleave(tile + 64 + (index & 1) * 512, block.at(2), 8, 0x80808080u);
 }
 
-void pack_q4_0(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+void pack_q4_0(const Rows& block, int64_t index, uint8_t* group) {
   uint8_t* tile = group + index / 2 * 576;
-  std::memcpy(tile + (index & 1) * 32 + 2 * lane, b, 2);
-  spread(tile + 64 + (index & 1) * 256, lane, b + 2, 4);
+  interleave_halves(tile + (index & 1) * 32, block);
+  interleave(tile + 64 + (index & 1) * 256, block.at(2), 4);
 }
 
-void pack_k_scales(const uint8_t* b, int lane, uint8_t* tile) {
-  std::memcpy(tile + 2 * lane, b, 2);
-  std::memcpy(tile + 32 + 2 * lane, b + 2, 2);
-  uint8_t scale[8], min[8];
-  k_scales(b + 4, scale, min);
-  for (int s = 0; s < 8; ++s) {
-    tile[64 + 16 * s + lane] = scale[s];
-    tile[192 + 16 * s + lane] = min[s];
+void pack_k_scales(const Rows& block, uint8_t* tile) {
+  interleave_halves(tile, block);
+  interleave_halves(tile + 32, block.at(2));
+  for (int lane = 0; lane < block.n; ++lane) {
+    uint8_t scale[8], min[8];
+    k_scales(block[lane] + 4, scale, min);
+    for (int s = 0; s < 8; ++s) {
+      tile[64 + 16 * s + lane] = scale[s];
+      tile[192 + 16 * s + lane] = min[s];
+    }
   }
 }
 
-void pack_q4_k(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+void pack_q4_k(const Rows& block, int64_t index, uint8_t* group) {
   uint8_t* tile = group + index * 2368;
-  pack_k_scales(b, lane, tile);
-  spread(tile + 320, lane, b + 16, 32);
+  pack_k_scales(block, tile);
+  interleave(tile + 320, block.at(16), 32);
 }
 
-void pack_q5_k(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+void pack_q5_k(const Rows& block, int64_t index, uint8_t* group) {
   uint8_t* tile = group + index * 2880;
-  pack_k_scales(b, lane, tile);
-  spread(tile + 320, lane, b + 48, 32);
-  spread(tile + 2368, lane, b + 16, 8);
+  pack_k_scales(block, tile);
+  interleave(tile + 320, block.at(48), 32);
+  interleave(tile + 2368, block.at(16), 8);
 }
 
-void pack_q6_k(const uint8_t* b, int64_t index, int lane, uint8_t* group) {
+void pack_q6_k(const Rows& block, int64_t index, uint8_t* group) {
   uint8_t* tile = group + index * 3392;
-  std::memcpy(tile + 2 * lane, b + 208, 2);
-  for (int s = 0; s < 16; ++s) tile[64 + 16 * s + lane] = b[192 + s];
+  interleave_halves(tile, block.at(208));
+  for (int lane = 0; lane < block.n; ++lane)
+    for (int s = 0; s < 16; ++s) tile[64 + 16 * s + lane] = block[lane][192 + s];
   for (int h = 0; h < 2; ++h) {
-    spread(tile + 320 + h * 1536, lane, b + h * 64, 16);
-    spread(tile + 320 + h * 1536 + 1024, lane, b + 128 + h * 32, 8);
+    interleave(tile + 320 + h * 1536, block.at(h * 64), 16);
+    interleave(tile + 320 + h * 1536 + 1024, block.at(128 + h * 32), 8);
   }
 }
 
-using PackBlock = void (*)(const uint8_t*, int64_t, int, uint8_t*);
+using PackBlock = void (*)(const Rows&, int64_t index, uint8_t* group);
 
 PackBlock pack_block(Format f) {
   switch (f) {
@@ -152,14 +169,9 @@ PackBlock pack_block(Format f) {
 }
 
 template <class T>
-void pack_plain(const uint8_t* row, int64_t cols, int lane, uint8_t* group) {
-  const T* in = reinterpret_cast<const T*>(row);
-  T* out = reinterpret_cast<T*>(group) + lane;
-  for (int64_t k = 0; k < cols; ++k) {
-    T v;
-    std::memcpy(&v, in + k, sizeof v);  // stored rows may be unaligned
-    out[k * kRows] = v;
-  }
+void pack_plain(const Rows& rows, int64_t cols, uint8_t* group) {
+  for (int64_t k = 0; k < cols; ++k, group += kRows * sizeof(T))
+    for (int lane = 0; lane < rows.n; ++lane) std::memcpy(group + lane * sizeof(T), rows[lane] + k * sizeof(T), sizeof(T));
 }
 
 }  // namespace
@@ -190,18 +202,14 @@ void decode_row(const FormatInfo& f, const uint8_t* row, int64_t cols, float* ou
 }
 
 void pack_group(const FormatInfo& f, const uint8_t* rows, int n_rows, int64_t cols, uint8_t* group) {
-  int64_t stride = row_bytes(f, cols);
+  Rows all{rows, row_bytes(f, cols), n_rows};
   if (!f.integer) {
-    for (int lane = 0; lane < n_rows; ++lane)
-      if (f.tile_bytes == 64) pack_plain<uint32_t>(rows + lane * stride, cols, lane, group);
-      else pack_plain<uint16_t>(rows + lane * stride, cols, lane, group);
+    if (f.block_bytes == 4) pack_plain<uint32_t>(all, cols, group);
+    else pack_plain<uint16_t>(all, cols, group);
     return;
   }
   PackBlock pack = pack_block(f.format);
-  int64_t blocks = cols / f.block;
-  for (int64_t b = 0; b < blocks; ++b)
-    for (int lane = 0; lane < n_rows; ++lane)
-      pack(rows + lane * stride + b * f.block_bytes, b, lane, group);
+  for (int64_t b = 0; b < cols / f.block; ++b) pack(all.at(b * f.block_bytes), b, group);
 }
 
 }  // namespace motley

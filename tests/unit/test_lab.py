@@ -187,7 +187,13 @@ def test_probing_writes_down_what_the_meter_says() -> None:
     found = probe_device(FakeMeter(), "a", "a", 2, memory_bytes=10**9, quants=["q8_0", "q4_k"])
     assert found.read_gb_s == 12.3  # three digits
     mib = 2**20
-    curve = ((mib, 100.0), (4 * mib, 100.0), (16 * mib, 100.0), (64 * mib, 10.0))  # a quarter of 1 GB at most
+    curve = (
+        (mib, 100.0),
+        (2 * mib, 100.0),
+        (4 * mib, 100.0),
+        (16 * mib, 100.0),
+        (64 * mib, 10.0),
+    )  # a quarter of 1 GB at most
     assert found.kernels[1] == Kernel("q4_k", 400.0, curve)
     assert found.kernels[0].matvec_gb_s(1) == 100.0
     assert found.kernels[0].matvec_gb_s(32 * mib) == pytest.approx(55.0)

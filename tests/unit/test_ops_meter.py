@@ -44,7 +44,7 @@ def test_the_working_set_is_as_large_as_asked(monkeypatch: pytest.MonkeyPatch) -
 def test_a_probed_device_can_be_written_down(meter: NativeMeter) -> None:
     found = probe_device(meter, "here", "here", 1, memory_bytes=32 << 20, quants=["q8_0"])
     assert found.kernels[0].quant == "q8_0"
-    assert [n for n, _ in found.kernels[0].matvec] == [1 << 20, 4 << 20]
+    assert [n for n, _ in found.kernels[0].matvec] == [1 << 20, 2 << 20, 4 << 20]
     from motley.lab.lab import Lab
 
     assert parse_lab(Lab((found,)).dumps())[0] == (found,)

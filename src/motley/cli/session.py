@@ -4,6 +4,7 @@ Composition only: `cluster` starts nodes and links, `lab` describes them, `plan`
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -79,11 +80,14 @@ class Session:
         self.site = Site(self.runtime, {own.name: (listener.host, listener.port), **addresses}, self.cluster.reach)
 
     def probe(self) -> Lab:
-        """Measure every device, one after the other so that none slows another, then every pair's link."""
+        """Measure every device, all at the same time, then every pair's link. Nodes of one machine share its caches,
+        memory and often the units of one core: measured alone, each would promise what it can't keep beside the
+        others, which spin while they wait for work."""
         own = self.own
-        devices = [probe_runtime(own.name, own.threads, own.memory_bytes, self.ops)]
-        for link in self.cluster.links.values():
-            devices.append(msgspec.convert(ask(link, "probe", timeout_s=60.0), Device))
+        with ThreadPoolExecutor(max_workers=max(1, len(self.others))) as others:
+            asked = [others.submit(ask, link, "probe", 60.0) for link in self.cluster.links.values()]
+            devices = [probe_runtime(own.name, own.threads, own.memory_bytes, self.ops)]
+            devices += [msgspec.convert(answer.result(), Device) for answer in asked]
         links = []
         for i, a in enumerate(devices):
             for b in devices[i + 1 :]:

@@ -85,7 +85,7 @@ class NodeRuntime:
             raise ClusterError("no layers are at home on this node")
         before = model.clock.times + StepTimes()
         y = model.stage.forward(batch, x)
-        return y, asdict(model.clock.times - before)
+        return y, (model.clock.times - before).parts()
 
     def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if what == "unload":

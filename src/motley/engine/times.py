@@ -1,7 +1,7 @@
 """Where a step's time goes. Cumulative seconds by part, so that two readings can be subtracted."""
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 
 
@@ -19,14 +19,18 @@ class StepTimes:
     other: float = 0.0
 
     def __add__(self, them: "StepTimes") -> "StepTimes":
-        return StepTimes(*(a + b for a, b in zip(astuple(self), astuple(them))))
+        return StepTimes(*(a + b for a, b in zip(self.parts().values(), them.parts().values())))
 
     def __sub__(self, them: "StepTimes") -> "StepTimes":
-        return StepTimes(*(a - b for a, b in zip(astuple(self), astuple(them))))
+        return StepTimes(*(a - b for a, b in zip(self.parts().values(), them.parts().values())))
 
     @property
     def total(self) -> float:
-        return float(sum(astuple(self)))
+        return float(sum(self.parts().values()))
+
+    def parts(self) -> dict[str, float]:
+        """By name. Not `dataclasses.asdict`: it copies deeply, and every step comes by here several times."""
+        return dict(vars(self))
 
 
 class Clock:

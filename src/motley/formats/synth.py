@@ -168,7 +168,7 @@ class _Pools:
         if key not in self.pools:
             count = _prime_from(self.counts[key])
             rng = np.random.default_rng([self.seed, quant.ggml_type, round(sigma * 1e9)])
-            self.pools[key] = _random_blocks(rng, quant, count, sigma).view(np.uint8).reshape(count, quant.block_bytes)
+            self.pools[key] = random_blocks(rng, quant, count, sigma).view(np.uint8).reshape(count, quant.block_bytes)
         return self.pools[key]
 
 
@@ -187,7 +187,7 @@ def _prime_from(n: int) -> int:
     return n
 
 
-def _random_blocks(rng: np.random.Generator, quant: Quant, count: int, sigma: float) -> NDArray[Any]:
+def random_blocks(rng: np.random.Generator, quant: Quant, count: int, sigma: float) -> NDArray[Any]:
     """`count` stored blocks whose decoded values have mean 0 and standard deviation `sigma`."""
     if quant.block == 1:
         return encode(rng.standard_normal(count, np.float32) * np.float32(sigma), quant)

@@ -14,7 +14,7 @@ from motley.lab.machine import this_machine
 
 QUANTS = ("q8_0", "q4_k", "q6_k", "f32")  # what the bundled and the synthetic models are stored in
 
-_WORKING_SETS = tuple(n * 2**20 for n in (1, 4, 16, 64, 384))  # from the nearest cache's to memory's
+_WORKING_SETS = tuple(n * 2**20 for n in (1, 2, 4, 16, 64, 384))  # from the nearest cache's to memory's
 _QUICK = 4 * 2**20  # sets that are measured in no time
 _ROUNDS = 3
 

@@ -16,7 +16,8 @@ from motley.ops.protocol import Batch
 from motley.shape.quant import Quant
 
 _COLS = 1024
-_PIECES = 8  # matrices that a working set is cut into, so that threads and prefetching behave as in a model
+_PIECES = 8  # matrices that a working set is cut into, so that threads and prefetching behave as in a model,
+_PIECE_BYTES = 1 << 19  # but none so small that the cost of its call is what is measured
 _GEMM_TOKENS = 64  # what an expert sees of a 512-token chunk, if 8 of 64 are chosen
 _SECONDS = 0.06  # of one measurement, after warming up
 
@@ -52,16 +53,17 @@ class NativeMeter:
     def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
         """Working set of about `n_bytes`; the calls' own cost is taken off."""
         kind = Quant.named(quant)
-        rows = max(16, n_bytes // _PIECES // kind.n_bytes(_COLS) // 16 * 16)
-        weights = [self._ops.weight(_zeros(kind, rows)) for _ in range(_PIECES)]
+        pieces = max(1, min(_PIECES, n_bytes // _PIECE_BYTES))
+        rows = max(16, n_bytes // pieces // kind.n_bytes(_COLS) // 16 * 16)
+        weights = [self._ops.weight(_zeros(kind, rows)) for _ in range(pieces)]
         x = np.ones((1, _COLS), np.float32)
 
         def pass_over() -> None:
             for weight in weights:
                 self._ops.linear(x, weight)
 
-        took = max(_median_s(pass_over) - _PIECES * self._overhead_s, 1e-9)
-        return _PIECES * kind.n_bytes(rows * _COLS) / took / 1e9
+        took = max(_median_s(pass_over) - pieces * self._overhead_s, 1e-9)
+        return pieces * kind.n_bytes(rows * _COLS) / took / 1e9
 
     def gemm_gops(self, quant: str) -> float:
         rows = 512

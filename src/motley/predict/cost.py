@@ -31,7 +31,7 @@ _CALLS = {
     "embed": (0, 1),
     "head": (1, 2),  # output; take, norm
 }
-_EXCHANGE_OPS = 8  # on each side of an exchange with experts elsewhere: measured beside bare pings
+_EXCHANGE_OPS = 12  # on each side of an exchange with experts elsewhere: measured beside bare pings
 _STAGE_OPS = 12  # likewise with a stage elsewhere
 _ROUTING_OPS = 3  # counting choices and looking up who holds them, between a layer's router and its experts
 _STEP_OPS = 10  # building the batch and walking the stages, in Python's cost of as many ops

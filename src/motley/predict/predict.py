@@ -22,9 +22,9 @@ from motley.shape.model import ModelShape
 
 # Relative spread of measured speeds around a prediction, as the sigma of a lognormal. First values, by judgement:
 # a machine probed here and now; figures from a data sheet; what exchanges between devices add.
-_SIGMA_MEASURED = 0.10
+_SIGMA_MEASURED = 0.12
 _SIGMA_CATALOGUE = 0.30
-_SIGMA_LINK = 0.15
+_SIGMA_LINK = 0.20
 _Z90 = 1.2816  # a tenth of a normal distribution lies beyond
 
 
