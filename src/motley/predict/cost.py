@@ -35,7 +35,7 @@ _EXCHANGE_OPS = 12  # on each side of an exchange with experts elsewhere: measur
 _STAGE_OPS = 12  # likewise with a stage elsewhere
 _ROUTING_OPS = 3  # counting choices and looking up who holds them, between a layer's router and its experts
 _STEP_OPS = 10  # building the batch and walking the stages, in Python's cost of as many ops
-# Element-wise work per element, in units of a norm's: measured in the native engine (motley-8m, prompts of 128 and 512).
+# Element-wise work per element, in units of a norm's: measured in the native engine (motley-8m, long prompts).
 _INPUT = 2.7  # rounding a product's input to int8
 _ROPE = 1.9
 _ADD = 1.1
