@@ -5,7 +5,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from motley.cluster.server import Server, serve
 from motley.cluster.tcp_link import connect, listen
 from motley.errors import CapacityError, ClusterError, LinkError
 from motley.ops.protocol import Batch
+from motley.progress import Progress
 
 TOKEN = "a token"
 
@@ -40,11 +41,11 @@ class ToyHandler:
         x = np.ones((len(batch), 4), np.float32) if x is None else x
         return x[batch.rows] + batch.tokens[batch.rows, None].astype(np.float32), {"attention": 0.001}
 
-    def load(self, assignment: Assignment, report_progress: Callable[[float, str], None]) -> dict[str, Any]:
-        report_progress(0.0, "opening")
+    def load(self, assignment: Assignment, progress: Progress) -> dict[str, Any]:
+        progress("opening", 0.0)
         time.sleep(0.15)
-        report_progress(0.5, "layer 1")
-        report_progress(0.6, "too soon to be told")
+        progress("layer 1", 0.5)
+        progress("too soon to be told", 0.6)
         return {"bytes": 42, "layers": list(assignment.home_layers)}
 
     def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def test_stage(link: Link) -> None:
 def test_load_reports_progress(link: Link) -> None:
     load, told = RemoteLoad(link), []
     load.start(Assignment("cpu0", "m.gguf", "x", context=8, slots=1, home_layers=(0, 1)))
-    facts = load.finish(lambda done, text: told.append((done, text)))
+    facts = load.finish(lambda what, fraction: told.append((fraction, what)))
     assert facts == {"bytes": 42, "layers": [0, 1]}
     assert told == [(0.0, "opening"), (0.5, "layer 1")]
 

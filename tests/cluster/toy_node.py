@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from motley.cluster.messages import F32, F64, I32
 from motley.cluster.node import run_node, token_from_head
 from motley.errors import MotleyError
 from motley.ops.protocol import Batch
+from motley.progress import Progress
 
 
 class ToyHandler:
@@ -26,7 +26,7 @@ class ToyHandler:
         time.sleep(60)  # a node deep in its work
         raise AssertionError
 
-    def load(self, assignment: Assignment, report_progress: Callable[[float, str], None]) -> dict[str, Any]:
+    def load(self, assignment: Assignment, progress: Progress) -> dict[str, Any]:
         return {}
 
     def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def valid_messages() -> list[messages.Parts]:
         stage_call(),
         stage_call(d=0, rows=()),
         messages.stage_reply(messages.StageReply(y.astype(np.float32), 0.5, {"attention": 0.1})),
-        messages.as_json(messages.Progress(0.5, "half")),
+        messages.as_json(messages.Progress("half", 0.5)),
         messages.failure(CapacityError("too big"), "small"),
         messages.ping(b"abc"),
         [assignment().to_json()],

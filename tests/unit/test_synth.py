@@ -70,11 +70,10 @@ def test_no_int8_minimum(tmp_path: Path) -> None:
 
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    shape = medium("q4_k")
-    synthesize(shape, tmp_path / "a.gguf", progress=lambda done, total: seen.append((done, total)))
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert seen[-1] == (shape.n_bytes, shape.n_bytes)
+    seen: list[float] = []
+    synthesize(medium("q4_k"), tmp_path / "a.gguf", progress=lambda _what, fraction: seen.append(fraction))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
 
 
 def test_tokenizer_has_every_byte_once_and_merges_into_its_tokens(tmp_path: Path) -> None:

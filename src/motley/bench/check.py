@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.bench.progress import Progress, silent
 from motley.bench.result import Check
 from motley.engine.runner import Runner
 from motley.errors import CheckFailed
 from motley.ops.protocol import Batch
+from motley.progress import Progress, silent
 
 PROMPT_CHUNK = 512
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.bench.progress import Progress, silent
 from motley.bench.reading import Reading
 from motley.bench.result import Interval, Spread, TestResult
 from motley.engine.runner import Runner
 from motley.errors import UsageError
 from motley.ops.protocol import Batch
 from motley.predict.workload import Workload
+from motley.progress import Progress, silent
 
 WARM_UP_STEPS = 4
 Tokens = NDArray[np.int32]

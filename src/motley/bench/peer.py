@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from motley.bench.measure import Text, prepare, require_fit, short_name, timed_sample
-from motley.bench.progress import Progress, silent
 from motley.bench.result import PeerResult, Spread
 from motley.engine.runner import Runner
 from motley.predict.workload import Workload
+from motley.progress import Progress, silent
 
 Settings = Mapping[str, bool | int | str]
 

@@ -17,7 +17,6 @@ from motley.bench.check import Answer, compare, record
 from motley.bench.measure import Measurement, Text, measure
 from motley.bench.peer import Contest, contend
 from motley.bench.peer_llamacpp import require_installed, rivals
-from motley.bench.progress import Progress, silent, stages
 from motley.bench.reading import by_pair, total_routes
 from motley.bench.result import Exchange, Interval, PeerResult, Result, RouteCounts
 from motley.engine.runner import Runner
@@ -25,9 +24,10 @@ from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.predict.workload import Workload
+from motley.progress import Progress, silent, stages
 from motley.shape.model import ModelShape
 
-RunnerOpener = Callable[[], AbstractContextManager[Runner]]
+RunnerOpener = Callable[[Progress], AbstractContextManager[Runner]]
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def asked_workloads(
 def run_bench(subject: Subject, settings: Settings, progress: Progress = silent) -> Result:
     """Raises UsageError before anything is loaded if the request makes no sense."""
     require_sense(settings, subject.shape, subject.file)
-    stage = stages(progress, len(settings.workloads) + 3)
-    with subject.open_placed() as runner:
+    stage = stages(progress, len(settings.workloads) + 5)
+    with subject.open_placed(stage()) as runner:
         measured = [_measure(subject, settings, runner, w, stage()) for w in settings.workloads]
         prompts = settings.check_prompts or default_prompts(subject.text)
         placed = record(runner, prompts, settings.check_tokens, progress=stage()) if subject.open_reference else []
         memory = dict(subject.peak_memory(runner))
         peers = _against_peer(subject, settings, runner, stage())
-    reference = _record_reference(subject, prompts, placed, stage())
+    reference = _record_reference(subject, prompts, placed, stage)
     read_gb_s = median(m.result.read_gb_s for m in measured)
     return Result(
         motley=motley.__version__,
@@ -152,12 +152,12 @@ def default_prompts(text: Text) -> list[list[int]]:
 
 
 def _record_reference(
-    subject: Subject, prompts: Sequence[Sequence[int]], placed: Sequence[Answer], progress: Progress
+    subject: Subject, prompts: Sequence[Sequence[int]], placed: Sequence[Answer], stage: Callable[[], Progress]
 ) -> list[Answer]:
     if subject.open_reference is None:
         return []
-    with subject.open_reference() as runner:
-        return record(runner, prompts, len(placed[0].followed), follow=placed, progress=progress)
+    with subject.open_reference(stage()) as runner:
+        return record(runner, prompts, len(placed[0].followed), follow=placed, progress=stage())
 
 
 def _against_peer(subject: Subject, settings: Settings, runner: Runner, progress: Progress) -> tuple[PeerResult, ...]:

@@ -1,8 +1,7 @@
 """`motley bench`: a model on a local cluster of unequal nodes: placed, predicted, measured, checked, reported."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from rich.console import Console
 
 from motley.bench.folders import cache_folder
 from motley.bench.measure import Text
-from motley.bench.progress import Progress
 from motley.bench.report.page import write_report
 from motley.bench.result import Interval, Result, to_json
 from motley.bench.run import Settings, Subject, asked_workloads, require_sense, run_bench
@@ -39,6 +37,7 @@ from motley.plan.search import find_placement
 from motley.predict.predict import predict
 from motley.predict.routes import Routes
 from motley.predict.workload import Workload
+from motley.progress import Progress
 from motley.shape.model import ModelShape
 
 READ_BYTES = 1 << 30  # beyond any cache
@@ -141,7 +140,7 @@ def _synthetic_file(args: argparse.Namespace, progress: Progress) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         what = f"writing {shape.n_bytes / 1e9:.1f} GB of random weights to {path}"
-        synthesize(shape, path, progress=lambda done, total: progress(what, done / total))
+        synthesize(shape, path, progress=lambda _, done: progress(what, done))
     return path
 
 
@@ -172,13 +171,14 @@ def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room,
     threads = sum(device.threads for device in lab.devices)
     meter = session.meter(threads)
 
-    @contextmanager
-    def whole() -> Iterator[Runner]:
+    def placed(progress: Progress) -> AbstractContextManager[Runner]:
+        path = str(target.path)
+        return session.placed(path, plan.placement, slots=room.slots, context=room.context, progress=progress)
+
+    def whole(progress: Progress) -> AbstractContextManager[Runner]:
         ops = NativeOps(threads=threads)
-        try:
-            yield LocalRunner(target.checkpoint, ops, n_slots=room.slots, context=room.context)
-        finally:
-            ops.close()
+        slots, context = room.slots, room.context
+        return closing(LocalRunner(target.checkpoint, ops, n_slots=slots, context=context, progress=progress))
 
     def expected(workload: Workload) -> Interval:
         found = predict(target.shape, lab, plan.placement, workload, target.routes, session.own.name)
@@ -189,7 +189,7 @@ def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room,
         lab=lab,
         placement=plan.placement,
         text=target.text,
-        open_placed=lambda: session.placed(str(target.path), plan.placement, slots=room.slots, context=room.context),
+        open_placed=placed,
         predict=expected,
         read_gb_s=lambda: meter.read_gb_s(READ_BYTES, READ_PASSES),
         threads=threads,

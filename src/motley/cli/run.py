@@ -6,7 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
+
 from motley.cli.options import model_file, positive
+from motley.cli.show import shown
 from motley.engine.engine import Engine
 from motley.engine.local import LocalRunner
 from motley.engine.sampling import Sampling
@@ -40,9 +43,8 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
     tokens = _encode(tokenizer, checkpoint.metadata, prompt, args.chat)
     context = args.context or len(tokens) + args.max_tokens
-    runner = LocalRunner(
-        checkpoint, NativeOps(threads=args.threads), context=context, progress=Loading(sys.stderr.isatty())
-    )
+    with shown(Console(stderr=True)) as progress:
+        runner = LocalRunner(checkpoint, NativeOps(threads=args.threads), context=context, progress=progress)
     try:
         _stream(Engine(runner), tokenizer, tokens, args, sampling)
     finally:
@@ -76,17 +78,3 @@ def _stream(
     prefill = f"prompt {len(tokens)} tokens, {len(tokens) / (first - started):.1f} tok/s"
     decode = f"; {n - 1} more at {(n - 1) / (ended - first):.1f} tok/s" if n > 1 else ""
     print(prefill + decode, file=sys.stderr)
-
-
-class Loading:
-    """A line on standard error while a model loads, once it takes longer than a second."""
-
-    def __init__(self, visible: bool) -> None:
-        self._visible, self._started, self._shown = visible, time.perf_counter(), 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if self._visible and now - self._started > 1 and (now - self._shown > 0.2 or done >= total):
-            self._shown = now
-            end = "\n" if done >= total else ""
-            print(f"\rloading {done / 1e9:.2f} of {total / 1e9:.2f} GB", end=end, file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from motley.cluster.remote import ask, measure
 from motley.cluster.server import Server
 from motley.cluster.tcp_link import listen
 from motley.engine.node import NodeRuntime
-from motley.engine.placed import LoadProgress, PlacedRunner, Site, no_progress
+from motley.engine.placed import PlacedRunner, Site
 from motley.errors import ClusterError
 from motley.lab.lab import Device, Lab, Link
 from motley.lab.placement import Placement
@@ -25,6 +25,7 @@ from motley.lab.probe import probe_device
 from motley.ops.meter import NativeMeter
 from motley.ops.native import NativeOps
 from motley.predict.memory import STEP_TOKENS, kv_bytes, work_bytes
+from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
 
 
@@ -110,7 +111,7 @@ class Session:
 
     @contextmanager
     def placed(
-        self, model: str, placement: Placement, *, slots: int, context: int, progress: LoadProgress = no_progress
+        self, model: str, placement: Placement, *, slots: int, context: int, progress: Progress = silent
     ) -> Iterator[PlacedRunner]:
         """The model, loaded on all devices of the placement; dropped from them at the end."""
         runner = PlacedRunner(model, placement, self.site, n_slots=slots, context=context, progress=progress)

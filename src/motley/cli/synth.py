@@ -5,7 +5,10 @@ import sys
 import time
 from pathlib import Path
 
+from rich.console import Console
+
 from motley.cli.options import not_negative, positive
+from motley.cli.show import shown
 from motley.formats.synth import synthesize
 from motley.shape.model import ModelShape
 
@@ -23,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     if args.layers:
         shape = shape.with_layers(args.layers)
     started = time.perf_counter()
-    synthesize(shape, args.output, seed=args.seed)
+    with shown(Console(stderr=True)) as progress:
+        synthesize(shape, args.output, seed=args.seed, progress=progress)
     seconds = time.perf_counter() - started
     size = args.output.stat().st_size
     print(f"{args.output}: {size / 1e9:.2f} GB in {seconds:.1f} s ({size / seconds / 1e6:.0f} MB/s)", file=sys.stderr)

@@ -66,8 +66,8 @@ class StageReply:
 
 
 class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    done: float  # 0..1
-    text: str
+    what: str
+    fraction: float  # of the whole that is done, 0..1
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,7 +8,6 @@ import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from motley.cluster.link import Link
 from motley.cluster.messages import F32, F64, I32, Kind, Parts, StageReply
 from motley.errors import LinkError
 from motley.ops.protocol import Batch
+from motley.progress import Progress, silent
 
 CALL_TIMEOUT_S = 300.0  # a large prefill chunk on a slow node; a dead node is noticed at once by other means
 LOAD_TIMEOUT_S = 600.0  # between two signs of progress
@@ -110,14 +110,13 @@ class RemoteLoad:
         self._request = next(_requests) & 0xFFFFFFFF
         self._link.send(Kind.LOAD, self._request, [assignment.to_json()])
 
-    def finish(self, on_progress: Callable[[float, str], None] | None = None) -> dict[str, Any]:
-        """What the handler's `load` returned, JSON. on_progress(done 0..1, text)."""
+    def finish(self, progress: Progress = silent) -> dict[str, Any]:
+        """What the handler's `load` returned, JSON."""
         while True:
             frame = self._link.receive(LOAD_TIMEOUT_S)
             if frame.kind == Kind.PROGRESS and frame.request == self._request:
-                progress = messages.read_progress(frame.payload)
-                if on_progress:
-                    on_progress(progress.done, progress.text)
+                told = messages.read_progress(frame.payload)
+                progress(told.what, told.fraction)
                 continue
             return messages.read_object(messages.expect(frame, Kind.LOADED, self._request))
 

@@ -18,6 +18,7 @@ from motley.cluster.messages import F32, F64, I32, ExpertsCall, Kind, Parts, Sta
 from motley.cluster.tcp_link import Listener, TcpLink
 from motley.errors import ClusterError, LinkError
 from motley.ops.protocol import Batch
+from motley.progress import Progress
 
 log = logging.getLogger("motley.node")
 
@@ -39,7 +40,7 @@ class Handler(Protocol):
         """x [T, D] (None: embed the tokens) -> [T, D] or logits [R, V], and seconds by component."""
         ...
 
-    def load(self, assignment: Assignment, report_progress: Callable[[float, str], None]) -> dict[str, Any]:
+    def load(self, assignment: Assignment, progress: Progress) -> dict[str, Any]:
         """Replaces what was loaded before. Returns facts for the head: bytes loaded, seconds."""
         ...
 
@@ -96,14 +97,14 @@ def _stage(link: Link, handler: Handler, request: int, call: StageCall) -> Parts
 def _load(link: Link, handler: Handler, request: int, assignment: Assignment) -> Parts:
     next_report = 0.0
 
-    def report_progress(done: float, text: str) -> None:
+    def tell(what: str, fraction: float) -> None:
         nonlocal next_report
         now = time.monotonic()
         if now >= next_report:
             next_report = now + PROGRESS_EVERY_S
-            link.send(Kind.PROGRESS, request, messages.as_json(messages.Progress(done, text)))
+            link.send(Kind.PROGRESS, request, messages.as_json(messages.Progress(what, fraction)))
 
-    return messages.as_json(handler.load(assignment, report_progress))
+    return messages.as_json(handler.load(assignment, tell))
 
 
 def _ask(link: Link, handler: Handler, request: int, arguments: dict[str, Any]) -> Parts:

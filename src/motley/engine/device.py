@@ -3,7 +3,7 @@
 Only the tensors that the part needs are read from the checkpoint.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,8 @@ from motley.formats.tensor import Checkpoint
 from motley.models.layers import Loader
 from motley.models.registry import family
 from motley.ops.protocol import Ops
+from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
-
-Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 
 
 class DeviceModel:
@@ -36,7 +35,7 @@ class DeviceModel:
         owners: Mapping[str, tuple[ExpertOwner, Mapping[int, Sequence[int]]]] = {},
         n_slots: int,
         context: int,
-        progress: Progress = lambda done, total: None,
+        progress: Progress = silent,
     ) -> None:
         self.ops = ops
         self.clock = Clock(ops.busy_seconds)

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.engine.device import DeviceModel, Progress
+from motley.engine.device import DeviceModel
 from motley.engine.engine import Engine
 from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.sampling import Sampling
@@ -20,6 +20,7 @@ from motley.formats.tensor import Checkpoint
 from motley.lab.machine import usable_cores
 from motley.models.registry import family
 from motley.ops.protocol import Batch, Ops
+from motley.progress import Progress, silent
 
 
 class LocalRunner:
@@ -32,7 +33,7 @@ class LocalRunner:
         *,
         n_slots: int = 1,
         context: int = 4096,
-        progress: Progress = lambda done, total: None,
+        progress: Progress = silent,
     ) -> None:
         config = family(checkpoint.architecture).config(checkpoint.metadata)
         every = range(config.n_experts)

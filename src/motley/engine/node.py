@@ -28,6 +28,7 @@ from motley.formats.shape_of import shape_of
 from motley.lab.lab import Device
 from motley.ops.protocol import Batch, Ops
 from motley.predict.memory import STEP_TOKENS, kv_bytes, work_bytes
+from motley.progress import Progress
 from motley.shape.model import ModelShape
 
 Connect = Callable[[str, int], Link]
@@ -50,7 +51,7 @@ class NodeRuntime:
 
     # -- cluster.server.Handler
 
-    def load(self, assignment: Assignment, report_progress: Callable[[float, str], None]) -> dict[str, Any]:
+    def load(self, assignment: Assignment, progress: Progress) -> dict[str, Any]:
         """Replace what was loaded. Raises CapacityError before reading a weight if it can't fit."""
         with self._loading:
             self._drop()
@@ -70,7 +71,7 @@ class NodeRuntime:
                 owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
                 n_slots=assignment.slots,
                 context=assignment.context,
-                progress=lambda done, total: report_progress(done / max(total, 1), f"{done / 1e6:.0f} MB"),
+                progress=progress,
             )
             return {"bytes": self._loaded.n_bytes, "seconds": time.perf_counter() - started}
 

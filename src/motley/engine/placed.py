@@ -1,7 +1,7 @@
 """PlacedRunner: a placed model as the head sees it (`engine.runner.Runner`): its own device in this process, the others
 across links, stages in the order of their layers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
@@ -20,12 +20,7 @@ from motley.errors import ClusterError
 from motley.formats.checkpoint import open_checkpoint
 from motley.lab.placement import Placement
 from motley.ops.protocol import Batch
-
-LoadProgress = Callable[[str, float], None]  # device, share loaded 0..1
-
-
-def no_progress(device: str, done: float) -> None:
-    """For those who don't watch."""
+from motley.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ class PlacedRunner:
         *,
         n_slots: int = 1,
         context: int = 4096,
-        progress: LoadProgress = no_progress,
+        progress: Progress = silent,
     ) -> None:
         self.n_slots, self.context = n_slots, context
         self._site = site
@@ -146,12 +141,21 @@ class PlacedRunner:
                 ask(link, "unload")
             link.close()
 
-    def _load(self, told: Mapping[str, Assignment], progress: LoadProgress) -> None:
+    def _load(self, told: Mapping[str, Assignment], progress: Progress) -> None:
+        shares = dict.fromkeys(told, 0.0)
+
+        def of(device: str) -> Progress:
+            def watch(what: str, fraction: float) -> None:
+                shares[device] = fraction
+                progress(f"{what} on {device}", sum(shares.values()) / len(shares))
+
+            return watch
+
         loads = {device: RemoteLoad(link) for device, link in self._links.items()}
         for device, load in loads.items():
             load.start(told[device])
         here = self._site.device
         if here in told:
-            self._site.runtime.load(told[here], lambda done, text: progress(here, done))
+            self._site.runtime.load(told[here], of(here))
         for device, load in loads.items():
-            load.finish(lambda done, text, device=device: progress(device, done))  # type: ignore[misc]
+            load.finish(of(device))

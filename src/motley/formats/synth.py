@@ -21,11 +21,11 @@ from motley.errors import UsageError
 from motley.formats import blocks
 from motley.formats.encode import encode
 from motley.formats.gguf_writer import write_gguf
+from motley.progress import Progress, silent
 from motley.shape.model import ModelShape, Role, TensorShape
 from motley.shape.quant import Quant
 
 POOL_BYTES = 16 << 20  # at least, for tensors that are larger
-Progress = Callable[[int, int], None]  # (bytes written, bytes in all)
 
 # llama.cpp's general.file_type for a file of mostly this precision (llama.h, enum llama_ftype)
 _FILE_TYPES = {
@@ -42,7 +42,7 @@ _PRE_TOKENIZERS = {"olmoe": "olmo", "qwen3moe": "qwen2"}
 _END = "<|endoftext|>"
 
 
-def synthesize(shape: ModelShape, path: str | PathLike[str], seed: int = 0, progress: Progress | None = None) -> None:
+def synthesize(shape: ModelShape, path: str | PathLike[str], seed: int = 0, progress: Progress = silent) -> None:
     """Write random weights of `shape` to `path`: hundreds of MB/s, some 100 MB of memory whatever the size."""
     pools = _Pools(shape, seed)
     total = shape.n_bytes
@@ -53,8 +53,7 @@ def synthesize(shape: ModelShape, path: str | PathLike[str], seed: int = 0, prog
         for chunk in pools.chunks(tensor):
             yield chunk
             done += chunk.nbytes
-            if progress is not None:
-                progress(done, total)
+            progress(f"writing: {done / 1e6:.0f} MB", done / total)
 
     write_gguf(path, _metadata(shape), [(tensor, counted(tensor)) for tensor in shape.tensors])
 

@@ -14,6 +14,7 @@ from motley.formats.shape_of import role_of
 from motley.formats.tensor import Checkpoint, QuantTensor
 from motley.models.config import Config
 from motley.ops.protocol import Array, Batch, Experts, KVCache, Ops, Weight
+from motley.progress import Progress, silent
 
 EXPERT_PARTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 OUTSIDE_LAYERS = ("token_embd.weight", "output_norm.weight", "output.weight")
@@ -35,7 +36,7 @@ class Loader:
 
     checkpoint: Checkpoint
     ops: Ops
-    progress: Callable[[int, int], None] = lambda done, total: None  # (bytes so far, `total`)
+    progress: Progress = silent
     total: int = 0  # bytes that are expected, for `progress`
     n_bytes: int = field(default=0, init=False)
     _read: set[str] = field(default_factory=set, init=False)
@@ -82,7 +83,7 @@ class Loader:
 
     def _count(self, n_bytes: int) -> None:
         self.n_bytes += n_bytes
-        self.progress(self.n_bytes, self.total)
+        self.progress(f"loading: {self.n_bytes / 1e6:.0f} MB", self.n_bytes / max(self.total, self.n_bytes))
 
 
 class GroupedQueryAttention:

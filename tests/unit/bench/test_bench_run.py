@@ -13,6 +13,7 @@ from motley.bench.run import Settings, Subject, asked_workloads, run_bench
 from motley.errors import UsageError
 from motley.lab.placement import LayerPlacement, Placement
 from motley.predict.workload import Workload
+from motley.progress import Progress
 from motley.shape.model import ModelShape
 
 SHAPE = replace(ModelShape.named("olmoe-1b-7b", "q8_0").with_layers(LAYERS), n_experts=EXPERTS, vocab_size=VOCAB)
@@ -24,8 +25,8 @@ def subject(error: float = 0.0) -> Subject:
         lab=sample_lab(),
         placement=Placement((LayerPlacement("small", ("small", "big", "big", "small")),) * LAYERS),
         text=Text.random(VOCAB),
-        open_placed=lambda: closing(FakeRunner(step_s=0.0005, error=error)),
-        open_reference=lambda: closing(FakeRunner()),
+        open_placed=lambda progress: closing(FakeRunner(step_s=0.0005, error=error)),
+        open_reference=lambda progress: closing(FakeRunner()),
         predict=lambda w: Interval(p10=1.0, p50=2.0, p90=3.0) if w.kind == "decode" else None,
         read_gb_s=lambda: 12.0,
         threads=3,
@@ -71,11 +72,11 @@ def test_the_placed_model_is_closed_before_the_reference_opens() -> None:
     placed = FakeRunner()
     reference_saw: list[bool] = []
 
-    def open_reference() -> "closing[FakeRunner]":
+    def open_reference(progress: Progress) -> "closing[FakeRunner]":
         reference_saw.append(placed.closed)
         return closing(FakeRunner())
 
-    run_bench(replace(subject(), open_placed=lambda: closing(placed), open_reference=open_reference), SETTINGS)
+    run_bench(replace(subject(), open_placed=lambda progress: closing(placed), open_reference=open_reference), SETTINGS)
     assert reference_saw == [True]
 
 

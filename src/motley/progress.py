@@ -1,4 +1,6 @@
-"""Progress: how long work tells its watcher what is being done, and how much of the whole is done (0..1)."""
+"""Progress: how long work tells its watcher what is being done, and how much of the whole is done (0..1).
+
+One shape for everything that takes longer than a second, in process and across nodes."""
 
 from collections.abc import Callable
 
