@@ -203,7 +203,7 @@ class Result(Record, frozen=True, kw_only=True):
     machine: Machine
     lab: Lab
     placement: Placement
-    reason: Text = ""  # why this placement: sentences, parted by "; "
+    reasons: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1000)] = ()  # why this placement: a clause each
     results: Annotated[tuple[TestResult, ...], msgspec.Meta(min_length=1, max_length=1000)]
     check: Check | None
     routes: RouteCounts | None = None  # [L][E] choices while the tests ran

@@ -45,10 +45,9 @@ class Subject:
     int8_gops: float | None = None
     open_reference: RunnerOpener | None = None  # what the check compares with; None: no check
     reference: str = "one device"
-    reason: str = ""  # why this placement: sentences, parted by "; "
+    reasons: Sequence[str] = ()  # why this placement: a clause each
     file: Path | None = None
     file_hash: str | None = None
-    kv_element_bytes: int = 4
     peak_memory: Callable[[Runner], Mapping[str, int]] = lambda runner: {}  # bytes by device, before it closes
 
 
@@ -98,7 +97,7 @@ def run_bench(subject: Subject, settings: Settings, progress: Progress = silent)
         machine=facts.machine(read_gb_s, subject.int8_gops, subject.threads),
         lab=subject.lab,
         placement=subject.placement,
-        reason=subject.reason,
+        reasons=tuple(subject.reasons),
         results=tuple(m.result for m in measured),
         check=compare(placed, reference, subject.reference) if reference else None,
         routes=_route_counts(measured),
@@ -135,15 +134,15 @@ def _measure(
         subject.text,
         repeat=settings.repeat,
         read_gb_s=subject.read_gb_s,
-        active_bytes=active_bytes(subject.shape, workload, subject.kv_element_bytes),
+        active_bytes=active_bytes(subject.shape, workload),
         predicted=subject.predict(workload),
         progress=progress,
     )
 
 
-def active_bytes(shape: ModelShape, workload: Workload, kv_element_bytes: int) -> int:
+def active_bytes(shape: ModelShape, workload: Workload) -> int:
     """What one token must read: its active weights, and the keys and values it attends to (the mean over the run)."""
-    return round(shape.active_bytes_per_token() + shape.kv_bytes_per_token(kv_element_bytes) * workload.mean_depth)
+    return round(shape.active_bytes_per_token() + shape.kv_bytes_per_token() * workload.mean_depth)
 
 
 def default_prompts(text: Text) -> list[list[int]]:

@@ -53,7 +53,7 @@ def placement_words(result: Result) -> str:
 
 def reasons(result: Result) -> list[str]:
     """Why this placement: a sentence each."""
-    return [part[0].upper() + part[1:] for part in result.reason.split("; ") if part]
+    return [part[0].upper() + part[1:] for part in result.reasons if part]
 
 
 def experts_per_device(result: Result) -> str:

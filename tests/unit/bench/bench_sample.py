@@ -30,7 +30,7 @@ def sample_result(seed: int = 0, speed: float = 1.0, peer: bool = True) -> r.Res
         ),
         lab=sample_lab(),
         placement=sample_placement(),
-        reason="attention stays on small: it reads twice as fast; its 6 MB hold attention and 112 of 256 experts",
+        reasons=("attention stays on small: it reads twice as fast", "its 6 MB hold attention and 112 of 256 experts"),
         results=sample_tests(rng, speed),
         check=r.Check(
             reference="one device",

@@ -49,7 +49,7 @@ def bare(result: Result) -> Result:
         msgspec.structs.replace(t, predicted_tokens_per_s=None, bandwidth_fraction=None) for t in result.results
     )
     return msgspec.structs.replace(
-        result, results=tests, check=None, routes=None, exchanges=(), peers=(), commit=None, reason=""
+        result, results=tests, check=None, routes=None, exchanges=(), peers=(), commit=None, reasons=()
     )
 
 
@@ -91,7 +91,7 @@ def test_foreign_text_stays_text() -> None:
         result,
         command=evil,
         commit=evil,
-        reason=evil,
+        reasons=(evil,),
         lab=lab,
         placement=msgspec.json.decode(placed, type=type(result.placement)),
         model=msgspec.structs.replace(result.model, name=evil, source=evil, file=evil),

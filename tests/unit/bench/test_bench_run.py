@@ -64,8 +64,8 @@ def test_exchanges_are_those_of_generation() -> None:
 def test_deeper_tests_read_more_bytes() -> None:
     results = run_bench(subject(), SETTINGS).results
     shallow, deep = (t.active_bytes_per_token for t in results[2:])
-    assert deep - shallow == SHAPE.kv_bytes_per_token(4) * 4
-    assert shallow == round(SHAPE.active_bytes_per_token() + SHAPE.kv_bytes_per_token(4) * 4.5)
+    assert deep - shallow == SHAPE.kv_bytes_per_token() * 4
+    assert shallow == round(SHAPE.active_bytes_per_token() + SHAPE.kv_bytes_per_token() * 4.5)
 
 
 def test_the_placed_model_is_closed_before_the_reference_opens() -> None:
