@@ -10,12 +10,13 @@ import pytest
 
 from motley.cluster.hello import greet, new_token
 from motley.cluster.link import Link
+from motley.cluster.remote import RemoteExperts
 from motley.cluster.server import Server
 from motley.cluster.tcp_link import connect, listen
 from motley.engine.local import LocalRunner
 from motley.engine.node import NodeRuntime
 from motley.engine.placed import PlacedRunner, Site
-from motley.errors import CapacityError, UsageError
+from motley.errors import CapacityError, ClusterError, UsageError
 from motley.formats.checkpoint import open_checkpoint
 from motley.lab.placement import LayerPlacement, Placement
 from motley.ops.protocol import Batch
@@ -79,6 +80,18 @@ def test_placed_equals_one_device(site: Site, family: str, name: str) -> None:
     assert placed.routes().sum() == 37 * 3 * LAYERS
     assert {x.transport for x in placed.exchanges()} == {"tcp"}
     assert all(0 < x.work_seconds < x.seconds for x in placed.exchanges())
+    placed.close()
+
+
+def test_experts_that_are_not_there_are_refused_in_words(site: Site) -> None:
+    placed = PlacedRunner(str(GOLDEN / "olmoe.gguf"), PLACEMENTS["layers split"], site, context=64)
+    link = site.connect(*site.addresses["b"])
+    experts = RemoteExperts(link)
+    x = np.zeros((1, 32), np.float32)
+    experts.start(0, x, np.zeros((1, 2), np.int32), np.zeros((1, 2), np.float32))
+    with pytest.raises(ClusterError, match=r"b: no experts of layer 0 are here \(layers: 1, 2\)"):
+        experts.finish()
+    link.close()
     placed.close()
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from motley.engine.experts import ExpertOwner, PlacedExperts, Remote
 from motley.engine.stage import Stage
 from motley.engine.times import Clock
+from motley.errors import ClusterError
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.models.layers import Loader
@@ -55,8 +56,13 @@ class DeviceModel:
         self, layer: int, x: NDArray[np.float32], ids: NDArray[np.int32], weights: NDArray[np.float32]
     ) -> NDArray[np.float64]:
         """Another home asks: this device's share of the chosen experts, float64 [T, D]."""
-        ops = self.ops
-        y = ops.experts(ops.from_host(x), ops.from_host(ids), ops.from_host(weights), self._experts[layer])
+        ops, experts = self.ops, self._experts.get(layer)
+        if experts is None:
+            held = ", ".join(map(str, self._experts)) or "none"
+            raise ClusterError(
+                f"no experts of layer {layer} are here (layers: {held}): load the model anew on all nodes"
+            )
+        y = ops.experts(ops.from_host(x), ops.from_host(ids), ops.from_host(weights), experts)
         out: NDArray[np.float64] = ops.to_host(y)
         return out
 
