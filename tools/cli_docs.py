@@ -15,6 +15,11 @@ HEAD = """# The command line
 
 Written by `tools/cli_docs.py`; don't edit. Exit status of every command: 0 done, 1 a check failed, 2 wrong use or bad
 input, 130 interrupted.
+
+| environment variable | names |
+|---|---|
+| `MOTLEY_DATA` | the folder of the results store and the reports (default: where this system keeps a user's data) |
+| `MOTLEY_CACHE` | the folder of what can be made again, such as synthetic models (default: this system's cache) |
 """
 
 
