@@ -10,7 +10,7 @@ import pytest
 
 from motley.cluster.hello import greet, new_token
 from motley.cluster.link import Link
-from motley.cluster.remote import RemoteExperts
+from motley.cluster.remote import RemoteExperts, ask
 from motley.cluster.server import Server
 from motley.cluster.tcp_link import connect, listen
 from motley.engine.local import LocalRunner
@@ -104,3 +104,7 @@ def test_a_part_too_large_for_its_node_is_refused_before_loading(site: Site) -> 
     site.runtime._memory_bytes = 24 << 20
     with pytest.raises(CapacityError, match=r"needs 2\d MB"):
         PlacedRunner(str(GOLDEN / "olmoe.gguf"), PLACEMENTS["experts apart"], site, context=64)
+    link = site.connect(*site.addresses["b"])
+    with pytest.raises(ClusterError, match="no model is loaded"):  # b had room, but its part is of no use now
+        ask(link, "routes")
+    link.close()

@@ -16,7 +16,7 @@ from motley.engine.assign import Address, assignments
 from motley.engine.node import Connect, NodeRuntime
 from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.times import StepTimes
-from motley.errors import ClusterError
+from motley.errors import ClusterError, MotleyError
 from motley.formats.checkpoint import open_checkpoint
 from motley.lab.placement import Placement
 from motley.ops.protocol import Batch
@@ -82,7 +82,8 @@ class _There:
 
 
 class PlacedRunner:
-    """Loads on construction, all devices at once. Closing it drops the model from every device; the nodes run on."""
+    """Loads on construction, all devices at once; if one can't, none keeps its part. Closing it drops the model from
+    every device; the nodes run on."""
 
     def __init__(
         self,
@@ -154,8 +155,17 @@ class PlacedRunner:
         loads = {device: RemoteLoad(link) for device, link in self._links.items()}
         for device, load in loads.items():
             load.start(told[device])
-        here = self._site.device
-        if here in told:
-            self._site.runtime.load(told[here], of(here))
-        for device, load in loads.items():
-            load.finish(of(device))
+        here, problems = self._site.device, list[MotleyError]()
+        try:
+            if here in told:
+                self._site.runtime.load(told[here], of(here))
+        except MotleyError as error:
+            problems.append(error)
+        for device, load in loads.items():  # all of them, whatever became of the others: their answers are on the way
+            try:
+                load.finish(of(device))
+            except MotleyError as error:
+                problems.append(error)
+        if problems:
+            self.close()
+            raise problems[0]
