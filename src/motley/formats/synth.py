@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from motley.errors import UsageError
 from motley.formats import blocks
+from motley.formats.bytelevel import BYTE_OF
 from motley.formats.encode import encode
 from motley.formats.gguf_writer import write_gguf
 from motley.progress import Progress, silent
@@ -77,7 +78,7 @@ def _metadata(shape: ModelShape) -> dict[str, Any]:
 
 def byte_level_tokenizer(architecture: str, vocab_size: int) -> dict[str, Any]:
     """GGUF keys of a BPE: the 256 bytes, pairs of letters with their merges, numbered fillers, one end token."""
-    alphabet = sorted(_byte_characters())
+    alphabet = sorted(BYTE_OF)
     room = vocab_size - len(alphabet) - 1
     if room < 0:
         raise UsageError(f"a byte-level vocabulary needs 257 tokens, not {vocab_size}: choose a shape with more")
@@ -96,13 +97,6 @@ def byte_level_tokenizer(architecture: str, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.padding_token_id": end,
         "tokenizer.ggml.add_bos_token": False,
     }
-
-
-def _byte_characters() -> list[str]:
-    """GPT-2's printable stand-in for each byte: itself where it prints, else the next character from 256 on."""
-    prints = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = [byte for byte in range(256) if byte not in prints]
-    return [chr(byte) if byte in prints else chr(256 + others.index(byte)) for byte in range(256)]
 
 
 # --- the weights
