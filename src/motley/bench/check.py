@@ -15,9 +15,8 @@ from motley.bench.result import Check
 from motley.engine.runner import Runner
 from motley.errors import CheckFailed
 from motley.ops.protocol import Batch
+from motley.predict.memory import STEP_TOKENS
 from motley.progress import Progress, silent
-
-PROMPT_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ def _read_prompt(runner: Runner, prompt: Sequence[int], slot: int) -> NDArray[np
     """Logits [V] after the prompt's last token."""
     if not prompt:
         raise ValueError("the check needs at least one prompt token")
-    for first in range(0, len(prompt), PROMPT_CHUNK):
-        tokens = prompt[first : first + PROMPT_CHUNK]
+    for first in range(0, len(prompt), STEP_TOKENS):
+        tokens = prompt[first : first + STEP_TOKENS]
         n = len(tokens)
         logits = runner.step(Batch(tokens, range(first, first + n), [slot] * n, [n - 1]))
     last: NDArray[np.float32] = logits[0].copy()

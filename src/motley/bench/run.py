@@ -23,6 +23,7 @@ from motley.engine.runner import Runner
 from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
+from motley.predict.memory import STEP_TOKENS
 from motley.predict.workload import Workload
 from motley.progress import Progress, silent, stages
 from motley.shape.model import ModelShape
@@ -64,13 +65,17 @@ class Settings:
 
 
 def asked_workloads(
-    pp: Sequence[int], tg: Sequence[int], depths: Sequence[int] = (0,), batches: Sequence[int] = (1,), chunk: int = 512
+    pp: Sequence[int],
+    tg: Sequence[int],
+    depths: Sequence[int] = (0,),
+    batches: Sequence[int] = (1,),
+    chunk: int = STEP_TOKENS,
 ) -> list[Workload]:
     """Every combination, prompts first: what `--pp`, `--tg`, `--depth` and `--batch` ask for. 0 tokens: none.
     UsageError if that is nothing at all."""
     cases = [(depth, batch) for batch in batches for depth in depths]
-    prompts = [Workload("prefill", n, depth, batch, chunk) for depth, batch in cases for n in pp if n]
-    asked = prompts + [Workload("decode", n, depth, batch, chunk) for depth, batch in cases for n in tg if n]
+    prompts = [Workload("prefill", n, depth, batch, STEP_TOKENS) for depth, batch in cases for n in pp if n]
+    asked = prompts + [Workload("decode", n, depth, batch, STEP_TOKENS) for depth, batch in cases for n in tg if n]
     if not asked:
         raise UsageError("nothing to measure: give --pp or --tg at least one number above 0")
     return asked

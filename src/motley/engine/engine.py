@@ -12,6 +12,7 @@ from motley.engine.runner import Runner
 from motley.engine.sampling import Sampling, sample
 from motley.errors import CapacityError, UsageError
 from motley.ops.protocol import Batch
+from motley.predict.memory import STEP_TOKENS
 
 GREEDY = Sampling()
 
@@ -46,7 +47,7 @@ class Stream:
 class Engine:
     """`chunk`: how many tokens a step may carry; a longer prompt is prefilled over several steps."""
 
-    def __init__(self, runner: Runner, chunk: int = 512) -> None:
+    def __init__(self, runner: Runner, chunk: int = STEP_TOKENS) -> None:
         self.runner = runner
         self.chunk = max(chunk, runner.n_slots)
         self._free = list(range(runner.n_slots - 1, -1, -1))
