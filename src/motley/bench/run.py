@@ -65,11 +65,7 @@ class Settings:
 
 
 def asked_workloads(
-    pp: Sequence[int],
-    tg: Sequence[int],
-    depths: Sequence[int] = (0,),
-    batches: Sequence[int] = (1,),
-    chunk: int = STEP_TOKENS,
+    pp: Sequence[int], tg: Sequence[int], depths: Sequence[int] = (0,), batches: Sequence[int] = (1,)
 ) -> list[Workload]:
     """Every combination, prompts first: what `--pp`, `--tg`, `--depth` and `--batch` ask for. 0 tokens: none.
     UsageError if that is nothing at all."""
