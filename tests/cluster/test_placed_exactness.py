@@ -1,0 +1,132 @@
+"""The exactness principle from end to end, on the kernels that users run: the logits' bits do not depend on where a
+layer or an expert lives, on the threads, on the chunking of a prompt, nor on what else is in the batch."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motley.cluster.hello import greet, new_token
+from motley.cluster.link import Link
+from motley.cluster.server import Server
+from motley.cluster.tcp_link import connect, listen
+from motley.engine.local import LocalRunner
+from motley.engine.node import NodeRuntime
+from motley.engine.placed import PlacedRunner, Site
+from motley.engine.runner import Runner
+from motley.formats.checkpoint import open_checkpoint
+from motley.lab.placement import LayerPlacement, Placement
+from motley.ops.native import NativeOps, isas
+from motley.ops.protocol import Batch
+from tiny_models import FAMILIES, write_tiny
+
+E, CONTEXT, VOCAB = 6, 64, 320
+THREADS = {"a": 1, "b": 2, "c": 3}
+PLACEMENTS = {  # by layer: the home, and the owner of each of the six experts
+    "experts on two nodes": [("a", "abbaba"), ("a", "bababb")],
+    "experts on three nodes": [("a", "cabcba"), ("a", "bcbcbc")],
+    "layers split": [("a", "aaaaaa"), ("b", "bbbbbb")],
+    "layers split, experts crosswise": [("b", "acabca"), ("a", "bbccbb")],
+}
+
+
+def random_tokens(n: int, seed: int) -> list[int]:
+    return [int(t) for t in np.random.default_rng(seed).integers(0, VOCAB, n)]
+
+
+A, B, C = random_tokens(37, 1), random_tokens(21, 2), random_tokens(5, 3)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """Device a in the head, b and c behind loopback sockets; all in this process, with threads of their own."""
+    token = new_token()
+
+    def reach(host: str, port: int) -> Link:
+        link = connect(host, port)
+        greet(link, "test", "someone", token)
+        return link
+
+    with ExitStack() as stack:
+        runtimes, addresses = {}, {}
+        for name, threads in THREADS.items():
+            runtimes[name] = NodeRuntime(name, NativeOps(threads=threads), reach)
+            listener = listen()
+            server = Server(listener, runtimes[name], cluster="test", name=name, token=token)
+            stack.callback(server.close)
+            stack.callback(runtimes[name].close)
+            addresses[name] = (listener.host, listener.port)
+        yield Site(runtimes["a"], addresses, reach)
+
+
+def logits_of(runner: Runner, tokens: list[int], slot: int, chunk: int) -> np.ndarray:
+    """float32 [tokens, vocab], `chunk` tokens a step."""
+    parts = []
+    for first in range(0, len(tokens), chunk):
+        share = tokens[first : first + chunk]
+        n = len(share)
+        parts.append(np.array(runner.step(Batch(share, range(first, first + n), [slot] * n, range(n)))))
+    return np.concatenate(parts)
+
+
+def logits_together(runner: Runner) -> list[np.ndarray]:
+    """A, B and C in one batch: A in chunks of 8, B in chunks of 5, C token by token; each in a slot that C used."""
+    streams = [(A, 8), (B, 5), (C, 1)]
+    for slot in range(3):
+        logits_of(runner, C, slot, 2)  # what a slot held before must leave no trace
+    out: list[list[np.ndarray]] = [[], [], []]
+    done = [0, 0, 0]
+    while any(done[i] < len(tokens) for i, (tokens, _) in enumerate(streams)):
+        ids, positions, slots = [], [], []
+        for slot, (tokens, chunk) in enumerate(streams):
+            share = tokens[done[slot] : done[slot] + chunk]
+            ids += share
+            positions += range(done[slot], done[slot] + len(share))
+            slots += [slot] * len(share)
+            done[slot] += len(share)
+        rows = np.array(runner.step(Batch(ids, positions, slots, range(len(ids)))))
+        for row, slot in zip(rows, slots):
+            out[slot].append(row)
+    return [np.stack(rows) for rows in out]
+
+
+def same_bits(got: np.ndarray, want: np.ndarray) -> None:
+    np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("quant", ["f16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"])
+def test_bits_of_the_logits(site: Site, tmp_path: Path, family: str, quant: str) -> None:
+    path = write_tiny(tmp_path, family, quant)
+
+    def whole(threads: int, isa: str = "") -> LocalRunner:
+        ops = NativeOps(threads=threads, isa=isa)
+        return LocalRunner(open_checkpoint(path), ops, n_slots=3, context=CONTEXT)
+
+    one = whole(threads=1)
+    want = [logits_of(one, tokens, 0, len(tokens)) for tokens in (A, B, C)]
+    assert np.isfinite(want[0]).all()
+    assert np.abs(want[0]).max() > 0
+
+    others: dict[str, LocalRunner] = {"3 threads": whole(3), **{isa: whole(1, isa) for isa in isas()}}
+    for runner in (one, *others.values()):
+        for chunk in (1, 7, 16):
+            same_bits(logits_of(runner, A, 2, chunk), want[0])
+        for got, expected in zip(logits_together(runner), want, strict=True):
+            same_bits(got, expected)
+        runner.close()
+
+    for name, rows in PLACEMENTS.items():
+        placement = Placement(tuple(LayerPlacement(home, tuple(owners)) for home, owners in rows))
+        placed = PlacedRunner(str(path), placement, site, n_slots=3, context=CONTEXT)
+        try:
+            same_bits(logits_of(placed, A, 1, len(A)), want[0])
+            same_bits(logits_of(placed, A, 0, 9), want[0])
+            for got, expected in zip(logits_together(placed), want, strict=True):
+                same_bits(got, expected)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from None
+        finally:
+            placed.close()
