@@ -111,3 +111,26 @@ def test_impossible_requests_are_refused() -> None:
         engine.submit([1], 0)
     with pytest.raises(CapacityError, match="context of 16"):
         engine.submit([1] * 10, 7)
+
+
+def test_two_generators_in_turn_lose_no_token() -> None:
+    """Each one's steps carry the other along: what came meanwhile is still handed out, in order."""
+    engine = Engine(Chain(n_slots=2), chunk=4)
+    a, b = engine.generate([1, 2, 3], 9), engine.generate([4], 5)
+    got_a = [next(a)]
+    got_b = [next(b)]
+    got_a += list(a)
+    got_b += list(b)
+    assert got_a == alone([1, 2, 3], 9, Sampling())
+    assert got_b == alone([4], 5, Sampling())
+
+
+def test_a_generator_that_is_abandoned_frees_its_slot() -> None:
+    engine = Engine(Chain(n_slots=1), chunk=4)
+    first = engine.generate([1, 2], 9)
+    next(first)
+    second = engine.submit([3], 2)
+    first.close()
+    while engine.busy:
+        engine.step()
+    assert second.answer == alone([3], 2, Sampling())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motley.engine.sampling import Sampling, sample
-from motley.errors import UsageError
+from motley.errors import MotleyError, UsageError
 
 LOGITS = np.array([0.0, 3.0, 1.0, 3.0, -np.inf, 2.0], np.float32)
 
@@ -73,3 +73,26 @@ def test_the_same_seed_and_step_give_the_same_token(seed: int, step: int) -> Non
 def test_wrong_settings_are_named(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_broken_logits_are_an_error_not_a_token(bad: float, temperature: float) -> None:
+    logits = LOGITS.copy()
+    logits[2] = bad
+    with pytest.raises(MotleyError, match="weights are damaged"):
+        sample(logits, [1], Sampling(temperature=temperature), 0)
+    with pytest.raises(MotleyError, match="weights are damaged"):
+        sample(np.full(3, -np.inf, np.float32), [1], Sampling(temperature=temperature), 0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30])
+def test_the_smallest_temperature_is_greedy(temperature: float) -> None:
+    assert {sample(LOGITS, [], Sampling(temperature=temperature), step) for step in range(50)} == {1, 3}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("penalty", [1e-3, 1e3])
+def test_the_ends_of_the_penalty_are_usable(penalty: float) -> None:
+    assert 0 <= sample(LOGITS * 1e4, [0, 1, 2, 4], Sampling(temperature=1.0, repetition_penalty=penalty), 0) < 6

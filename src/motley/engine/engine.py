@@ -107,10 +107,14 @@ class Engine:
     ) -> Iterator[int]:
         """Tokens of one sequence as they come; other submitted sequences go on beside it."""
         stream = self.submit(prompt, max_tokens, sampling, stop)
+        given = 0
         try:
-            while not stream.done:
-                if stream in self.step():
-                    yield stream.answer[-1]
+            while given < len(stream.answer) or not stream.done:
+                while given == len(stream.answer):
+                    self.step()
+                while given < len(stream.answer):  # several, where another sequence's steps brought them
+                    given += 1
+                    yield stream.answer[given - 1]
         finally:
             self.cancel(stream)
 

@@ -4,13 +4,14 @@ The random number of a step comes from (seed, step) alone, so the same seed give
 the batch.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.errors import UsageError
+from motley.errors import MotleyError, UsageError
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         checks = {
-            "temperature": (self.temperature >= 0, "0 or more"),
+            "temperature": (0 <= self.temperature < math.inf, "0 or more, and finite"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 is off)"),
+            "repetition_penalty": (1e-3 <= self.repetition_penalty <= 1e3, "between 0.001 and 1000 (1 is off)"),
             "seed": (0 <= self.seed < 2**64, "a non-negative 64-bit integer"),
         }
         for name, (fine, accepted) in checks.items():
@@ -39,7 +40,15 @@ class Sampling:
 
 
 def sample(logits: NDArray[np.float32], history: Sequence[int], settings: Sampling, step: int) -> int:
-    """logits [V]; `history`: the sequence's tokens so far; `step`: how many tokens were sampled before this one."""
+    """logits [V]; `history`: the sequence's tokens so far; `step`: how many tokens were sampled before this one.
+
+    MotleyError where no choice can be honest: a logit is NaN, or the largest is infinite."""
+    if not np.isfinite(logits.max()):  # a NaN anywhere makes the maximum NaN
+        raise MotleyError(
+            f"the model's logits hold {int(np.isnan(logits).sum())} NaN and {int(np.isinf(logits).sum())} infinite of "
+            f"{len(logits)} after {len(history)} tokens: its weights are damaged, or its numbers overflowed; "
+            "check the file, or try another quantisation of it"
+        )
     if settings.repetition_penalty != 1.0 and len(history):
         logits = _penalise(logits, history, settings.repetition_penalty)
     if settings.temperature == 0.0:
@@ -47,7 +56,8 @@ def sample(logits: NDArray[np.float32], history: Sequence[int], settings: Sampli
     order = np.argsort(-logits, kind="stable")  # most likely first
     if settings.top_k:
         order = order[: settings.top_k]
-    odds = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / settings.temperature)
+    with np.errstate(over="ignore"):  # a tiny temperature: minus infinity is right
+        odds = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / settings.temperature)
     keep = _nucleus(odds / odds.sum(), settings)
     odds = odds[:keep]
     uniform = np.random.Generator(np.random.Philox(key=np.array([settings.seed, step], np.uint64))).random()
