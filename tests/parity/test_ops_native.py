@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from random_weights import random_tensor
 
-from motley.errors import UnsupportedError, UsageError
+from motley.errors import CapacityError, UnsupportedError, UsageError
 from motley.formats.tensor import QuantTensor
 from motley.ops.native import NativeOps, isas
 from motley.ops.protocol import Batch, Rope, Routing
@@ -233,3 +233,23 @@ def test_probes_give_sane_figures(ops: NativeOps) -> None:
     assert 0.1 < ops.f32_gflops() < 1e6
     assert 0.1 < ops.int8_gops() < 1e7
     assert 0.1 < ops.op_overhead_us(200) < 1000
+
+
+def test_a_batch_may_be_cut_from_any_array() -> None:
+    """A column of a table of tokens is not contiguous; the kernels read what a Batch makes of it."""
+    table = np.arange(12, dtype=np.int32).reshape(4, 3)
+    batch = Batch(table[:, 1], table[:, 0], table[::-1, 2], table[:2, 1])
+    ops = NativeOps()
+    embedding = random_tensor(Quant.F32, (12, 8))
+    got = ops.embed(ops.table(embedding), batch.tokens)
+    np.testing.assert_array_equal(got, embedding.decode()[[1, 4, 7, 10]])
+    assert all(a.flags.c_contiguous for a in (batch.tokens, batch.positions, batch.slots, batch.rows))
+    ops.close()
+
+
+def test_an_absurd_cache_is_refused_not_wrapped_around() -> None:
+    ops = NativeOps()
+    for sizes in [(1, 1, 2**62, 8, 128), (2**32, 2**32, 64, 1, 64), (2, 2, 10**30, 2, 64)]:
+        with pytest.raises(CapacityError, match="take a shorter context"):
+            ops.kv_cache(*sizes)
+    ops.close()

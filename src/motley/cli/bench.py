@@ -11,19 +11,18 @@ from rich.console import Console
 
 from motley.bench.folders import cache_folder
 from motley.bench.measure import Text
-from motley.bench.report.page import write_report
-from motley.bench.result import Interval, Result, to_json
+from motley.bench.result import Interval, Result
 from motley.bench.run import Settings, Subject, asked_workloads, require_sense, run_bench
-from motley.bench.store import Store
 from motley.bench.table import result_view
 from motley.bundled import heldout_path, routes_path
-from motley.cli.options import counts, model_file, positive, whole_numbers
+from motley.cli.keep import keep
+from motley.cli.options import counts, model_file, output_file, positive, whole_numbers
 from motley.cli.session import Seat, Session, local_seats
 from motley.cli.show import shown
 from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner
 from motley.engine.runner import Runner
-from motley.errors import UsageError
+from motley.errors import MotleyError, UsageError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.formats.synth import synthesize
@@ -64,22 +63,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=positive, default=5, metavar="R", help="samples a test (default: %(default)s)")
     parser.add_argument("--peer", choices=["llama.cpp"], help="alternate with a rival on the same file")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison with one device")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result for programs")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report here (default: beside the results)")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result for programs")
+    parser.add_argument(
+        "--html", type=output_file, metavar="FILE", help="write the report here (default: beside the results)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with shown(console) as progress:
         result = bench(args, progress)
+    kept, lost = keep(result, args.json, args.html)
     Console().print(result_view(result))
-    if args.json:
-        args.json.write_bytes(to_json(result))
-    store = Store()
-    number = store.save(result)
-    page = args.html or store.path.parent / f"report-{number}.html"
-    write_report(result, page)
-    console.print(f"Kept as result {number} in {store.path}\nReport: {page}", highlight=False, soft_wrap=True)
+    console.print("\n".join(kept), highlight=False, markup=False, soft_wrap=True)
+    if lost:
+        raise MotleyError("; ".join(lost))
     return 0 if result.check is None or result.check.passed else 1
 
 

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted
 """
 
 import argparse
+import io
 import signal
 import sys
 import traceback
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = build_parser(only=argv[0] if argv and argv[0] in COMMANDS else None).parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character must not end the command
+            stream.reconfigure(errors="replace")
     try:
         return command(args.command).run(args)
     except MotleyError as error:
@@ -67,6 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: not an error of ours
         sys.stderr.close()
         return 0
+    except (OSError, MemoryError) as error:  # a full disk, a file that went away, a machine that is too small
+        if args.verbose:
+            traceback.print_exc()
+        print(f"motley {args.command}: {_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory: take a shorter --context, a smaller model or fewer sequences at once"
+    return str(error)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

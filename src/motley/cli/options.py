@@ -1,6 +1,7 @@
 """Arguments that several commands share, and how their text becomes values. Wrong values are UsageErrors."""
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -51,9 +52,23 @@ def memory(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 512MiB or 8GB") from None
 
 
+def output_file(text: str) -> Path:
+    """A file to write at the end: refused now where it can't be, before the work is done."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}: make it first, or write elsewhere")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} can't be written by this user: write elsewhere")
+    return path
+
+
 def model_file(given: str | None) -> Path:
     """The named file, or the bundled model."""
     path = Path(given) if given else model_path()
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: give a GGUF file in it")
     if not path.is_file():
         raise UsageError(f"there is no file {path}: give a GGUF file, or nothing for the bundled model")
     return path

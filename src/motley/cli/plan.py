@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from motley.cli.options import positive
+from motley.cli.options import output_file, positive
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.lab import Lab
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=positive, default=1, help="sequences at once (default: %(default)s)")
     parser.add_argument("--home", action="append", metavar="DEVICE", help="attention only here (default: anywhere)")
     parser.add_argument("--routes", type=Path, metavar="FILE", help="a route trace (.npz): which experts are popular")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan for programs")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the plan for programs")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from motley.cli.options import memory, positive
+from motley.cli.options import memory, output_file, positive
 from motley.cli.session import Seat, Session
 from motley.lab.machine import usable_cores
 
@@ -15,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nodes", type=positive, default=1, metavar="N", help="local nodes that share them (default: %(default)s)"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="LAB", help="write here (default: standard output)")
+    parser.add_argument("-o", "--output", type=output_file, metavar="LAB", help="write here (default: standard output)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,14 +9,15 @@ from motley.bench.report.page import write_report
 from motley.bench.result import Result, load_result
 from motley.bench.store import Store
 from motley.bench.table import list_view, result_view, side_by_side
+from motley.cli.options import output_file, positive
 from motley.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="*", metavar="ID_OR_FILE", help="one: in full, several: side by side")
     parser.add_argument("--model", metavar="NAME", help="list only this model's")
-    parser.add_argument("--limit", type=int, default=20, help="list at most so many (default: %(default)s)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one result as a page")
+    parser.add_argument("--limit", type=positive, default=20, help="list at most so many (default: %(default)s)")
+    parser.add_argument("--html", type=output_file, metavar="FILE", help="write one result as a page")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         console.print(side_by_side(found))
     if args.html:
         write_report(found[0][1], args.html)
-        console.print(f"report: {args.html}")
+        console.print(f"report: {args.html}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

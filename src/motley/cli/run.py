@@ -16,6 +16,7 @@ from motley.engine.sampling import Sampling
 from motley.errors import UsageError
 from motley.formats.chat import ChatTemplate
 from motley.formats.checkpoint import open_checkpoint
+from motley.formats.shape_of import shape_of
 from motley.formats.tokenizer import Tokenizer
 from motley.lab.machine import usable_cores
 from motley.ops.native import NativeOps
@@ -43,6 +44,11 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
     tokens = _encode(tokenizer, checkpoint.metadata, prompt, args.chat)
     context = args.context or len(tokens) + args.max_tokens
+    if context > (shape := shape_of(checkpoint)).context:
+        raise UsageError(
+            f"the context of {context} ({len(tokens)} tokens are the prompt's) exceeds the {shape.context} that "
+            f"{shape.name} was trained for: shorten the prompt, or ask for fewer tokens with -n"
+        )
     with shown(Console(stderr=True)) as progress:
         runner = LocalRunner(checkpoint, NativeOps(threads=args.threads), context=context, progress=progress)
     try:

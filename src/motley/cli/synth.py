@@ -3,11 +3,10 @@
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from rich.console import Console
 
-from motley.cli.options import not_negative, positive
+from motley.cli.options import not_negative, output_file, positive
 from motley.cli.show import shown
 from motley.formats.synth import synthesize
 from motley.shape.model import ModelShape
@@ -18,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quant", default="q4_k", metavar="Q", help="default: %(default)s")
     parser.add_argument("--layers", type=positive, metavar="N", help="only the first N layers")
     parser.add_argument("--seed", type=not_negative, default=0, help="default: %(default)s")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE")
+    parser.add_argument("-o", "--output", required=True, type=output_file, metavar="FILE")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -188,8 +188,9 @@ class LocalCluster:
         return {node.name: _same_version(there[node.name]) for node in self._wanted}
 
     def _see_lost(self, name: str) -> None:
-        """From the membership's thread: whoever waits for this node's answer waits no longer."""
-        if not self._closing and (link := self.links.get(name)):
+        """From the membership's thread: whoever waits for this node's answer waits no longer. A node whose process
+        lives only was too busy to renew its lease: its answer will come."""
+        if not self._closing and (link := self.links.get(name)) and self._processes[name].died():
             link.interrupt()
 
 

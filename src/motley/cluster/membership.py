@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("motley.membership")
 
-LEASE_MS = 2000
+# A process that ends closes its connections, which is noticed at once; the lease is for hung machines and cut cables.
+# 2 s was too short: with many busy threads on few cores, healthy nodes took their head for dead in mid-bench.
+LEASE_MS = 10_000
 DEFAULT_PORT = 7447  # Zenoh's own
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -62,10 +62,10 @@ class Batch:
         slots: Sequence[int] | NDArray[np.int32],
         rows: Sequence[int] | NDArray[np.int32],
     ) -> None:
-        self.tokens = np.asarray(tokens, np.int32)
-        self.positions = np.asarray(positions, np.int32)
-        self.slots = np.asarray(slots, np.int32)
-        self.rows = np.asarray(rows, np.int32)
+        self.tokens = np.ascontiguousarray(tokens, np.int32)
+        self.positions = np.ascontiguousarray(positions, np.int32)
+        self.slots = np.ascontiguousarray(slots, np.int32)
+        self.rows = np.ascontiguousarray(rows, np.int32)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -6,6 +6,7 @@ import pytest
 
 from motley.cli.main import COMMANDS, build_parser, main
 from motley.cli.options import memory
+from tiny_models import write_tiny
 
 LAB = "tests/unit/cli"
 
@@ -54,3 +55,52 @@ def test_wrong_arguments_exit_2(words: list[str]) -> None:
 )
 def test_memory_sizes(text: str, n_bytes: int) -> None:
     assert memory(text) == n_bytes
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bench", "--json"],
+        ["bench", "--html"],
+        ["plan", "olmoe-1b-7b", "--lab", "x.toml", "--json"],
+        ["probe", "-o"],
+        ["synth", "--shape", "olmoe-1b-7b", "-o"],
+        ["report", "1", "--html"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(("place", "sentence"), [("", "is a folder"), ("nowhere/x", "there is no folder")])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    words: list[str], place: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words, str(tmp_path / place)])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_errors_of_the_system_are_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, sentence in [
+        (OSError(28, "No space left on device", "x.gguf"), "No space left"),
+        (MemoryError(), "memory"),
+    ]:
+
+        def run(args: object, error: BaseException = error) -> int:
+            raise error
+
+        monkeypatch.setattr("motley.cli.report.run", run)
+        assert main(["report"]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("context", [10**14, 10**30])
+def test_an_absurd_context_is_a_sentence(context: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(write_tiny(tmp_path, "olmoe", "q8_0"))
+    assert main(["run", model, "-p", "hi", "--context", str(context)]) == 2
+    assert "was trained for 256" in capsys.readouterr().err
+    assert main(["run", model, "-p", "hi", "-n", "300"]) == 2
+    assert "was trained for 256" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.errors import MotleyError, UnsupportedError, UsageError
+from motley.errors import CapacityError, MotleyError, UnsupportedError, UsageError
 from motley.formats.tensor import QuantTensor
 from motley.ops.protocol import Batch, Rope, Routing
 from motley.shape.quant import Quant
@@ -138,7 +138,13 @@ class NativeOps:
         )
 
     def kv_cache(self, n_layers: int, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> "_native.Cache":
-        return self._device.cache(n_layers, n_slots, context, n_kv_heads, head_dim)
+        try:
+            return self._device.cache(n_layers, n_slots, context, n_kv_heads, head_dim)
+        except (MemoryError, TypeError):  # TypeError: a number beyond 64 bits
+            raise CapacityError(
+                f"no memory for the keys and values of {n_slots} sequences of {context} tokens: "
+                "take a shorter context or fewer sequences"
+            ) from None
 
     # -- arithmetic
 
