@@ -52,7 +52,14 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:  # while the command's modules are imported, too
+        print("motley: interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
     args = build_parser(only=argv[0] if argv and argv[0] in COMMANDS else None).parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdout, sys.stderr):
@@ -65,9 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"motley {args.command}: {error}", file=sys.stderr)
         return 1 if isinstance(error, CheckFailed) else 2
-    except KeyboardInterrupt:
-        print(f"motley {args.command}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone: not an error of ours
         sys.stderr.close()
         return 0

@@ -104,3 +104,14 @@ def test_an_absurd_context_is_a_sentence(context: int, tmp_path: Path, capsys: p
     assert "the 256 that" in capsys.readouterr().err
     assert main(["run", model, "-p", "hi", "-n", "300"]) == 2
     assert "the 256 that" in capsys.readouterr().err
+
+
+def test_an_interrupt_during_the_imports_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("motley.cli.main.command", interrupted)
+    assert main(["report"]) == 130
+    assert capsys.readouterr().err == "motley: interrupted\n"
