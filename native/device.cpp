@@ -266,7 +266,7 @@ void Device::rope(float* x, int64_t T, int64_t heads, int64_t head_dim, const in
   }
   int64_t a = interleaved ? 2 : 1, b = interleaved ? 1 : half;  // pair i: elements a i and a i + b
   over_tokens(T, heads * head_dim, [&](int64_t t, int) {
-    const float *cos = &r.cos[size_t(t * half)], *sin = &r.sin[size_t(t * half)];
+    const float *cos = r.cos.data() + t * half, *sin = r.sin.data() + t * half;  // dim 0: both empty
     for (int64_t h = 0; h < heads; ++h) {
       float* p = x + (t * heads + h) * head_dim;
       for (int64_t i = 0; i < half; ++i) {
