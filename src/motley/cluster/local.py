@@ -188,9 +188,8 @@ class LocalCluster:
         return {node.name: _same_version(there[node.name]) for node in self._wanted}
 
     def _see_lost(self, name: str) -> None:
-        """From the membership's thread: whoever waits for this node's answer waits no longer. A node whose process
-        lives only was too busy to renew its lease: its answer will come."""
-        if not self._closing and (link := self.links.get(name)) and self._processes[name].died():
+        """From the membership's thread: whoever waits for this node's answer waits no longer; a hung node's, too."""
+        if not self._closing and (link := self.links.get(name)):
             link.interrupt()
 
 
