@@ -101,12 +101,12 @@ def bench_format(ops: NativeOps, quant: Quant, tokens: int, rows: list[Row]) -> 
 
 
 def bench_attention(ops: NativeOps, rows: list[Row]) -> None:
-    cache = ops.kv_cache(4, 1, 4352, HEADS, N)
+    caches = [ops.kv_cache(1, 4352, HEADS, N) for _ in range(4)]
     q = floats(256, D)
     for first in range(0, 4352, 256):
         batch = Batch([0] * 256, range(first, first + 256), [0] * 256, [])
         layer = count()
-        t = seconds(lambda b=batch, n=layer: ops.attention(q, q, q, cache, next(n) % 4, b, N**-0.5), 3)
+        t = seconds(lambda b=batch, n=layer: ops.attention(q, q, q, caches[next(n) % 4], b, N**-0.5), 3)
         if first in (0, 256, 3840):
             report(
                 rows, op="attention x256", depth=first, T=ops.threads, **rates(256 * (first + 128) * D * 2, "GMAC_s", t)
@@ -114,7 +114,7 @@ def bench_attention(ops: NativeOps, rows: list[Row]) -> None:
     one = q[:1].copy()
     for depth in (128, 1024, 4095):
         batch, layer = Batch([0], [depth], [0], []), count()
-        t = seconds(lambda b=batch, n=layer: ops.attention(one, one, one, cache, next(n) % 4, b, N**-0.5), 60)
+        t = seconds(lambda b=batch, n=layer: ops.attention(one, one, one, caches[next(n) % 4], b, N**-0.5), 60)
         report(rows, op="attention x1", depth=depth, T=ops.threads, **rates(4 * D * depth, "GB_s", t))
 
 
@@ -137,7 +137,7 @@ class Step:
         one = random_tensor(head, (V // 64, D))
         table = QuantTensor("head", (V, D), head, np.tile(one.data, 64))
         self.embed, self.head = ops.table(table), ops.weight(table)
-        self.cache = ops.kv_cache(LAYERS, 1, context, HEADS, N)
+        self.caches = [ops.kv_cache(1, context, HEADS, N) for _ in range(LAYERS)]
         self.active_bytes = LAYERS * (4 * square.n_bytes + sum(t.n_bytes for t in tensors) * A // E) + table.n_bytes
 
     def __call__(self, batch: Batch) -> np.ndarray:
@@ -148,7 +148,7 @@ class Step:
             q, k, v = ops.linear(h, wq, wk, wv)
             q, k = ops.rms_norm(q, self.norm, 1e-5), ops.rms_norm(k, self.norm, 1e-5)
             q, k = ops.rope(q, N, batch.positions, ROPE), ops.rope(k, N, batch.positions, ROPE)
-            a = ops.attention(q, k, v, self.cache, i, batch, N**-0.5)
+            a = ops.attention(q, k, v, self.caches[i], batch, N**-0.5)
             x = ops.add(x, ops.linear(a, wo)[0])
             h = ops.rms_norm(x, self.norm, 1e-5)
             ids, weights = ops.router(h, router, ROUTING)

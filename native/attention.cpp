@@ -33,11 +33,10 @@ bool one_token_per_slot(const std::vector<Run>& runs, const int32_t* slots, int6
 
 }  // namespace
 
-void Device::attention(const float* q, const float* k, const float* v, Cache& cache, int64_t layer,
+void Device::attention(const float* q, const float* k, const float* v, Cache& cache,
                        const int32_t* positions, const int32_t* slots, int64_t T, int64_t q_heads, float scale,
                        float* out) {
   Op op(*this);
-  if (layer < 0 || layer >= cache.layers) throw bad("layer ", layer, " is outside the cache of ", cache.layers);
   if (q_heads < 1 || q_heads % cache.kv_heads)
     throw bad(q_heads, " query heads do not divide among ", cache.kv_heads, " key heads");
   int64_t longest = 0;
@@ -52,7 +51,7 @@ void Device::attention(const float* q, const float* k, const float* v, Cache& ca
   const KvShape shape{int(N), int(cache.padded_dim()), 0};
   auto store = [&](int64_t t, int64_t head) {
     kernels_->store_kv(cache.half, shape, k + (t * K + head) * N, v + (t * K + head) * N,
-                       cache.keys(layer, slots[t], head), cache.values(layer, slots[t], head), positions[t]);
+                       cache.keys(slots[t], head), cache.values(slots[t], head), positions[t]);
   };
 
   // An item is a key head and a few consecutive tokens, so that four queries or more share what is read. A decode
@@ -89,7 +88,7 @@ void Device::attention(const float* q, const float* k, const float* v, Cache& ca
         }
       KvShape s = shape;
       s.n_queries = int(n);
-      kernels_->attend(cache.half, s, queries, limits, cache.keys(layer, slot, head), cache.values(layer, slot, head),
+      kernels_->attend(cache.half, s, queries, limits, cache.keys(slot, head), cache.values(slot, head),
                        scale, scratch + worker * per_worker, outs);
     }
   };

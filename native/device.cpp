@@ -154,15 +154,15 @@ std::unique_ptr<ExpertSet> Device::pack_experts(const Source& gate, const Source
   return set;
 }
 
-std::unique_ptr<Cache> Device::cache(int64_t layers, int64_t slots, int64_t context, int64_t kv_heads,
+std::unique_ptr<Cache> Device::cache(int64_t slots, int64_t context, int64_t kv_heads,
                                      int64_t head_dim) {
-  if (layers < 0 || slots < 1 || context < 1 || kv_heads < 1 || head_dim < 1)
-    throw bad("no cache of ", layers, " layers, ", slots, " slots, ", context, " positions, ", kv_heads,
+  if (slots < 1 || context < 1 || kv_heads < 1 || head_dim < 1)
+    throw bad("no cache of ", slots, " slots, ", context, " positions, ", kv_heads,
               " heads of ", head_dim);
-  long double elements = (long double)layers * slots * kv_heads * (context + 16) * (head_dim + 16) * 2;
+  long double elements = (long double)slots * kv_heads * (context + 16) * (head_dim + 16) * 2;
   if (elements > 1e15L) throw std::bad_alloc();  // before a product below wraps around
-  auto c = std::make_unique<Cache>(Cache{layers, slots, context, kv_heads, head_dim, half_kv_, {}});
-  c->memory = Buffer(size_t(layers * slots * kv_heads * (c->key_bytes() + c->value_bytes())), Buffer::Pages::small);
+  auto c = std::make_unique<Cache>(Cache{slots, context, kv_heads, head_dim, half_kv_, {}});
+  c->memory = Buffer(size_t(slots * kv_heads * (c->key_bytes() + c->value_bytes())), Buffer::Pages::small);
   return c;
 }
 

@@ -60,10 +60,10 @@ struct ExpertSet {
   }
 };
 
-// Keys and values, [layer][slot][kv head]: keys in tiles of 16 positions, values in rows (kernels.h). Untouched
+// One layer's keys and values, [slot][kv head]: keys in tiles of 16 positions, values in rows (kernels.h). Untouched
 // positions cost no memory.
 struct Cache {
-  int64_t layers, slots, context, kv_heads, head_dim;
+  int64_t slots, context, kv_heads, head_dim;
   bool half;
   Buffer memory;
 
@@ -72,10 +72,10 @@ struct Cache {
   int64_t element() const { return half ? 2 : 4; }
   int64_t key_bytes() const { return padded_context() * head_dim * element(); }
   int64_t value_bytes() const { return padded_context() * padded_dim() * element(); }
-  uint8_t* keys(int64_t layer, int64_t slot, int64_t head) const {
-    return memory.data() + ((layer * slots + slot) * kv_heads + head) * (key_bytes() + value_bytes());
+  uint8_t* keys(int64_t slot, int64_t head) const {
+    return memory.data() + (slot * kv_heads + head) * (key_bytes() + value_bytes());
   }
-  uint8_t* values(int64_t layer, int64_t slot, int64_t head) const { return keys(layer, slot, head) + key_bytes(); }
+  uint8_t* values(int64_t slot, int64_t head) const { return keys(slot, head) + key_bytes(); }
 };
 
 // Quantised activations of many tokens in one scratch buffer. A panel of n tokens takes the place of its n tokens.
@@ -113,7 +113,7 @@ class Device {
   std::unique_ptr<ExpertSet> pack_experts(const Source& gate, const Source& up, const Source& down, int64_t n_experts,
                                           int64_t d_model, int64_t d_expert, const std::vector<int32_t>& owned,
                                           bool release);
-  std::unique_ptr<Cache> cache(int64_t layers, int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim);
+  std::unique_ptr<Cache> cache(int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim);
 
   // -- operations; T tokens first, all row-major
   void embed(const uint8_t* table, int64_t bytes, int type, int64_t cols, const int32_t* tokens, int64_t T, float* out);
@@ -122,7 +122,7 @@ class Device {
               const std::vector<float*>& out);
   void rope(float* x, int64_t T, int64_t heads, int64_t head_dim, const int32_t* positions, int64_t dim, double theta,
             bool interleaved);
-  void attention(const float* q, const float* k, const float* v, Cache& cache, int64_t layer, const int32_t* positions,
+  void attention(const float* q, const float* k, const float* v, Cache& cache, const int32_t* positions,
                  const int32_t* slots, int64_t T, int64_t q_heads, float scale, float* out);
   void router(const float* x, int64_t T, int64_t cols, const Matrix& w, int64_t n_used, bool normalize, int32_t* ids,
               float* weights);

@@ -73,7 +73,7 @@ void rope(Device& d, nb::handle x, int64_t head_dim, nb::handle positions, int64
   d.rope(a.data(), a.dim(0), a.dim(1) / head_dim, head_dim, p.data(), dim, theta, interleaved);
 }
 
-void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, Cache& cache, int64_t layer, nb::handle positions,
+void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, Cache& cache, nb::handle positions,
                nb::handle slots, float scale, nb::handle out) {
   Array<const float> qa(q, 2), ka(k, 2), va(v, 2);
   Array<const int32_t> p(positions, 1), s(slots, 1);
@@ -86,7 +86,7 @@ void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, Cache& cache
   s.expect("slots", T);
   o.expect("out", T, qa.dim(1));
   NoGil no_gil;
-  d.attention(qa.data(), ka.data(), va.data(), cache, layer, p.data(), s.data(), T, qa.dim(1) / cache.head_dim, scale,
+  d.attention(qa.data(), ka.data(), va.data(), cache, p.data(), s.data(), T, qa.dim(1) / cache.head_dim, scale,
               o.data());
 }
 

@@ -79,13 +79,13 @@ def test_attention_is_the_same_for_any_chunking_threads_and_isa(kv: str, heads: 
     for threads, isa in DEVICES:
         ops = NativeOps(threads=threads, isa=isa, kv=kv)
         for chunk in (150, 37, 16, 1):
-            cache = ops.kv_cache(1, 2, 160, n_kv, width)
+            cache = ops.kv_cache(2, 160, n_kv, width)
             out = []
             for first in range(0, length, chunk):
                 part = slice(first, min(first + chunk, length))
                 n = part.stop - first
                 batch = Batch([0] * n, range(first, part.stop), [1] * n, [])
-                out.append(ops.attention(q[part], k[part], v[part], cache, 0, batch, width**-0.5))
+                out.append(ops.attention(q[part], k[part], v[part], cache, batch, width**-0.5))
             got = np.concatenate(out)
             want = got if want is None else want
             np.testing.assert_array_equal(got, want)
@@ -118,10 +118,10 @@ def test_half_precision_storage_rounds_alike() -> None:
     between = np.concatenate([values, values * np.float32(1.0003), [65519.0, 65520.0, 1e9, 2.9e-8, 3e-8]])
     for isa in isas():
         ops = NativeOps(isa=isa)
-        cache = ops.kv_cache(1, 1, 1, 1, len(between))
+        cache = ops.kv_cache(1, 1, 1, len(between))
         one = np.zeros((1, len(between)), np.float32)
         batch = Batch([0], [0], [0], [])
-        got = ops.attention(one, one, between[None].astype(np.float32), cache, 0, batch, 1.0)
+        got = ops.attention(one, one, between[None].astype(np.float32), cache, batch, 1.0)
         with np.errstate(over="ignore"):
             np.testing.assert_array_equal(got[0], between.astype(np.float32).astype(np.float16).astype(np.float32))
         ops.close()

@@ -73,13 +73,13 @@ def test_wrong_dimensions_are_refused_with_their_numbers(ops: NativeOps) -> None
 
 
 def test_wrong_cache_use_is_refused(ops: NativeOps) -> None:
-    cache = ops.kv_cache(1, 2, 10, 2, 8)
+    cache = ops.kv_cache(2, 10, 2, 8)
     q, kv = zeros(1, 32), zeros(1, 16)
-    for layer, position, slot, message in [(1, 0, 0, "layer 1"), (0, 10, 0, "position 10"), (0, 0, 2, "slot 2")]:
+    for position, slot, message in [(10, 0, "position 10"), (0, 2, "slot 2")]:
         with pytest.raises(ValueError, match=message):
-            ops.attention(q, kv, kv, cache, layer, Batch([0], [position], [slot], []), 1.0)
+            ops.attention(q, kv, kv, cache, Batch([0], [position], [slot], []), 1.0)
     with pytest.raises(ValueError, match="3 query heads"):
-        ops.attention(zeros(1, 24), kv, kv, cache, 0, Batch([0], [0], [0], []), 1.0)
+        ops.attention(zeros(1, 24), kv, kv, cache, Batch([0], [0], [0], []), 1.0)
 
 
 def test_wrong_experts_are_refused(ops: NativeOps) -> None:
@@ -127,9 +127,9 @@ def test_only_owned_experts_are_kept_and_sources_are_released(ops: NativeOps, tm
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_untouched_context_costs_nothing(ops: NativeOps) -> None:
     before = resident_bytes()
-    cache = ops.kv_cache(16, 8, 4096, 16, 128)  # 4.3 GB of addresses
+    cache = ops.kv_cache(128, 4096, 16, 128)  # 4.3 GB of addresses
     q = zeros(1, 2048)
-    ops.attention(q, q, q, cache, 3, Batch([0], [0], [5], []), 1.0)
+    ops.attention(q, q, q, cache, Batch([0], [0], [5], []), 1.0)
     assert resident_bytes() - before < 50e6
 
 
@@ -249,7 +249,7 @@ def test_a_batch_may_be_cut_from_any_array() -> None:
 
 def test_an_absurd_cache_is_refused_not_wrapped_around() -> None:
     ops = NativeOps()
-    for sizes in [(1, 1, 2**62, 8, 128), (2**32, 2**32, 64, 1, 64), (2, 2, 10**30, 2, 64)]:
+    for sizes in [(1, 2**62, 8, 128), (2**32, 2**62, 1, 64), (2, 10**30, 2, 64)]:
         with pytest.raises(CapacityError, match="take a shorter context"):
             ops.kv_cache(*sizes)
     ops.close()

@@ -95,7 +95,7 @@ def test_rope(ops: NativeOps, interleaved: bool, dim: int) -> None:
 def test_attention_over_mixed_steps(ops: NativeOps, heads: tuple[int, int], width: int) -> None:
     """Two sequences: prefills of odd lengths, then decode steps, then both in one batch, against the reference."""
     n_heads, n_kv = heads
-    native, truth = (o.kv_cache(2, 3, 80, n_kv, width) for o in (ops, REFERENCE))
+    native, truth = (o.kv_cache(3, 80, n_kv, width) for o in (ops, REFERENCE))
     steps = [
         ([2] * 37, range(37)),
         ([2] * 9 + [0] * 5, [*range(37, 46), *range(5)]),
@@ -107,18 +107,18 @@ def test_attention_over_mixed_steps(ops: NativeOps, heads: tuple[int, int], widt
         batch = Batch([0] * len(slots), positions, slots, [])
         q, k, v = (normal(len(batch), n * width, seed=10 * i + n) for n in (n_heads, n_kv, n_kv + 500))
         v = v[:, : n_kv * width].copy()
-        got = ops.attention(q, k, v, native, 1, batch, width**-0.5)
-        assert_close(got, REFERENCE.attention(q, k, v, truth, 1, batch, width**-0.5))
+        got = ops.attention(q, k, v, native, batch, width**-0.5)
+        assert_close(got, REFERENCE.attention(q, k, v, truth, batch, width**-0.5))
 
 
 def test_attention_with_half_precision_keys() -> None:
     with_half = NativeOps(threads=1)
-    native, truth = (o.kv_cache(1, 1, 40, 2, 32) for o in (with_half, REFERENCE))
+    native, truth = (o.kv_cache(1, 40, 2, 32) for o in (with_half, REFERENCE))
     batch = Batch([0] * 40, range(40), [0] * 40, [])
     q, k, v = (normal(40, n * 32, seed=n) for n in (4, 2, 2))
-    got = with_half.attention(q, k, v, native, 0, batch, 32**-0.5)
+    got = with_half.attention(q, k, v, native, batch, 32**-0.5)
     k, v = (a.astype(np.float16).astype(np.float32) for a in (k, v))
-    assert_close(got, REFERENCE.attention(q, k, v, truth, 0, batch, 32**-0.5))
+    assert_close(got, REFERENCE.attention(q, k, v, truth, batch, 32**-0.5))
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -230,7 +230,7 @@ def test_hostile_activations_everywhere(ops: NativeOps) -> None:
         ids, weights = ops.router(x, ops.weight(random_tensor(Quant.F32, (4, 256))), Routing(2, True))
         assert ((ids >= 0) & (ids < 4)).all()
         ops.experts(x, ids, weights, ops.experts_weight(*tensors, [0, 1, 2, 3]))
-    cache = ops.kv_cache(1, 1, 9, 2, 64)
+    cache = ops.kv_cache(1, 9, 2, 64)
     batch = Batch([0] * 9, range(9), [0] * 9, [])
-    ops.attention(x, x[:, :128].copy(), x[:, 128:].copy(), cache, 0, batch, 1.0)
+    ops.attention(x, x[:, :128].copy(), x[:, 128:].copy(), cache, batch, 1.0)
     ops.rms_norm(x, ops.weight(random_tensor(Quant.F32, (256,))), 1e-6)

@@ -34,9 +34,6 @@ class Chain:
         history = self.cache[slot, : position + 1].tolist()
         return np.random.default_rng(history).standard_normal(VOCAB)
 
-    def reset(self, slot: int) -> None:
-        self.cache[slot] = -1
-
     def times(self) -> StepTimes:
         return StepTimes()
 

@@ -49,7 +49,6 @@ def record(
 
 def _answer(runner: Runner, prompt: Sequence[int], n_greedy: int, given: NDArray[np.int32] | None) -> Answer:
     slot = 0
-    runner.reset(slot)
     row = _read_prompt(runner, prompt, slot)
     rows, followed = [row], []
     for i in range(n_greedy):

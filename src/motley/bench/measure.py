@@ -122,8 +122,6 @@ def require_fit(runner: Runner, workload: Workload) -> None:
 def prepare(runner: Runner, workload: Workload, text: Text) -> None:
     """Put `depth` tokens into each sequence's cache, where all samples start; then touch what is touched first, so
     that page faults are not what is measured."""
-    for slot in range(workload.batch):
-        runner.reset(slot)
     for batch in prompt_batches(workload, text, 0, workload.depth):
         runner.step(batch)
     for batch, _ in zip(batches(workload, text), range(WARM_UP_STEPS), strict=False):

@@ -88,7 +88,6 @@ class Engine:
         while self._waiting and self._free:
             stream = self._waiting.popleft()
             stream.slot = self._free.pop()
-            self.runner.reset(stream.slot)
             self._running.append(stream)
         shares = self._shares()
         if not shares:

@@ -55,9 +55,6 @@ class LocalRunner:
     def times(self) -> StepTimes:
         return self.model.clock.times + StepTimes()
 
-    def reset(self, slot: int) -> None:
-        """Nothing to forget: a new sequence overwrites the cache from position 0."""
-
     def routes(self) -> NDArray[np.int64]:
         return self.model.placed.chosen.copy()
 

@@ -120,9 +120,6 @@ class PlacedRunner:
     def times(self) -> StepTimes:
         return sum((stage.times for stage in self._stages.values()), start=StepTimes())
 
-    def reset(self, slot: int) -> None:
-        """Nothing to forget: a new sequence overwrites the cache from position 0."""
-
     def routes(self) -> NDArray[np.int64]:
         counts = [stage.routes() for stage in self._stages.values()]
         return np.asarray(sum(counts[1:], start=counts[0]), np.int64)

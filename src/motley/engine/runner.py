@@ -25,7 +25,8 @@ class ExchangeCount:
 
 
 class Runner(Protocol):
-    """A loaded model with a KV cache of `n_slots` sequences of `context` tokens. Counters are cumulative."""
+    """A loaded model that remembers `n_slots` sequences of `context` tokens; in each slot position 0 starts a new one.
+    Counters are cumulative."""
 
     @property
     def n_slots(self) -> int: ...
@@ -35,10 +36,6 @@ class Runner(Protocol):
 
     def step(self, batch: Batch) -> NDArray[np.float32]:
         """-> logits [R, V] of the rows asked for"""
-        ...
-
-    def reset(self, slot: int) -> None:
-        """Forget the slot's sequence."""
         ...
 
     def times(self) -> StepTimes:

@@ -30,15 +30,15 @@ class Stage:
         self._embedding = Embedding(config, load) if layers.start == 0 else None
         self._blocks = [module.layer(config, load, index) for index in layers]
         self._head = Head(config, load) if layers.stop == config.n_layers else None
-        self._cache = load.ops.kv_cache(len(layers), n_slots, context, config.n_kv_heads, config.head_dim)
+        self._states = [block.attention.state(load.ops, n_slots, context) for block in self._blocks]
 
     def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """x [T, D] from the stage before (None for the first) -> x [T, D], or logits [R, V] from the last."""
         ops, clock = self._ops, self._clock
         clock.start()
         h: Array = self._embedding(ops, batch) if self._embedding else ops.from_host(x)  # type: ignore[arg-type]
-        for index, block in enumerate(self._blocks):
-            h = block(ops, h, batch, self._cache, index, self._experts, clock.lap)
+        for block, state in zip(self._blocks, self._states):
+            h = block(ops, h, batch, state, self._experts, clock.lap)
         if self._head and not len(batch.rows):  # a chunk in the middle of a prompt wants no logits
             return np.empty((0, self._vocab), np.float32)
         if self._head:

@@ -7,7 +7,7 @@ A active experts, F expert width, V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from motley.errors import FormatError, UnsupportedError
 from motley.formats.shape_of import role_of
@@ -19,6 +19,7 @@ from motley.progress import Progress, silent
 EXPERT_PARTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 OUTSIDE_LAYERS = ("token_embd.weight", "output_norm.weight", "output.weight")
 
+State = Any  # what a layer remembers of its sequences; position 0 starts a sequence anew
 Lap = Callable[[str], None]  # called as each part of a layer ends: "attention", "router", "experts"
 
 
@@ -100,7 +101,10 @@ class GroupedQueryAttention:
         self.attn_q_norm = load.weight(blk + "attn_q_norm.weight", qk_norm[0]) if qk_norm else None
         self.attn_k_norm = load.weight(blk + "attn_k_norm.weight", qk_norm[1]) if qk_norm else None
 
-    def __call__(self, ops: Ops, x: Array, batch: Batch, cache: KVCache, cache_layer: int) -> Array:
+    def state(self, ops: Ops, n_slots: int, context: int) -> KVCache:
+        return ops.kv_cache(n_slots, context, self.config.n_kv_heads, self.config.head_dim)
+
+    def __call__(self, ops: Ops, x: Array, batch: Batch, state: KVCache) -> Array:
         """x [T, D] -> [T, D]"""
         c = self.config
         h = ops.rms_norm(x, self.attn_norm, c.eps)
@@ -110,7 +114,7 @@ class GroupedQueryAttention:
             k = ops.rms_norm(k, self.attn_k_norm, c.eps)
         q = ops.rope(q, c.head_dim, batch.positions, c.rope)
         k = ops.rope(k, c.head_dim, batch.positions, c.rope)
-        a = ops.attention(q, k, v, cache, cache_layer, batch, c.scale)  # [T, H*N]
+        a = ops.attention(q, k, v, state, batch, c.scale)  # [T, H*N]
         (o,) = ops.linear(a, self.attn_output)
         return ops.add(x, o)
 
@@ -135,16 +139,28 @@ class MixtureOfExperts:
         return x
 
 
+class Attention(Protocol):
+    """Mixes a sequence's tokens; what it remembers of them is its `state`. `GroupedQueryAttention` is one."""
+
+    def state(self, ops: Ops, n_slots: int, context: int) -> State: ...
+
+    def __call__(self, ops: Ops, x: Array, batch: Batch, state: State) -> Array: ...
+
+
+class FeedForward(Protocol):
+    """Works on each token alone. `MixtureOfExperts` is one."""
+
+    def __call__(self, ops: Ops, x: Array, experts: RunExperts, lap: Lap) -> Array: ...
+
+
 @dataclass(frozen=True)
 class Layer:
-    attention: GroupedQueryAttention
-    ffn: MixtureOfExperts
+    attention: Attention
+    ffn: FeedForward
 
-    def __call__(
-        self, ops: Ops, x: Array, batch: Batch, cache: KVCache, cache_layer: int, experts: RunExperts, lap: Lap
-    ) -> Array:
+    def __call__(self, ops: Ops, x: Array, batch: Batch, state: State, experts: RunExperts, lap: Lap) -> Array:
         """x [T, D] -> [T, D]"""
-        x = self.attention(ops, x, batch, cache, cache_layer)
+        x = self.attention(ops, x, batch, state)
         lap("attention")
         return self.ffn(ops, x, experts, lap)
 

@@ -75,12 +75,12 @@ class NativeMeter:
     def attention_gflops(self) -> float:
         """A chunk of 128 tokens behind 128 others, 8 heads of 64 over 2 key/value heads."""
         heads, kv_heads, width, tokens = 8, 2, 64, 128
-        cache = self._ops.kv_cache(1, 1, 2 * tokens, kv_heads, width)
+        cache = self._ops.kv_cache(1, 2 * tokens, kv_heads, width)
         q = np.ones((tokens, heads * width), np.float32)
         k = np.ones((tokens, kv_heads * width), np.float32)
         zeros = np.zeros(tokens, np.int32)
         batch = Batch(zeros, np.arange(tokens, 2 * tokens, dtype=np.int32), zeros, zeros)
-        took = _median_s(lambda: self._ops.attention(q, k, k, cache, 0, batch, 0.125))
+        took = _median_s(lambda: self._ops.attention(q, k, k, cache, batch, 0.125))
         return 4 * heads * width * tokens * (1.5 * tokens) / max(took - self._overhead_s, 1e-9) / 1e9
 
 

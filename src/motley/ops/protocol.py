@@ -25,7 +25,7 @@ from motley.formats.tensor import QuantTensor
 Array = Any  # the device's own array; float32 [T, ...]
 Weight = Any  # an uploaded tensor
 Experts = Any  # uploaded experts of one layer, possibly a subset
-KVCache = Any  # the cache of all of a stage's layers
+KVCache = Any  # one layer's keys and values
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Ops(Protocol):
         parts are read."""
         ...
 
-    def kv_cache(self, n_layers: int, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> KVCache:
-        """Keys and values for `n_layers` x `n_slots` x `context` positions, zeroed lazily."""
+    def kv_cache(self, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> KVCache:
+        """One layer's keys and values for `n_slots` sequences of `context` positions, zeroed lazily."""
         ...
 
     # -- arithmetic
@@ -111,8 +111,8 @@ class Ops(Protocol):
         """x [T, heads*N], rotated by position, may work in place."""
         ...
 
-    def attention(self, q: Array, k: Array, v: Array, cache: KVCache, layer: int, batch: Batch, scale: float) -> Array:
-        """Store k, v [T, K*N] into the cache at (layer, slot, position), then causal attention of q [T, H*N] over
+    def attention(self, q: Array, k: Array, v: Array, cache: KVCache, batch: Batch, scale: float) -> Array:
+        """Store k, v [T, K*N] into the cache at (slot, position), then causal attention of q [T, H*N] over
         each token's own slot from position 0 to its own. -> [T, H*N]"""
         ...
 

@@ -24,7 +24,7 @@ class ReferenceExperts:
 
 @dataclass(frozen=True)
 class ReferenceCache:
-    keys: F32  # [layers, slots, context, K, N]
+    keys: F32  # [slots, context, K, N]
     values: F32
 
 
@@ -47,8 +47,8 @@ class ReferenceOps:
     ) -> ReferenceExperts:
         return ReferenceExperts({e: (gate.part(e).decode(), up.part(e).decode(), down.part(e).decode()) for e in owned})
 
-    def kv_cache(self, n_layers: int, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> ReferenceCache:
-        dims = (n_layers, n_slots, context, n_kv_heads, head_dim)
+    def kv_cache(self, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> ReferenceCache:
+        dims = (n_slots, context, n_kv_heads, head_dim)
         return ReferenceCache(np.zeros(dims, np.float32), np.zeros(dims, np.float32))
 
     # -- arithmetic
@@ -79,18 +79,18 @@ class ReferenceOps:
         heads[..., second] = a * sin + b * cos
         return heads.reshape(x.shape)
 
-    def attention(self, q: F32, k: F32, v: F32, cache: ReferenceCache, layer: int, batch: Batch, scale: float) -> F32:
-        n_kv, width = cache.keys.shape[3:]
+    def attention(self, q: F32, k: F32, v: F32, cache: ReferenceCache, batch: Batch, scale: float) -> F32:
+        n_kv, width = cache.keys.shape[2:]
         queries = q.reshape(len(batch), n_kv, -1, width)  # [T, K, H/K, N]
         out = np.empty_like(queries)
-        cache.keys[layer, batch.slots, batch.positions] = k.reshape(-1, n_kv, width)
-        cache.values[layer, batch.slots, batch.positions] = v.reshape(-1, n_kv, width)
+        cache.keys[batch.slots, batch.positions] = k.reshape(-1, n_kv, width)
+        cache.values[batch.slots, batch.positions] = v.reshape(-1, n_kv, width)
         for t, (slot, position) in enumerate(zip(batch.slots, batch.positions)):
-            keys = cache.keys[layer, slot, : position + 1]  # [S, K, N]
+            keys = cache.keys[slot, : position + 1]  # [S, K, N]
             scores = np.einsum("kgn,skn->kgs", queries[t], keys) * np.float32(scale)
             scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
             scores /= scores.sum(axis=-1, keepdims=True)
-            out[t] = np.einsum("kgs,skn->kgn", scores, cache.values[layer, slot, : position + 1])
+            out[t] = np.einsum("kgs,skn->kgn", scores, cache.values[slot, : position + 1])
         return out.reshape(q.shape)
 
     def router(self, x: F32, weight: F32, routing: Routing) -> tuple[NDArray[np.int32], F32]:

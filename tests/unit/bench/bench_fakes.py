@@ -33,7 +33,6 @@ class FakeRunner:
     def __init__(self, step_s: float = 0.001, error: float = 0.0) -> None:
         self.step_s, self.error = step_s, error
         self.batches: list[Batch] = []
-        self.resets: list[int] = []
         self._times = StepTimes()
         self._routes = np.zeros((LAYERS, EXPERTS), np.int64)
         self._exchanges = 0
@@ -54,9 +53,6 @@ class FakeRunner:
         row = rng.normal(size=VOCAB).astype(np.float32)
         row[0] += np.float32(self.error)
         return row
-
-    def reset(self, slot: int) -> None:
-        self.resets.append(slot)
 
     def times(self) -> StepTimes:
         return self._times

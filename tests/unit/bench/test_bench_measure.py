@@ -94,7 +94,6 @@ def test_only_a_prompts_last_token_wants_logits() -> None:
 def test_tg_goes_on_where_the_depth_ends() -> None:
     runner = FakeRunner()
     run(runner, tg(3, depth=20, batch=2), repeat=1)
-    assert runner.resets == [0, 1]
     filled = [b for b in runner.batches if len(b) > 2]
     assert np.concatenate([b.positions for b in filled]).tolist() == [*range(20), *range(20)]
     assert [b.positions.tolist() for b in runner.batches[-3:]] == [[20, 20], [21, 21], [22, 22]]

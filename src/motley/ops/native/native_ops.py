@@ -137,9 +137,9 @@ class NativeOps:
             all(_is_file_mapping(t.data) for t in (gate, up, down)),
         )
 
-    def kv_cache(self, n_layers: int, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> "_native.Cache":
+    def kv_cache(self, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> "_native.Cache":
         try:
-            return self._device.cache(n_layers, n_slots, context, n_kv_heads, head_dim)
+            return self._device.cache(n_slots, context, n_kv_heads, head_dim)
         except (MemoryError, TypeError):  # TypeError: a number beyond 64 bits
             raise CapacityError(
                 f"no memory for the keys and values of {n_slots} sequences of {context} tokens: "
@@ -168,11 +168,9 @@ class NativeOps:
         self._device.rope(x, head_dim, positions, rope.dim, rope.theta, rope.interleaved)
         return x
 
-    def attention(
-        self, q: Floats, k: Floats, v: Floats, cache: "_native.Cache", layer: int, batch: Batch, scale: float
-    ) -> Floats:
+    def attention(self, q: Floats, k: Floats, v: Floats, cache: "_native.Cache", batch: Batch, scale: float) -> Floats:
         out = np.empty_like(q)
-        self._device.attention(q, k, v, cache, layer, batch.positions, batch.slots, scale, out)
+        self._device.attention(q, k, v, cache, batch.positions, batch.slots, scale, out)
         return out
 
     def router(self, x: Floats, weight: NativeWeight, routing: Routing) -> tuple[NDArray[np.int32], Floats]:
