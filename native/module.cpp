@@ -1,5 +1,8 @@
 // Python's view of the device. Checks shapes (ValueError with the numbers), releases the GIL, calls device.h.
 // The numpy-facing half, with docstrings, is src/motley/ops/native/native_ops.py.
+#ifdef __linux__
+#include <malloc.h>
+#endif
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -135,7 +138,17 @@ void add(Device& d, nb::handle x, nb::handle y) {
 
 }  // namespace
 
+// A step's arrays come and go by the megabyte. glibc would give each back to the system and fault its pages in again:
+// that was half of Python's time in a prompt.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 64 << 20);
+#endif
+}
+
 NB_MODULE(_native, m) {
+  keep_freed_memory();
   nb::set_leak_warnings(false);  // a device alive at exit is not worth a page of warnings
   nb::class_<Matrix>(m, "Matrix")
       .def_prop_ro("rows", [](const Matrix& w) { return w.w.rows; })

@@ -15,7 +15,7 @@ from motley.bench.result import Check
 from motley.engine.runner import Runner
 from motley.errors import CheckFailed
 from motley.ops.protocol import Batch
-from motley.predict.memory import STEP_TOKENS
+from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress, silent
 
 

@@ -8,6 +8,7 @@ before and right after the samples, because it moves. Formulas: docs/metrics.md.
 import gc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +76,13 @@ def measure(
     require_fit(runner, workload)
     name = workload.name
     progress(f"{name}: warming up", 0.0)
+    bandwidth = [read_gb_s()]  # first: it empties the caches that warming up fills
     prepare(runner, workload, text)
-    bandwidth, seconds, before = [read_gb_s()], [], Reading.of(runner)
-    for i in range(repeat):
-        progress(f"{name}: sample {i + 1} of {repeat}", i / repeat)
-        seconds.append(timed_sample(runner, workload, text))
+    seconds, before = [], Reading.of(runner)
+    with no_collection():
+        for i in range(repeat):
+            progress(f"{name}: sample {i + 1} of {repeat}", i / repeat)
+            seconds.append(timed_sample(runner, workload, text))
     reading = Reading.of(runner).since(before)
     bandwidth.append(read_gb_s())
     progress(name, 1.0)
@@ -128,9 +131,19 @@ def prepare(runner: Runner, workload: Workload, text: Text) -> None:
         runner.step(batch)
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Python's garbage is collected before, not within: one collection takes as long as many small steps."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def timed_sample(runner: Runner, workload: Workload, text: Text) -> float:
     """Seconds for one sample. Building the batches is part of a step, so it is timed."""
-    gc.collect()
     start = time.perf_counter()
     for batch in batches(workload, text):
         runner.step(batch)

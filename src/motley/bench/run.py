@@ -23,7 +23,6 @@ from motley.engine.runner import Runner
 from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
-from motley.predict.memory import STEP_TOKENS
 from motley.predict.workload import Workload
 from motley.progress import Progress, silent, stages
 from motley.shape.model import ModelShape
@@ -70,8 +69,8 @@ def asked_workloads(
     """Every combination, prompts first: what `--pp`, `--tg`, `--depth` and `--batch` ask for. 0 tokens: none.
     UsageError if that is nothing at all."""
     cases = [(depth, batch) for batch in batches for depth in depths]
-    prompts = [Workload("prefill", n, depth, batch, STEP_TOKENS) for depth, batch in cases for n in pp if n]
-    asked = prompts + [Workload("decode", n, depth, batch, STEP_TOKENS) for depth, batch in cases for n in tg if n]
+    prompts = [Workload("prefill", n, depth, batch) for depth, batch in cases for n in pp if n]
+    asked = prompts + [Workload("decode", n, depth, batch) for depth, batch in cases for n in tg if n]
     if not asked:
         raise UsageError("nothing to measure: give --pp or --tg at least one number above 0")
     return asked

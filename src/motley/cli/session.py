@@ -24,7 +24,8 @@ from motley.lab.placement import Placement
 from motley.lab.probe import probe_device
 from motley.ops.meter import NativeMeter
 from motley.ops.native import NativeOps
-from motley.predict.memory import STEP_TOKENS, kv_bytes, work_bytes
+from motley.predict.memory import kv_bytes, work_bytes
+from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
 

@@ -19,6 +19,7 @@ from motley.cluster.link import HEADER, Buffer, Frame, Link, pack_header, size_o
 from motley.errors import ClusterError, LinkError
 
 LOOPBACK = "127.0.0.1"
+SEND_BUFFER_BYTES = 4 << 20  # the system may grant less
 DEAD_PEER_S = 10  # a vanished machine breaks the connection after this; membership notices sooner and interrupts
 
 _yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
@@ -236,6 +237,8 @@ def _after(parts: Sequence[Buffer], sent: int) -> list[Buffer]:
 
 def _set_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Room for a prompt's activations: sending returns, and the sender works, while a sleeping receiver still wakes up.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # What a system does not have, it does not have: then only its own, slower defaults apply.
     for name, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPALIVE", 2), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 4)):

@@ -12,7 +12,7 @@ from motley.engine.runner import Runner
 from motley.engine.sampling import Sampling, sample
 from motley.errors import CapacityError, UsageError
 from motley.ops.protocol import Batch
-from motley.predict.memory import STEP_TOKENS
+from motley.predict.workload import STEP_TOKENS
 
 GREEDY = Sampling()
 

@@ -101,5 +101,5 @@ class PlacedExperts:
             rounds.count += 1
             rounds.seconds += perf_counter() - started
             rounds.work_seconds += max(waiting - sent, remote.owner.traffic.busy_s - busy_before)
-        self._clock.waited(perf_counter() - waiting)
+        self._clock.waited(perf_counter() - waiting + sent - started)
         return parts

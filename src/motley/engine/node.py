@@ -27,7 +27,8 @@ from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.lab import Device
 from motley.ops.protocol import Batch, Ops
-from motley.predict.memory import STEP_TOKENS, kv_bytes, work_bytes
+from motley.predict.memory import kv_bytes, work_bytes
+from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress
 from motley.shape.model import ModelShape
 

@@ -7,8 +7,8 @@ from time import perf_counter
 
 @dataclass
 class StepTimes:
-    """`link` is the time spent waiting for other nodes' answers beyond the home's own work (their arithmetic included);
-    `python` is what the interpreter took between two calls into the device."""
+    """`link` is the time spent sending to other nodes and waiting for their answers beyond the home's own work (their
+    arithmetic included); `python` is what the interpreter took between two calls into the device."""
 
     attention: float = 0.0
     router: float = 0.0

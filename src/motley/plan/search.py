@@ -16,10 +16,10 @@ from motley.plan.plan import Alternative, Plan
 from motley.plan.reason import reasons
 from motley.plan.state import Pricer, State
 from motley.predict.cost import CostModel
-from motley.predict.memory import STEP_TOKENS, gigabytes
+from motley.predict.memory import gigabytes
 from motley.predict.predict import price
 from motley.predict.routes import Routes
-from motley.predict.workload import Workload
+from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.model import ModelShape
 
 _STARTS = 24  # how many arrangements are improved

@@ -40,7 +40,6 @@ class Pricer:
     ) -> None:
         self._may_be_home = may_be_home
         self.model, self.shape, self.devices = model, model.shape, model.lab.devices
-        self.evaluations = 0
         shape, n = self.shape, self.shape.n_layers
         self.home_bytes = [shape.home_bytes(i) for i in range(n)]
         self.expert_bytes = [shape.expert_bytes(i) for i in range(n)]
@@ -88,7 +87,6 @@ class Pricer:
 
     def ms(self, state: State) -> float:
         """Of a step; infinite where it does not fit or is not allowed."""
-        self.evaluations += 1
         if not self.allowed(state):
             return inf
         weights = self.weights(state)

@@ -31,8 +31,8 @@ _CALLS = {
     "embed": (0, 1),
     "head": (1, 2),  # output; take, norm
 }
-_EXCHANGE_OPS = 12  # on each side of an exchange with experts elsewhere: measured beside bare pings
-_STAGE_OPS = 12  # likewise with a stage elsewhere
+_EXCHANGE_OPS = 20  # on each side of an exchange with experts elsewhere: measured beside bare pings, in quiet
+_STAGE_OPS = 20  # likewise with a stage elsewhere
 _ROUTING_OPS = 3  # counting choices and looking up who holds them, between a layer's router and its experts
 _STEP_OPS = 10  # building the batch and walking the stages, in Python's cost of as many ops
 # Element-wise work per element, in units of a norm's: measured in the native engine (motley-8m, long prompts).

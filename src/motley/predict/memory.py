@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from motley.errors import CapacityError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
+from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 
-STEP_TOKENS = 512  # the most that a step carries: the engine's prefill chunk
 RESERVE_BYTES = 24 << 20  # a device's interpreter, alignment and small buffers; the engine counts the same
 
 

@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from motley.errors import UsageError
 
+STEP_TOKENS = 512  # the most that a step carries: the engine's prefill chunk
+
 _NAME = re.compile(r"(pp|tg)(\d+)(?:@d(\d+))?(?:x(\d+))?")
 
 
@@ -18,7 +20,7 @@ class Workload:
     tokens: int = 64
     depth: int = 0
     batch: int = 1
-    chunk: int = 512
+    chunk: int = STEP_TOKENS
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.batch < 1 or self.depth < 0 or self.chunk < 1:

@@ -10,7 +10,7 @@ Exactness: a token's bits depend neither on its batch, nor on the number of thre
 NaN and infinity: with float weights they propagate as in the reference; with quantised weights a block of 32
 activations that holds one makes all outputs of that token NaN.
 
-Test: pytest tests/unit/test_ops_native.py tests/parity/test_ops_parity.py; speed: python benchmarks/ops.py
+Test: pytest tests/parity/test_ops_native.py tests/parity/test_ops_parity.py; speed: python benchmarks/ops.py
 """
 
 import mmap
