@@ -68,7 +68,7 @@ def test_all_experts_away_pay_one_exchange_a_layer() -> None:
     shape, two = tiny_shape(), lab(device("a"), device("b"), rtt_us=70, gb_s=2)
     near = predict(shape, two, placed(shape, "a", "a"), TG)
     far = predict(shape, two, placed(shape, "a", "b"), TG)
-    exchange = 0.070 + (256 * 4 + 2 * 8 + 256 * 8) / 2e6 + 2 * 12e-3  # 12 calls' worth of Python on each side
+    exchange = 0.070 + (256 * 4 + 2 * 8 + 256 * 8) / 2e6 + 2 * 20e-3  # 20 calls' worth of Python on each side
     assert far.ms_per_step - near.ms_per_step == pytest.approx(2 * exchange)
     assert sum(t.ms for t in far.terms if t.name == "link") == pytest.approx(2 * exchange)
 
@@ -78,7 +78,7 @@ def test_layers_away_pay_one_round_trip_in_all() -> None:
     here, there = (LayerPlacement(d, (d,) * 4) for d in "ab")
     whole = predict(shape, two, placed(shape, "a", "a"), TG)
     split = predict(shape, two, Placement((here, here, there, there)), TG)
-    hop = 0.070 + (256 * 4 + 512 * 4) / 2e6 + 2 * 12e-3  # activations there, logits back
+    hop = 0.070 + (256 * 4 + 512 * 4) / 2e6 + 2 * 20e-3  # activations there, logits back
     assert split.ms_per_step - whole.ms_per_step == pytest.approx(hop)
 
 
