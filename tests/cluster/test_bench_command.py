@@ -56,6 +56,7 @@ def test_two_unequal_nodes_share_the_experts(found: dict[str, Any]) -> None:
     (exchange,) = found["exchanges"]
     assert exchange["transport"] == "tcp"
     assert exchange["count"] > 0
+    assert 0 < found["peak_memory_bytes"][b["name"]] < b["memory_bytes"]
 
 
 def test_the_answer_equals_one_devices(found: dict[str, Any]) -> None:

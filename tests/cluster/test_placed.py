@@ -101,8 +101,8 @@ def test_scattered_home_layers_are_refused(site: Site) -> None:
 
 
 def test_a_part_too_large_for_its_node_is_refused_before_loading(site: Site) -> None:
-    site.runtime._memory_bytes = 24 << 20
-    with pytest.raises(CapacityError, match=r"needs 2\d MB"):
+    site.runtime._memory_bytes = 96 << 20
+    with pytest.raises(CapacityError, match=r"needs 10\d MB"):
         PlacedRunner(str(GOLDEN / "olmoe.gguf"), PLACEMENTS["experts apart"], site, context=64)
     link = site.connect(*site.addresses["b"])
     with pytest.raises(ClusterError, match="no model is loaded"):  # b had room, but its part is of no use now

@@ -36,7 +36,7 @@ Connect = Callable[[str, int], Link]
 
 
 class NodeRuntime:
-    """`memory_bytes`: what weights, KV cache and activations may take together; 0: no limit."""
+    """`memory_bytes`: what the whole process may take: weights, KV cache, activations, interpreter; 0: no limit."""
 
     def __init__(
         self, device: str, ops: Ops, connect: Connect, memory_bytes: int = 0, probe: Callable[[], Device] | None = None

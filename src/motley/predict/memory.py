@@ -8,7 +8,7 @@ from motley.lab.placement import Placement
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 
-RESERVE_BYTES = 24 << 20  # a device's interpreter, alignment and small buffers; the engine counts the same
+RESERVE_BYTES = 96 << 20  # a node's interpreter and libraries (65 to 80 MB measured), alignment and small buffers
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Need:
 
     weights: int = 0
     kv: int = 0
-    work: int = 0  # buffers of a step, at least the reserve
+    work: int = 0  # buffers of a step, and the reserve
 
     @property
     def total(self) -> int:
@@ -35,7 +35,7 @@ def work_bytes(shape: ModelShape, tokens: int, home: bool) -> int:
     per_token = 4 * (2 * shape.d_model + 2 * shape.d_expert) + 8 * shape.d_model
     if home:
         per_token += 4 * (2 * shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim + 4 * shape.n_experts
-    return max(RESERVE_BYTES, tokens * per_token + (4 * shape.vocab_size if home else 0))
+    return RESERVE_BYTES + tokens * per_token + (4 * shape.vocab_size if home else 0)
 
 
 @dataclass(frozen=True)
