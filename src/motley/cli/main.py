@@ -22,7 +22,7 @@ COMMANDS = {
     "run": "generate text from a model",
     "plan": "show where attention and every expert would live, how fast that is, and why",
     "probe": "measure this machine: memory, compute and links, into a lab file",
-    "node": "offer this machine's memory and compute to a head",
+    "node": "a node of a local cluster, as a head starts it; joining machines is not there yet",
     "synth": "write a model file of a real shape with random weights",
     "report": "show past benchmark results side by side",
 }
