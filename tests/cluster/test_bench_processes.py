@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -82,19 +83,12 @@ def test_experts_apart_are_measured_and_checked(tmp_path: Path, lab: Path) -> No
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_head(tmp_path: Path, lab: Path, end: signal.Signals) -> None:
-    command = motley(
-        "bench", GOLDEN / "qwen3moe.gguf", "--lab", lab, "--pp", "0", "--tg", "50", "--repeat", "5000", data=tmp_path
-    )
-    head = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert head.stderr
-    for line in head.stderr:
-        if "tg50" in line:
-            break
+    head, said = measuring_head(tmp_path, lab)
     children = children_of(head.pid)
     assert children
     head.send_signal(end)
     head.wait(30)
-    head.stderr.close()
+    said.close()
     if end is signal.SIGINT:
         assert head.returncode == 130
     deadline = time.monotonic() + 15
@@ -104,6 +98,17 @@ def test_no_process_outlives_the_head(tmp_path: Path, lab: Path, end: signal.Sig
 
 
 def test_a_node_that_dies_is_named_with_how_it_ended(tmp_path: Path, lab: Path) -> None:
+    head, said = measuring_head(tmp_path, lab)
+    (node,) = children_of(head.pid)
+    os.kill(node, signal.SIGKILL)
+    words = said.read()
+    assert head.wait(30) == 2
+    said.close()
+    assert "motley bench: node big is gone: it ended with status -9" in words
+
+
+def measuring_head(tmp_path: Path, lab: Path) -> tuple["subprocess.Popen[str]", IO[str]]:
+    """A bench that is in the middle of its samples, and what it says from now on."""
     command = motley(
         "bench", GOLDEN / "qwen3moe.gguf", "--lab", lab, "--pp", "0", "--tg", "50", "--repeat", "5000", data=tmp_path
     )
@@ -112,12 +117,7 @@ def test_a_node_that_dies_is_named_with_how_it_ended(tmp_path: Path, lab: Path) 
     for line in head.stderr:
         if "tg50" in line:
             break
-    (node,) = children_of(head.pid)
-    os.kill(node, signal.SIGKILL)
-    said = head.stderr.read()
-    assert head.wait(30) == 2
-    head.stderr.close()
-    assert "motley bench: node big is gone: it ended with status -9" in said
+    return head, head.stderr
 
 
 def children_of(pid: int) -> list[int]:

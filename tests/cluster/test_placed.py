@@ -2,19 +2,14 @@
 mixtures of both, evenly and unevenly."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from motley.cluster.hello import greet, new_token
-from motley.cluster.link import Link
+from in_process import three_devices
 from motley.cluster.remote import RemoteExperts, ask
-from motley.cluster.server import Server
-from motley.cluster.tcp_link import connect, listen
 from motley.engine.local import LocalRunner
-from motley.engine.node import NodeRuntime
 from motley.engine.placed import PlacedRunner, Site
 from motley.errors import CapacityError, ClusterError, UsageError
 from motley.formats.checkpoint import open_checkpoint
@@ -25,29 +20,11 @@ from motley.ops.reference import ReferenceOps
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
 E, LAYERS = 8, 3
 
-Cluster = tuple[Site, list[NodeRuntime]]
-
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """Device a in the head, b and c behind loopback sockets, all in this process."""
-    token = new_token()
-
-    def reach(host: str, port: int) -> Link:
-        link = connect(host, port)
-        greet(link, "test", "someone", token)
-        return link
-
-    with ExitStack() as stack:
-        runtimes, addresses = {}, {}
-        for name in "abc":
-            runtimes[name] = NodeRuntime(name, ReferenceOps(), reach)
-            listener = listen()
-            server = Server(listener, runtimes[name], cluster="test", name=name, token=token)
-            stack.callback(server.close)
-            stack.callback(runtimes[name].close)
-            addresses[name] = (listener.host, listener.port)
-        yield Site(runtimes["a"], addresses, reach)
+    with three_devices(lambda name: ReferenceOps()) as devices:
+        yield devices
 
 
 def placement(homes: str, owner: Callable[[int, int], str]) -> Placement:

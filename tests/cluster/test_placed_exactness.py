@@ -2,18 +2,13 @@
 layer or an expert lives, on the threads, on the chunking of a prompt, nor on what else is in the batch."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from motley.cluster.hello import greet, new_token
-from motley.cluster.link import Link
-from motley.cluster.server import Server
-from motley.cluster.tcp_link import connect, listen
+from in_process import three_devices
 from motley.engine.local import LocalRunner
-from motley.engine.node import NodeRuntime
 from motley.engine.placed import PlacedRunner, Site
 from motley.engine.runner import Runner
 from motley.formats.checkpoint import open_checkpoint
@@ -41,24 +36,8 @@ A, B, C = random_tokens(37, 1), random_tokens(21, 2), random_tokens(5, 3)
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    """Device a in the head, b and c behind loopback sockets; all in this process, with threads of their own."""
-    token = new_token()
-
-    def reach(host: str, port: int) -> Link:
-        link = connect(host, port)
-        greet(link, "test", "someone", token)
-        return link
-
-    with ExitStack() as stack:
-        runtimes, addresses = {}, {}
-        for name, threads in THREADS.items():
-            runtimes[name] = NodeRuntime(name, NativeOps(threads=threads), reach)
-            listener = listen()
-            server = Server(listener, runtimes[name], cluster="test", name=name, token=token)
-            stack.callback(server.close)
-            stack.callback(runtimes[name].close)
-            addresses[name] = (listener.host, listener.port)
-        yield Site(runtimes["a"], addresses, reach)
+    with three_devices(lambda name: NativeOps(threads=THREADS[name])) as devices:
+        yield devices
 
 
 def logits_of(runner: Runner, tokens: list[int], slot: int, chunk: int) -> np.ndarray:
