@@ -101,7 +101,8 @@ void Device::pack_into(const Source& source, const FormatInfo& f, int64_t rows, 
       int64_t first = from + item * chunk, end = std::min(upto, first + chunk);
       for (int64_t g = first; g < end; ++g) {
         int n = int(std::min<int64_t>(kRows, rows - g * kRows));
-        pack_group(f, source.data + g * kRows * stride, n, cols, to + g * group);
+        const uint8_t* rows = source.data + g * kRows * stride;
+        kernels_->pack(f, rows, n, cols, to + g * group, g + 1 < end ? rows + kRows * stride : nullptr);
       }
     });
     // Packed and source are never in memory together as a whole. One page earlier: the last segment shared it.

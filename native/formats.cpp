@@ -1,4 +1,4 @@
-// Decoding of stored rows, and packing of stored rows into tiles. Layouts: formats.h. Block layouts: the GGUF
+// Decoding of stored rows. Layouts: formats.h. Block layouts: the GGUF
 // specification and ggml's block structs (facts).
 #include "formats.h"
 
@@ -80,100 +80,6 @@ void decode_q6_k(const uint8_t* b, float* y) {
   }
 }
 
-// -- packing: one block of each of the group's rows
-
-struct Rows {
-  const uint8_t* first;
-  int64_t stride;
-  int n;
-  const uint8_t* operator[](int lane) const { return first + lane * stride; }
-  Rows at(int64_t offset) const { return {first + offset, stride, n}; }
-};
-
-// n 4-byte words of every row, from `words` on, to n vectors; each byte xor-ed with `flip`
-void interleave(uint8_t* vectors, const Rows& words, int n, uint32_t flip = 0) {
-  for (int j = 0; j < n; ++j) {
-    uint32_t v[kRows] = {};
-    for (int lane = 0; lane < words.n; ++lane) {
-      std::memcpy(&v[lane], words[lane] + 4 * j, 4);
-      v[lane] ^= flip;
-    }
-    std::memcpy(vectors + 64 * j, v, 64);
-  }
-}
-
-void interleave_halves(uint8_t* vector, const Rows& halves) {
-  for (int lane = 0; lane < halves.n; ++lane) std::memcpy(vector + 2 * lane, halves[lane], 2);
-}
-
-void pack_q8_0(const Rows& block, int64_t index, uint8_t* group) {
-  uint8_t* tile = group + index / 2 * 1088;
-  interleave_halves(tile + (index & 1) * 32, block);
-  interleave(tile + 64 + (index & 1) * 512, block.at(2), 8, 0x80808080u);
-}
-
-void pack_q4_0(const Rows& block, int64_t index, uint8_t* group) {
-  uint8_t* tile = group + index / 2 * 576;
-  interleave_halves(tile + (index & 1) * 32, block);
-  interleave(tile + 64 + (index & 1) * 256, block.at(2), 4);
-}
-
-void pack_k_scales(const Rows& block, uint8_t* tile) {
-  interleave_halves(tile, block);
-  interleave_halves(tile + 32, block.at(2));
-  for (int lane = 0; lane < block.n; ++lane) {
-    uint8_t scale[8], min[8];
-    k_scales(block[lane] + 4, scale, min);
-    for (int s = 0; s < 8; ++s) {
-      tile[64 + 16 * s + lane] = scale[s];
-      tile[192 + 16 * s + lane] = min[s];
-    }
-  }
-}
-
-void pack_q4_k(const Rows& block, int64_t index, uint8_t* group) {
-  uint8_t* tile = group + index * 2368;
-  pack_k_scales(block, tile);
-  interleave(tile + 320, block.at(16), 32);
-}
-
-void pack_q5_k(const Rows& block, int64_t index, uint8_t* group) {
-  uint8_t* tile = group + index * 2880;
-  pack_k_scales(block, tile);
-  interleave(tile + 320, block.at(48), 32);
-  interleave(tile + 2368, block.at(16), 8);
-}
-
-void pack_q6_k(const Rows& block, int64_t index, uint8_t* group) {
-  uint8_t* tile = group + index * 3392;
-  interleave_halves(tile, block.at(208));
-  for (int lane = 0; lane < block.n; ++lane)
-    for (int s = 0; s < 16; ++s) tile[64 + 16 * s + lane] = block[lane][192 + s];
-  for (int h = 0; h < 2; ++h) {
-    interleave(tile + 320 + h * 1536, block.at(h * 64), 16);
-    interleave(tile + 320 + h * 1536 + 1024, block.at(128 + h * 32), 8);
-  }
-}
-
-using PackBlock = void (*)(const Rows&, int64_t index, uint8_t* group);
-
-PackBlock pack_block(Format f) {
-  switch (f) {
-    case Format::Q8_0: return pack_q8_0;
-    case Format::Q4_0: return pack_q4_0;
-    case Format::Q4_K: return pack_q4_k;
-    case Format::Q5_K: return pack_q5_k;
-    case Format::Q6_K: return pack_q6_k;
-    default: return nullptr;
-  }
-}
-
-template <class T>
-void pack_plain(const Rows& rows, int64_t cols, uint8_t* group) {
-  for (int64_t k = 0; k < cols; ++k, group += kRows * sizeof(T))
-    for (int lane = 0; lane < rows.n; ++lane) std::memcpy(group + lane * sizeof(T), rows[lane] + k * sizeof(T), sizeof(T));
-}
-
 }  // namespace
 
 const FormatInfo* find_format(int ggml_type) {
@@ -199,17 +105,6 @@ void decode_row(const FormatInfo& f, const uint8_t* row, int64_t cols, float* ou
       case Format::Q6_K: decode_q6_k(row, out); break;
     }
   }
-}
-
-void pack_group(const FormatInfo& f, const uint8_t* rows, int n_rows, int64_t cols, uint8_t* group) {
-  Rows all{rows, row_bytes(f, cols), n_rows};
-  if (!f.integer) {
-    if (f.block_bytes == 4) pack_plain<uint32_t>(all, cols, group);
-    else pack_plain<uint16_t>(all, cols, group);
-    return;
-  }
-  PackBlock pack = pack_block(f.format);
-  for (int64_t b = 0; b < cols / f.block; ++b) pack(all.at(b * f.block_bytes), b, group);
 }
 
 }  // namespace motley

@@ -1,6 +1,6 @@
 // Weight formats: GGUF's stored blocks, and the packed tiles that the kernels read.
 //
-// A packed matrix is a sequence of row groups, 16 rows each (the last one padded with zeros); a group is a sequence of
+// A packed matrix is a sequence of row groups, 16 rows each (the last one padded with rows of zero bytes); a group is a sequence of
 // tiles along K. Inside a tile every 64-byte vector holds 4 consecutive elements (bytes, or nibble or bit planes of
 // them) of each of the 16 rows: exactly what one dot-product instruction takes, with 4 activations broadcast. GGUF
 // stores its planes so that packing moves whole 4-byte words and never unpacks a nibble.
@@ -36,9 +36,6 @@ const FormatInfo* find_format(int ggml_type);
 
 // One stored row [cols] to float32, bit for bit the GGUF reference's values.
 void decode_row(const FormatInfo& f, const uint8_t* row, int64_t cols, float* out);
-
-// Pack `n_rows` (1 to 16) stored rows of `cols` elements into one group of zeroed memory: padding stays zero.
-void pack_group(const FormatInfo& f, const uint8_t* rows, int n_rows, int64_t cols, uint8_t* group);
 
 inline int64_t row_bytes(const FormatInfo& f, int64_t cols) { return cols / f.block * f.block_bytes; }
 inline int64_t group_tiles(const FormatInfo& f, int64_t cols) { return (cols + f.tile - 1) / f.tile; }

@@ -34,6 +34,10 @@ struct Kernels {
   const char* name;
   GemmFn gemm_f32, gemm_f16, gemm_bf16, gemm_q8_0, gemm_q4_0, gemm_q4_k, gemm_q5_k, gemm_q6_k;
 
+  // Pack `n_rows` (1 to 16) stored rows of `cols` elements, one after the other, into a group: all that kernels read of it
+  // is written. `next` is memory that will be read next, as much as 16 rows have; nullptr: none.
+  void (*pack)(const FormatInfo& f, const uint8_t* rows, int n_rows, int64_t cols, uint8_t* group, const uint8_t* next);
+
   // Quantise `n` floats, and zeros after them, as blocks block0 .. block0 + n_blocks - 1 of token t of the panel.
   // Round to nearest even; a block that holds a NaN or infinity gets d = NaN, one with all |x| < 1e-30 gets zeros.
   void (*quantize)(const float* x, int64_t n, Panel& out, int t, int64_t block0, int64_t n_blocks);

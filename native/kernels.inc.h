@@ -5,6 +5,7 @@
 // fused multiply-add into the row's lane, blocks in order along K. The number of tokens in a panel only changes how
 // often a weight is loaded, so a token's result never depends on its company.
 #include "kernels.h"
+#include "pack.inc.h"
 
 namespace motley {
 namespace MOTLEY_ISA {
@@ -508,7 +509,7 @@ constexpr Kernels make_kernels(const char* name) {
   return Kernels{name,
                  float_gemm<F32>, float_gemm<F16>, float_gemm<BF16>,
                  int_gemm<Q8_0>, int_gemm<Q4_0>, int_gemm<Q4_K>, int_gemm<Q5_K>, int_gemm<Q6_K>,
-                 quantize, rms_norm, silu_mul, add_all, accumulate, exp_all,
+                 pack, quantize, rms_norm, silu_mul, add_all, accumulate, exp_all,
                  store_kv, attend, read_bytes, int8_tile, f32_tile};
 }
 

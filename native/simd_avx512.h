@@ -82,5 +82,37 @@ static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
 }
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
+// -- packing
+static inline void store_bytes(uint8_t* p, u8v a) { _mm512_storeu_si512(p, a); }
+static inline u8v flip(u8v a, uint8_t m) { return _mm512_xor_si512(a, _mm512_set1_epi8((char)m)); }
+// 16 bytes each of rows r, r + 4, r + 8 and r + 12
+static inline __m512i every_fourth(const uint8_t* p, int64_t stride) {
+  __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));
+  v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(p + 4 * stride)), 1);
+  v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(p + 8 * stride)), 2);
+  return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(p + 12 * stride)), 3);
+}
+// A 4x4 transpose inside each 128-bit lane: lane g then holds rows 4 g to 4 g + 3 in order.
+static inline void interleave4(const uint8_t* rows, int64_t stride, u8v out[4]) {
+  __m512i a = every_fourth(rows, stride), b = every_fourth(rows + stride, stride);
+  __m512i c = every_fourth(rows + 2 * stride, stride), d = every_fourth(rows + 3 * stride, stride);
+  __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+  out[0] = _mm512_unpacklo_epi64(ab, cd);
+  out[1] = _mm512_unpackhi_epi64(ab, cd);
+  ab = _mm512_unpackhi_epi32(a, b);
+  cd = _mm512_unpackhi_epi32(c, d);
+  out[2] = _mm512_unpacklo_epi64(ab, cd);
+  out[3] = _mm512_unpackhi_epi64(ab, cd);
+}
+static inline u8v bytes_apart(u8v a) {
+  const __m512i in_lane = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m512i across = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(across, _mm512_shuffle_epi8(a, in_lane));
+}
+static inline u8v halves_apart(u8v a) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)),
+                            _mm512_cvtepi32_epi16(_mm512_srli_epi32(a, 16)), 1);
+}
+
 }  // namespace MOTLEY_ISA
 }  // namespace motley
