@@ -30,7 +30,7 @@ const Kernels* choose_kernels(const std::string& isa) {
 
 void Acts::reserve(int64_t tokens, int64_t cols) {
   tokens_ = tokens;
-  blocks_ = (cols + 2 * kBlock - 1) / (2 * kBlock) * 2;
+  blocks_ = (cols + 4 * kBlock - 1) / (4 * kBlock) * 4;  // tiles of 128 at most, but for formats with blocks of 256
   constexpr int64_t per_block = kBlock + 2 * sizeof(float) + 3 * sizeof(int32_t);
   memory_.grow(size_t(tokens_ * blocks_ * per_block));
 }

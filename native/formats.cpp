@@ -1,5 +1,4 @@
-// Decoding of stored rows. Layouts: formats.h. Block layouts: the GGUF
-// specification and ggml's block structs (facts).
+// Decoding of stored rows. Layouts: formats.h. Block layouts: the GGUF specification and ggml's block structs (facts).
 #include "formats.h"
 
 #include <cstring>
@@ -12,6 +11,7 @@ const FormatInfo kFormats[] = {
     {Format::BF16, 1, 2, 1, 32, false},       {Format::Q8_0, 32, 34, 64, 1088, true},
     {Format::Q4_0, 32, 18, 64, 576, true},    {Format::Q4_K, 256, 144, 256, 2368, true},
     {Format::Q5_K, 256, 176, 256, 2880, true}, {Format::Q6_K, 256, 210, 256, 3392, true},
+    {Format::MXFP4, 32, 17, 128, 1088, true},
 };
 
 float half(const uint8_t* p) {
@@ -80,6 +80,22 @@ void decode_q6_k(const uint8_t* b, float* y) {
   }
 }
 
+// 2^(e - 128), half the scale: subnormal for e of 0 and 1, NaN for 255
+float half_scale(uint8_t e) {
+  uint32_t bits = e == 255 ? 0x7fc00000u : e < 2 ? 0x200000u << e : uint32_t(e - 1) << 23;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+void decode_mxfp4(const uint8_t* b, float* y) {
+  float d = half_scale(b[0]);
+  for (int i = 0; i < 16; ++i) {
+    y[i] = d * float(kMxfp4Values[b[1 + i] & 15] - 16);
+    y[i + 16] = d * float(kMxfp4Values[b[1 + i] >> 4] - 16);
+  }
+}
+
 }  // namespace
 
 const FormatInfo* find_format(int ggml_type) {
@@ -103,6 +119,7 @@ void decode_row(const FormatInfo& f, const uint8_t* row, int64_t cols, float* ou
       case Format::Q4_K: decode_q45_k(row, nullptr, row + 16, out); break;
       case Format::Q5_K: decode_q45_k(row, row + 16, row + 48, out); break;
       case Format::Q6_K: decode_q6_k(row, out); break;
+      case Format::MXFP4: decode_mxfp4(row, out); break;
     }
   }
 }

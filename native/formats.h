@@ -11,6 +11,7 @@
 //   Q4_K   256   2368   f16 d[16], dmin[16] | u8 scale[8][16] | u8 min[8][16] | 4 x 8 vectors (low: even sub-block)
 //   Q5_K   256   2880   as Q4_K | 8 vectors: bit s is the fifth bit of sub-block s
 //   Q6_K   256   3392   f16 d[16], 32 unused | i8 scale[16][16] | per half: 8 + 8 nibble vectors, 8 of 2-bit planes
+//   MXFP4  128   1088   i8 exponent[4][16], e - 128 | 4 x 4 vectors, as Q4_0's
 //   F32      1     64   f32[16]
 //   F16, BF16  1   32   u16[16]
 #pragma once
@@ -22,7 +23,9 @@ namespace motley {
 constexpr int kRows = 16;  // rows in a group
 
 // The values are GGUF's tensor type ids.
-enum class Format : int { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30 };
+enum class Format : int {
+  F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30, MXFP4 = 39
+};
 
 struct FormatInfo {
   Format format;
@@ -30,6 +33,9 @@ struct FormatInfo {
   int tile, tile_bytes;         // packed: elements along K and bytes, of 16 rows
   bool integer;                 // int8 activations and integer dot products
 };
+
+// What the nibbles of MXFP4 mean, doubled to be integers and 16 added to be unsigned: value = 2^(e - 128) * (v - 16).
+constexpr uint8_t kMxfp4Values[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
 
 // nullptr when unknown.
 const FormatInfo* find_format(int ggml_type);

@@ -16,7 +16,7 @@ struct Panel {
   int8_t* q = nullptr;       // [blocks][n][32]
   float* d = nullptr;        // [blocks][n]     scale: x = d * q
   float* dsum = nullptr;     // [blocks][n]     d * sum(q), for formats that subtract a minimum
-  int32_t* off8 = nullptr;   // [blocks][n]     -8 * sum(q), for unsigned weights with their zero at 8 (or 128)
+  int32_t* off8 = nullptr;   // [blocks][n]     -8 * sum(q), for unsigned weights with their zero at 8 (or 16, 128)
   int32_t* off32 = nullptr;  // [blocks][2][n]  -32 * sum(q) of each half block, for Q6_K
   const float* x[kMaxPanel] = {};
 };
@@ -32,7 +32,7 @@ struct KvShape {
 
 struct Kernels {
   const char* name;
-  GemmFn gemm_f32, gemm_f16, gemm_bf16, gemm_q8_0, gemm_q4_0, gemm_q4_k, gemm_q5_k, gemm_q6_k;
+  GemmFn gemm_f32, gemm_f16, gemm_bf16, gemm_q8_0, gemm_q4_0, gemm_q4_k, gemm_q5_k, gemm_q6_k, gemm_mxfp4;
 
   // Pack `n_rows` (1 to 16) stored rows of `cols` elements, one after the other, into a group: all that kernels read of it
   // is written. `next` is memory that will be read next, as much as 16 rows have; nullptr: none.
@@ -68,6 +68,7 @@ struct Kernels {
       case Format::Q4_K: return gemm_q4_k;
       case Format::Q5_K: return gemm_q5_k;
       case Format::Q6_K: return gemm_q6_k;
+      case Format::MXFP4: return gemm_mxfp4;
     }
     return nullptr;
   }

@@ -75,6 +75,34 @@ struct Q4_0 {
   }
 };
 
+// 2^(e - 128) of 16 rows: the float of bits e << 23, which is 2^(e - 127), less half of itself. At the lower end 2^-127
+// is subnormal; for 255 infinity less infinity is the NaN that it stands for.
+static inline f32 mxfp4_scale(const uint8_t* exponents) {
+  i32 e = addi(load_i8((const int8_t*)exponents), set1i(128));
+  f32 scale = float_of(maxi(shli<23>(e), set1i(0x400000)));
+  return fnma(scale, set1(0.5f), scale);
+}
+
+struct MXFP4 {
+  static constexpr int tile = 128, bytes = 1088;
+  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t block0, f32* f) {
+    const u8v values = table16(kMxfp4Values);
+    for (int h = 0; h < 4; ++h) {
+      int64_t b = block0 + h;
+      const uint8_t* v = w + 64 + h * 256;
+      prefetch_ahead(v, 256 + 16);
+      i32 acc[N];
+      MOTLEY_EACH(t, N) acc[t] = shli<1>(set1i(x.off8[b * N + t]));  // -16 * sum
+      MOTLEY_EACH(j, 4) {
+        u8v both = load_bytes(v + 64 * j);
+        dot<N>(acc, lookup(values, mask(both, 15)), x, b, j);
+        dot<N>(acc, lookup(values, shift_mask<4>(both, 15)), x, b, j + 4);
+      }
+      scale_in<N>(f, acc, mxfp4_scale(w + 16 * h), x, b);
+    }
+  }
+};
+
 // Scale and minimum of sub-block S for Q4_K and Q5_K: w = scale * q - minimum
 template <int N>
 static inline void k_scale_in(f32* f, const i32* acc, const uint8_t* w, int s, const Panel& x, int64_t b) {
@@ -508,7 +536,7 @@ static float f32_tile(int64_t rounds) {
 constexpr Kernels make_kernels(const char* name) {
   return Kernels{name,
                  float_gemm<F32>, float_gemm<F16>, float_gemm<BF16>,
-                 int_gemm<Q8_0>, int_gemm<Q4_0>, int_gemm<Q4_K>, int_gemm<Q5_K>, int_gemm<Q6_K>,
+                 int_gemm<Q8_0>, int_gemm<Q4_0>, int_gemm<Q4_K>, int_gemm<Q5_K>, int_gemm<Q6_K>, int_gemm<MXFP4>,
                  pack, quantize, rms_norm, silu_mul, add_all, accumulate, exp_all,
                  store_kv, attend, read_bytes, int8_tile, f32_tile};
 }

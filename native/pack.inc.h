@@ -92,6 +92,24 @@ struct PackQ6_K {
   }
 };
 
+// Zeros are stored with the smallest scale, which is subnormal: multiplying with it takes a processor a hundred times
+// longer. Any scale will do for them; 2^0 is stored as 0, which padding has too.
+struct PackMXFP4 {
+  static constexpr int block_bytes = 17;
+  static inline void pack(const uint8_t* block, int64_t stride, int64_t b, uint8_t* group) {
+    uint8_t *tile = group + b / 4 * 1088, *exponents = tile + (b & 3) * 16, *out = tile + 64 + (b & 3) * 256;
+    u8v v[4];
+    interleave4(block + 1, stride, v);
+    for (int j = 0; j < 4; ++j) store_bytes(out + 64 * j, v[j]);
+    uint32_t values[kRows];  // of each row, but for the signs
+    store_bytes((uint8_t*)values, mask(either(either(v[0], v[1]), either(v[2], v[3])), 0x77));
+    for (int l = 0; l < kRows; ++l) {
+      uint8_t e = block[l * stride];
+      exponents[l] = e < 2 && !values[l] ? 0 : (uint8_t)(e - 128);
+    }
+  }
+};
+
 // A block is 16 bytes of a row: 4 or 8 columns.
 struct PackF32 {
   static constexpr int block_bytes = 16;
@@ -141,11 +159,11 @@ static void pack_blocks(const Stored& s, uint8_t* group) {
   }
 }
 
-// Blocks of 32 in tiles of 64: where the last tile has one block only, its other half is zeros.
+// Several blocks in a tile: where the last tile has fewer, the rest of it is zeros.
 template <class P>
-static void pack_pairs(const Stored& s, int tile_bytes, uint8_t* group) {
-  const int64_t n_blocks = s.stride / P::block_bytes;
-  if (n_blocks & 1) memset(group + n_blocks / 2 * tile_bytes, 0, (size_t)tile_bytes);
+static void pack_tiles(const FormatInfo& f, const Stored& s, uint8_t* group) {
+  const int64_t n_blocks = s.stride / P::block_bytes, per_tile = f.tile / f.block;
+  if (n_blocks % per_tile) memset(group + n_blocks / per_tile * f.tile_bytes, 0, (size_t)f.tile_bytes);
   pack_blocks<P>(s, group);
 }
 
@@ -168,11 +186,12 @@ static void pack(const FormatInfo& f, const uint8_t* rows, int n_rows, int64_t c
     case Format::F32: return pack_columns<PackF32>(s, group);
     case Format::F16:
     case Format::BF16: return pack_columns<PackHalves>(s, group);
-    case Format::Q8_0: return pack_pairs<PackQ8_0>(s, 1088, group);
-    case Format::Q4_0: return pack_pairs<PackQ4_0>(s, 576, group);
+    case Format::Q8_0: return pack_tiles<PackQ8_0>(f, s, group);
+    case Format::Q4_0: return pack_tiles<PackQ4_0>(f, s, group);
     case Format::Q4_K: return pack_blocks<PackQ4_K>(s, group);
     case Format::Q5_K: return pack_blocks<PackQ5_K>(s, group);
     case Format::Q6_K: return pack_blocks<PackQ6_K>(s, group);
+    case Format::MXFP4: return pack_tiles<PackMXFP4>(f, s, group);
   }
 }
 

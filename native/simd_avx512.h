@@ -75,6 +75,8 @@ static inline u8v either(u8v a, u8v b) { return _mm512_or_si512(a, b); }
 template <int K> static inline u8v shift_mask(u8v a, uint8_t m) {
   return mask(K >= 0 ? _mm512_srli_epi16(a, K & 7) : _mm512_slli_epi16(a, -K & 7), m);
 }
+static inline u8v table16(const uint8_t* p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)p)); }
+static inline u8v lookup(u8v table, u8v a) { return _mm512_shuffle_epi8(table, a); }
 static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
   int32_t four;
   memcpy(&four, x, 4);

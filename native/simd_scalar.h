@@ -109,6 +109,9 @@ template <int K> static inline u8v shift_mask(u8v a, uint8_t m) {
   for (int i = 0; i < 64; ++i) a.v[i] = (uint8_t)(K >= 0 ? a.v[i] >> (K & 7) : a.v[i] << (-K & 7)) & m;
   return a;
 }
+// a table of 16 bytes, and its entries for bytes below 16
+static inline u8v table16(const uint8_t* p) { u8v r; for (int i = 0; i < 64; ++i) r.v[i] = p[i & 15]; return r; }
+static inline u8v lookup(u8v table, u8v a) { for (int i = 0; i < 64; ++i) a.v[i] = table.v[a.v[i]]; return a; }
 // lane l += sum over j of w[4 l + j] * x[j]: unsigned weights times four signed activations
 static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
   MOTLEY_LANES for (int j = 0; j < 4; ++j) acc.v[l] += (int32_t)w.v[4 * l + j] * x[j];

@@ -10,7 +10,7 @@ from motley.shape.model import ModelShape, Role, TensorShape
 from motley.shape.quant import Quant
 
 FAMILIES = ("olmoe", "qwen3moe", "llama")
-QUANTS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k")
+QUANTS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "mxfp4")
 
 
 def tiny_shape(architecture: str, quant: str) -> ModelShape:

@@ -76,7 +76,7 @@ def same_bits(got: np.ndarray, want: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("quant", ["f16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"])
+@pytest.mark.parametrize("quant", ["f16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "mxfp4"])
 def test_bits_of_the_logits(site: Site, tmp_path: Path, family: str, quant: str) -> None:
     path = write_tiny(tmp_path, family, quant)
 

@@ -22,6 +22,9 @@ def random_tensor(quant: Quant, dims: tuple[int, ...], seed: int = 0, name: str 
             values = (values.view(np.uint32) >> 16).astype(np.uint16)
         return QuantTensor(name, dims, quant, values.view(np.uint8))
     blocks = rng.integers(0, 256, (n // quant.block, quant.block_bytes), np.uint8)
+    if quant is Quant.MXFP4:
+        blocks[:, 0] = np.floor(np.log2(scale / 3) + rng.uniform(0, 2, len(blocks))) + 127
+        return QuantTensor(name, dims, quant, blocks.reshape(-1))
     for at in SCALE_AT[quant]:
         d = rng.uniform(0.5, 1.5, len(blocks)) * scale / STEPS[quant] * (8 if at == 2 else 1)
         blocks[:, at : at + 2] = d.astype(np.float16)[:, None].view(np.uint8)

@@ -169,6 +169,23 @@ def test_more_threads_than_cores_do_not_collapse() -> None:
     assert many < 20 * few + 1e-3
 
 
+@pytest.mark.parametrize("quant", list(Quant), ids=lambda q: q.name)
+def test_zeros_are_no_slower_than_other_weights(quant: Quant) -> None:
+    """The scale of an MXFP4 block of zeros is subnormal: multiplying with it would take seven times as long."""
+    some = random_tensor(quant, (512, 2048))
+    none = QuantTensor("zeros", some.dims, quant, np.zeros_like(some.data))
+    ops, x = NativeOps(threads=1), np.ones((4, 2048), np.float32)
+    weights = [ops.weight(t) for t in (some, none)]
+    times: list[list[float]] = [[], []]
+    for _ in range(15):
+        for weight, took in zip(weights, times):
+            start = time.perf_counter()
+            ops.linear(x, weight)
+            took.append(time.perf_counter() - start)
+    ops.close()
+    assert sorted(times[1])[7] < 3 * sorted(times[0])[7]
+
+
 def test_several_devices_and_callers_at_once() -> None:
     tensor = random_tensor(Quant.Q8_0, (256, 256))
     x = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float32)

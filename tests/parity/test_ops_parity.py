@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from random_weights import random_tensor
 
+from motley.formats.blocks import MXFP4_VALUES
 from motley.formats.tensor import QuantTensor
 from motley.ops.native import NativeOps, isas
 from motley.ops.protocol import Batch, Rope, Routing
@@ -13,7 +14,7 @@ from motley.ops.reference import ReferenceOps
 from motley.shape.quant import Quant
 
 FLOATS = [Quant.F32, Quant.F16, Quant.BF16]
-INTEGERS = [Quant.Q8_0, Quant.Q4_0, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K]
+INTEGERS = [Quant.Q8_0, Quant.Q4_0, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K, Quant.MXFP4]
 REFERENCE = ReferenceOps()
 
 
@@ -54,6 +55,22 @@ def test_linear(ops: NativeOps, quant: Quant, tokens: int, shape: tuple[int, int
     (got,) = ops.linear(x, ops.weight(w))
     seen = x if quant in FLOATS else int8_rounded(x)
     assert_close(got, seen.astype(np.float64) @ w.decode().astype(np.float64).T)
+
+
+def test_every_mxfp4_scale(ops: NativeOps) -> None:
+    """Subnormal scales and products beyond float32 to the bit; 255 is NaN. Activations that int8 holds exactly."""
+    stored = np.random.default_rng(0).integers(0, 256, (256, 17), np.uint8)
+    stored[:, 0] = np.arange(256)
+    w = QuantTensor("w", (256, 32), Quant.MXFP4, stored.reshape(-1))
+    x = np.random.default_rng(1).integers(-127, 128, (9, 32)).astype(np.float32)
+    x[:, 0] = 127
+    (got,) = ops.linear(x, ops.weight(w))
+    doubled = MXFP4_VALUES[np.stack([stored[:, 1:] & 15, stored[:, 1:] >> 4], 1).reshape(256, 32)]
+    scales = np.where(stored[:, 0] == 255, np.nan, np.ldexp(1.0, stored[:, 0].astype(int) - 128))
+    with np.errstate(over="ignore"):
+        want = (x.astype(np.float64) @ doubled.T * scales).astype(np.float32)
+    assert np.isinf(want[:, 254]).any()
+    np.testing.assert_array_equal(got, want)
 
 
 def test_linear_by_several_weights_equals_each_alone(ops: NativeOps) -> None:

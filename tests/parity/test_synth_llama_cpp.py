@@ -11,9 +11,9 @@ from motley.shape.model import ModelShape
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp as a peer: pip install 'motley-moe[peers]'")
 
-QUANTS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_k_m")
+QUANTS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_k_m", "mxfp4")
 CASES = [("qwen3moe", quant) for quant in QUANTS] + [
-    (family, q) for family in ("olmoe", "llama") for q in ("f32", "q4_k")
+    (family, q) for family in ("olmoe", "llama") for q in ("f32", "q4_k", "mxfp4")
 ]
 
 

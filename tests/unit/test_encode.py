@@ -3,6 +3,8 @@
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from motley.errors import FormatError
 from motley.formats.decode import decode
@@ -20,6 +22,7 @@ RMS = {
     Quant.Q4_K: 0.0735,
     Quant.Q5_K: 0.0370,
     Quant.Q6_K: 0.0175,
+    Quant.MXFP4: 0.113,
 }
 BLOCKED = [quant for quant in Quant if quant.block > 1]
 HALF_MAX = 65504.0
@@ -63,8 +66,10 @@ def test_error_on_a_normal(quant: Quant, scale: float) -> None:
 @pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
 def test_no_error_is_larger_than_a_step(quant: Quant) -> None:
     values = np.random.default_rng(3).uniform(-1, 1, (32, 512)).astype(np.float32)
-    # One step between levels on [-1, 1]; least squares and Q4_0's one-sided range may clip an end by up to one
-    step = {Quant.Q8_0: 0.6 / 127, Quant.Q6_K: 1 / 32, Quant.Q5_K: 2 / 31, Quant.Q4_K: 2 / 15, Quant.Q4_0: 1 / 8}[quant]
+    # One step between levels on [-1, 1]; least squares and Q4_0's one-sided range may clip an end by up to one.
+    # MXFP4 takes what is next to 1 for 3/4, or for 1 beside steps of 1/4.
+    steps = {Quant.Q8_0: 0.6 / 127, Quant.Q6_K: 1 / 32, Quant.Q5_K: 2 / 31, Quant.Q4_K: 2 / 15, Quant.Q4_0: 1 / 8}
+    step = {**steps, Quant.MXFP4: 1 / 4}[quant]
     assert np.abs(back(values, quant) - values).max() <= 1.01 * step
 
 
@@ -90,7 +95,8 @@ def test_zero_sub_block_beside_large_ones(quant: Quant) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_one_sided_values(quant: Quant, sign: int) -> None:
     values = sign * np.random.default_rng(5).uniform(3, 4, (4, 512)).astype(np.float32)
-    assert rms(back(values, quant) - values) < (0.15 if quant in (Quant.Q4_0, Quant.Q4_K) else 0.07)
+    room = {Quant.Q4_0: 0.15, Quant.Q4_K: 0.15, Quant.MXFP4: 0.3}  # MXFP4 has nothing between 3 and 4
+    assert rms(back(values, quant) - values) < room.get(quant, 0.07)
 
 
 @pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
@@ -101,7 +107,7 @@ def test_huge_values_that_still_fit(quant: Quant) -> None:
     assert rms(got - values) < 0.12 * rms(values)
 
 
-@pytest.mark.parametrize("quant", [*BLOCKED, Quant.F16], ids=lambda q: q.name)
+@pytest.mark.parametrize("quant", [q for q in [*BLOCKED, Quant.F16] if q is not Quant.MXFP4], ids=lambda q: q.name)
 def test_values_that_overflow_are_refused(quant: Quant) -> None:
     values = np.full((1, 256), 1e30, np.float32)
     with pytest.raises(FormatError, match=f"overflow {quant.name}'s half precision .* use BF16 or F32"):
@@ -129,6 +135,41 @@ def test_tiny_values_vanish_without_noise(quant: Quant) -> None:
     values = np.random.default_rng(7).standard_normal((2, 256), np.float32) * np.float32(1e-38)
     with np.errstate(all="raise", under="ignore"):
         assert np.abs(back(values, quant)).max() < 1e-30
+
+
+FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(FLOAT32, min_size=32, max_size=32))
+def test_mxfp4_holds_any_block_no_worse_than_the_gguf_package(values: list[float]) -> None:
+    rows = np.array([values], np.float32)
+    got = back(rows, Quant.MXFP4)
+    assert np.isfinite(got).all()
+    with np.errstate(all="ignore"):
+        stored = gguf.quants.quantize(rows, gguf.GGMLQuantizationType.MXFP4)
+        theirs = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType.MXFP4)
+    ours = encode(rows, Quant.MXFP4)
+    if ours[0] == stored[0, 0]:
+        np.testing.assert_array_equal(ours, stored[0])
+    elif np.isfinite(theirs).all():  # for the tiniest values its exponent wraps around
+        error, their_error = (np.square(a.astype(np.float64) - rows).sum() for a in (got, theirs))
+        assert error <= their_error * (1 + 1e-6)
+
+
+@given(st.binary(min_size=17, max_size=17))
+def test_mxfp4_values_survive_exactly(block: bytes) -> None:
+    values = decode(np.frombuffer(block, np.uint8), Quant.MXFP4)
+    if np.isfinite(values).all():
+        np.testing.assert_array_equal(back(values, Quant.MXFP4), values)
+
+
+@pytest.mark.parametrize("largest", [np.finfo(np.float32).max, 1e30, 2.0**-126, 2.0**-149])
+def test_mxfp4_holds_the_ends_of_float32(largest: float) -> None:
+    values = np.linspace(-1, 1, 32, dtype=np.float32)[None] * np.float32(largest)
+    got = back(values, Quant.MXFP4)
+    assert np.isfinite(got).all()
+    if largest > 2.0**-127:  # 2^-128 is the smallest step
+        assert rms(got / largest - values / largest) < 0.1
 
 
 def test_rows_must_fill_blocks() -> None:

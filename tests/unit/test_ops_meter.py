@@ -20,7 +20,8 @@ def test_small_ops_cost_microseconds(meter: NativeMeter) -> None:
 
 
 def test_rates_are_those_of_a_computer(meter: NativeMeter) -> None:
-    for rate in (meter.elements_g_s(), meter.attention_gflops(), meter.gemm_gops("q8_0"), meter.gemm_gops("f32")):
+    gemms = [meter.gemm_gops(quant) for quant in ("q8_0", "mxfp4", "f32")]
+    for rate in (meter.elements_g_s(), meter.attention_gflops(), *gemms):
         assert 0.05 < rate < 1e5
     assert 0.05 < meter.matvec_gb_s("q4_k", 1 << 20) < 1e4
 

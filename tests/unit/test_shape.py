@@ -194,6 +194,14 @@ def test_q4_k_m_of_an_eight_expert_model_lifts_attention() -> None:
     assert quants["blk.10.attn_q.weight"] is Quant.Q4_K
 
 
+def test_mxfp4_is_the_experts_alone() -> None:
+    shape = ModelShape.named("olmoe-1b-7b", "mxfp4")
+    for t in shape.tensors:
+        matrix = Quant.MXFP4 if t.role is Role.EXPERT else Quant.Q8_0
+        assert t.quant is (Quant.F32 if t.role in (Role.NORM, Role.ROUTER) else matrix)
+    assert shape.expert_bytes(0) == 3 * 2048 * 1024 * 4.25 / 8  # four bits, and eight of scale for 32 weights
+
+
 def test_rows_that_do_not_fill_blocks_fall_back() -> None:
     quants = {t.name: t.quant for t in ModelShape.named("motley-8m", "q4_k").tensors}
     assert quants["blk.0.ffn_down_exps.weight"] is Quant.Q8_0  # rows of 64

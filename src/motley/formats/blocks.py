@@ -23,12 +23,19 @@ Q5_K = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1
 # the low four bits of groups 0, 1 are low nibbles of ql, of groups 2, 3 the high ones; bits 2g of qh hold the top two
 Q6_K = np.dtype([("ql", "u1", (2, 64)), ("qh", "u1", (2, 32)), ("scales", "i1", 16), ("d", "<f2")])
 
+# value = 2^(e - 127) * (0, 0.5, 1, 1.5, 2, 3, 4 or 6; from 8 on its negative); nibbles as in Q4_0. e = 255: all NaN
+MXFP4 = np.dtype([("e", "u1"), ("qs", "u1", 16)])
+# The sixteen values doubled, so that they are integers; the scale is halved to match. Source: the OCP Microscaling
+# specification 1.0 (E2M1, E8M0); ggml stores no negative zero either
+MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+
 LAYOUT: dict[Quant, np.dtype[np.void]] = {
     Quant.Q4_0: Q4_0,
     Quant.Q8_0: Q8_0,
     Quant.Q4_K: Q4_K,
     Quant.Q5_K: Q5_K,
     Quant.Q6_K: Q6_K,
+    Quant.MXFP4: MXFP4,
 }
 
 

@@ -1,7 +1,8 @@
 """Decode stored blocks to float32, bit for bit as the GGUF reference does. Slow and obvious: the truth for tests.
 
 The order of the float32 operations is part of the contract: the `gguf` package's `dequantize` is the reference, NaN,
-infinities and signed zeros included (`tests/unit/test_decode.py`). Layouts are in `blocks`.
+infinities and signed zeros included (`tests/unit/test_decode.py`). One exception: an MXFP4 block whose scale is 255
+decodes to NaN, as the OCP specification says, where ggml takes it for 2^128. Layouts are in `blocks`.
 """
 
 from collections.abc import Callable
@@ -90,10 +91,18 @@ def _q6_k(records: Records) -> Any:
     return (d[:, :, None] * q).reshape(-1, 256)
 
 
+def _mxfp4(records: Records) -> Any:
+    q = blocks.MXFP4_VALUES[_nibbles(records["qs"]).reshape(-1, 32)].astype(np.float32)
+    half_scale = np.ldexp(np.float32(1), records["e"].astype(np.int32) - 128)  # 2^-128 ... 2^126: exact
+    half_scale[records["e"] == 255] = np.nan
+    return half_scale[:, None] * q
+
+
 _DECODERS: dict[Quant, Callable[[Records], Any]] = {
     Quant.Q4_0: _q4_0,
     Quant.Q8_0: _q8_0,
     Quant.Q4_K: _q4_k,
     Quant.Q5_K: _q5_k,
     Quant.Q6_K: _q6_k,
+    Quant.MXFP4: _mxfp4,
 }

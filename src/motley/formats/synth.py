@@ -9,7 +9,7 @@ The same shape and seed give the same bytes.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import product
-from math import isqrt, sqrt
+from math import floor, isqrt, log2, sqrt
 from os import PathLike
 from string import ascii_lowercase
 from typing import Any
@@ -38,6 +38,7 @@ _FILE_TYPES = {
     Quant.Q5_K: 17,
     Quant.Q6_K: 18,
     Quant.BF16: 32,
+    Quant.MXFP4: 38,
 }
 _PRE_TOKENIZERS = {"olmoe": "olmo", "qwen3moe": "qwen2"}
 _END = "<|endoftext|>"
@@ -232,10 +233,19 @@ def _fill_q6_k(rng: np.random.Generator, records: Any, sigma: float) -> None:
     records["d"] = sigma / (_deviation(np.arange(32, 96)) * _deviation(np.arange(-32, 32)))
 
 
+def _fill_mxfp4(rng: np.random.Generator, records: Any, sigma: float) -> None:
+    """Scales are powers of two: the two around the wanted one, in the proportion that gives its variance."""
+    wanted = sigma / _deviation(blocks.MXFP4_VALUES / 2)
+    lower = floor(log2(wanted))
+    share = (4 - (wanted / 2.0**lower) ** 2) / 3  # of the lower: share * 1 + (1 - share) * 4 = the ratio squared
+    records["e"] = 127 + lower + (rng.random(len(records)) >= share)
+
+
 _FILLERS: dict[Quant, Callable[[np.random.Generator, Any, float], None]] = {
     Quant.Q8_0: _fill_q8_0,
     Quant.Q4_0: _fill_q4_0,
     Quant.Q4_K: _fill_q4_k,
     Quant.Q5_K: _fill_q5_k,
     Quant.Q6_K: _fill_q6_k,
+    Quant.MXFP4: _fill_mxfp4,
 }

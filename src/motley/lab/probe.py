@@ -12,7 +12,7 @@ from typing import Protocol
 from motley.lab.lab import Device, Kernel
 from motley.lab.machine import this_machine
 
-QUANTS = ("q8_0", "q4_k", "q6_k", "f32")  # what the bundled and the synthetic models are stored in
+QUANTS = ("q8_0", "q4_k", "q6_k", "mxfp4", "f32")  # what the bundled, the synthetic and many public models have
 
 _WORKING_SETS = tuple(n * 2**20 for n in (1, 2, 4, 16, 64, 384))  # from the nearest cache's to memory's
 _QUICK = 4 * 2**20  # sets that are measured in no time

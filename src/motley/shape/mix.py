@@ -1,7 +1,8 @@
 """Mixes: which precision each tensor of a model gets under a name such as `q4_k` or `q4_k_m`.
 
 Norms and the router stay F32, as llama.cpp leaves them. The head of a 4- to 6-bit model is Q6_K, as llama.cpp's
-quantiser chooses it; everything else has the mix's base precision. Source of the rules: llama.cpp,
+quantiser chooses it; everything else has the mix's base precision. `mxfp4` is the experts' precision only: all other
+matrices are Q8_0, as in llama.cpp's MXFP4_MOE and the published gpt-oss files. Source of the rules: llama.cpp,
 `src/llama-quant.cpp` (facts restated here, no code). Where this differs, it says so.
 """
 
@@ -21,6 +22,7 @@ _BASE = {
     "q4_k_m": Quant.Q4_K,
     "q5_k": Quant.Q5_K,
     "q6_k": Quant.Q6_K,
+    "mxfp4": Quant.MXFP4,
 }
 MIXES = tuple(_BASE)
 
@@ -44,7 +46,9 @@ class Mix:
         if role in (Role.NORM, Role.ROUTER):
             return Quant.F32
         base = _BASE[self.name]
-        if base in _SMALL and (role is Role.HEAD or (role is Role.EMBED and tied)):
+        if base is Quant.MXFP4 and role is not Role.EXPERT:
+            base = Quant.Q8_0
+        elif base in _SMALL and (role is Role.HEAD or (role is Role.EMBED and tied)):
             base = Quant.Q6_K
         elif self.name == "q4_k_m" and layer is not None:
             base = self._q4_k_m(name, layer)

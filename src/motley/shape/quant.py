@@ -20,6 +20,7 @@ class Quant(Enum):
     Q5_K = (13, 256, 176)
     Q6_K = (14, 256, 210)
     BF16 = (30, 1, 2)
+    MXFP4 = (39, 32, 17)
 
     def __init__(self, ggml_type: int, block: int, block_bytes: int) -> None:
         self.ggml_type = ggml_type

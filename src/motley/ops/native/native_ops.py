@@ -37,7 +37,7 @@ else:
 
 Floats = NDArray[np.float32]
 
-SUPPORTED = frozenset({Quant.F32, Quant.F16, Quant.BF16, Quant.Q8_0, Quant.Q4_0, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K})
+SUPPORTED = frozenset(Quant)
 
 
 def isas() -> list[str]:
