@@ -79,8 +79,7 @@ constexpr int64_t kProbeInt8Macs = kProbeChains * 64;  // per round of int8_tile
 constexpr int64_t kProbeF32Macs = kProbeChains * 16;   // per round of f32_tile
 
 extern const Kernels kScalarKernels;
-#if defined(MOTLEY_HAVE_AVX512)
-extern const Kernels kAvx512Kernels;
-#endif
+extern const Kernels kAvx2Kernels, kAvx2VnniKernels, kAvx512Kernels;            // x86-64: see isa.cpp
+extern const Kernels kNeonKernels, kNeonDotprodKernels, kNeonI8mmKernels;  // AArch64
 
 }  // namespace motley

@@ -14,7 +14,8 @@ namespace MOTLEY_ISA {
 constexpr int kAhead = 2048;
 
 // Loops over tokens and lanes of an accumulator array: only when unrolled does the array live in registers.
-#if defined(__clang__)
+#if defined(MOTLEY_UNROLL)  // the backend knows better
+#elif defined(__clang__)
 #define MOTLEY_UNROLL _Pragma("unroll")
 #else
 #define MOTLEY_UNROLL _Pragma("GCC unroll 16")
@@ -35,6 +36,13 @@ static inline void dot(i32* acc, u8v w, const Panel& x, int64_t b, int j) {
   MOTLEY_EACH(t, N) acc[t] = dot4(acc[t], w, q + t * kBlock);
 }
 
+// The same with weights stored as w + 128; acc starts from start_biased
+template <int N>
+static inline void dot_biased(i32* acc, u8v w, const Panel& x, int64_t b, int j) {
+  const int8_t* q = x.q + b * N * kBlock + 4 * j;
+  MOTLEY_EACH(t, N) acc[t] = dot4_biased(acc[t], w, q + t * kBlock);
+}
+
 // f[t] += weight scale * activation scale * integer sum
 template <int N>
 static inline void scale_in(f32* f, const i32* acc, f32 w_scale, const Panel& x, int64_t b) {
@@ -49,8 +57,8 @@ struct Q8_0 {
       const uint8_t* v = w + 64 + h * 512;
       prefetch_ahead(v, 512 + 32);
       i32 acc[N];
-      MOTLEY_EACH(t, N) acc[t] = shli<4>(set1i(x.off8[b * N + t]));  // -128 * sum
-      MOTLEY_EACH(j, 8) dot<N>(acc, load_bytes(v + 64 * j), x, b, j);
+      MOTLEY_EACH(t, N) acc[t] = start_biased(x.off8[b * N + t]);
+      MOTLEY_EACH(j, 8) dot_biased<N>(acc, load_bytes(v + 64 * j), x, b, j);
       scale_in<N>(f, acc, load_f16((const uint16_t*)(w + 32 * h)), x, b);
     }
   }

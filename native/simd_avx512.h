@@ -82,6 +82,8 @@ static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
   memcpy(&four, x, 4);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
 }
+static inline i32 start_biased(int32_t off8) { return set1i(16 * off8); }
+static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) { return dot4(acc, w, x); }
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 // -- packing

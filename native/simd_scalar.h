@@ -1,64 +1,93 @@
-// The vector layer, portable: plain arrays of 16 lanes that any compiler can vectorise.
+// The vector layer, portable: 16 lanes by the vector extensions of GCC and Clang, which they compile for any CPU.
 //
 // Every backend gives identical bits for the same inputs: fused multiply-adds are explicit, reductions have one fixed
-// tree, and conversions round to nearest even. A new instruction set is a new header with these same functions.
-// No C++ library templates in here: a backend compiled for a newer CPU must not leave inline functions that the
-// linker could pick for everybody.
+// tree, and conversions round to nearest even. Only a NaN's own bits may differ. A new instruction set is a new header
+// with these same functions. No C++ library templates in here: a backend compiled for a newer CPU must not leave inline
+// functions that the linker could pick for everybody.
 #pragma once
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the packed weights are little-endian"
+#endif
 
 namespace motley {
 namespace MOTLEY_ISA {
 
-struct f32 { float v[16]; };
-struct i32 { int32_t v[16]; };
-struct u8v { uint8_t v[64]; };
+typedef float f32 __attribute__((vector_size(64)));
+typedef int32_t i32 __attribute__((vector_size(64)));
+typedef uint32_t u32 __attribute__((vector_size(64)));
+typedef uint8_t u8v __attribute__((vector_size(64)));
 
 #define MOTLEY_LANES for (int l = 0; l < 16; ++l)
 
+// An i32 is a mask where its lanes are 0 or -1: what comparisons give.
+static inline i32 choose(i32 mask, i32 yes, i32 no) { return (mask & yes) | (~mask & no); }
+
 // -- floats
-static inline f32 set1(float x) { f32 r; MOTLEY_LANES r.v[l] = x; return r; }
-static inline f32 load(const float* p) { f32 r; memcpy(r.v, p, 64); return r; }
-static inline f32 load_n(const float* p, int n) { f32 r; MOTLEY_LANES r.v[l] = l < n ? p[l] : 0.0f; return r; }
-static inline void store(float* p, f32 a) { memcpy(p, a.v, 64); }
-static inline void store_n(float* p, f32 a, int n) { for (int l = 0; l < n; ++l) p[l] = a.v[l]; }
-static inline f32 add(f32 a, f32 b) { MOTLEY_LANES a.v[l] += b.v[l]; return a; }
-static inline f32 sub(f32 a, f32 b) { MOTLEY_LANES a.v[l] -= b.v[l]; return a; }
-static inline f32 mul(f32 a, f32 b) { MOTLEY_LANES a.v[l] *= b.v[l]; return a; }
-static inline f32 div(f32 a, f32 b) { MOTLEY_LANES a.v[l] /= b.v[l]; return a; }
-// a * b + c and c - a * b, rounded once
-static inline f32 fma(f32 a, f32 b, f32 c) { MOTLEY_LANES c.v[l] = fmaf(a.v[l], b.v[l], c.v[l]); return c; }
-static inline f32 fnma(f32 a, f32 b, f32 c) { MOTLEY_LANES c.v[l] = fmaf(-a.v[l], b.v[l], c.v[l]); return c; }
+static inline f32 set1(float x) { return x - f32{}; }  // -0 - 0 is -0
+static inline f32 load(const float* p) { f32 r; memcpy(&r, p, 64); return r; }
+static inline f32 load_n(const float* p, int n) {
+  f32 r{};
+  for (int l = 0; l < n; ++l) r[l] = p[l];
+  return r;
+}
+static inline void store(float* p, f32 a) { memcpy(p, &a, 64); }
+static inline void store_n(float* p, f32 a, int n) { for (int l = 0; l < n; ++l) p[l] = a[l]; }
+static inline f32 add(f32 a, f32 b) { return a + b; }
+static inline f32 sub(f32 a, f32 b) { return a - b; }
+static inline f32 mul(f32 a, f32 b) { return a * b; }
+static inline f32 div(f32 a, f32 b) { return a / b; }
+// a * b + c rounded once, without an instruction for it. In double the product is exact; the sum is made to round to
+// odd (of the two neighbours of an inexact result, the one whose last bit is set), so that rounding to float, 29 bits
+// further up, sees on which side of every tie the exact result lies.
+static inline float fma_lane(float a, float b, float c) {
+  double p = (double)a * (double)b, s = p + (double)c, c_in_s = s - p;
+  double lost = (p - (s - c_in_s)) + ((double)c - c_in_s);  // NaN where s is infinite: neither comparison holds
+  int64_t bits;
+  memcpy(&bits, &s, 8);
+  int64_t even = ~bits & 1, away = (lost > 0) == (s > 0) ? 1 : -1;
+  bits += (lost > 0) | (lost < 0) ? even * away : 0;
+  memcpy(&s, &bits, 8);
+  return (float)s;
+}
+// Out of line: inlined a thousand times, they are most of the compile time.
+__attribute__((noinline)) static void fma_lanes(const f32* a, const f32* b, f32* c) {
+  float x[16], y[16], z[16];
+  memcpy(x, a, 64);
+  memcpy(y, b, 64);
+  memcpy(z, c, 64);
+  MOTLEY_LANES z[l] = fma_lane(x[l], y[l], z[l]);
+  memcpy(c, z, 64);
+}
+static inline f32 fma(f32 a, f32 b, f32 c) { fma_lanes(&a, &b, &c); return c; }
+static inline f32 fnma(f32 a, f32 b, f32 c) { return fma(-a, b, c); }  // c - a * b
 // A NaN in either gives b, as x86 has it: max(limit, x) keeps x's NaN.
-static inline f32 max(f32 a, f32 b) { MOTLEY_LANES b.v[l] = a.v[l] > b.v[l] ? a.v[l] : b.v[l]; return b; }
-static inline f32 min(f32 a, f32 b) { MOTLEY_LANES b.v[l] = a.v[l] < b.v[l] ? a.v[l] : b.v[l]; return b; }
+static inline f32 max(f32 a, f32 b) { return (f32)choose(a > b, (i32)a, (i32)b); }
+static inline f32 min(f32 a, f32 b) { return (f32)choose(a < b, (i32)a, (i32)b); }
 // lanes l and l + 8, then + 4, + 2, + 1
 static inline float sum(f32 a) {
-  for (int h = 8; h; h >>= 1) for (int l = 0; l < h; ++l) a.v[l] += a.v[l + h];
-  return a.v[0];
+  for (int h = 8; h; h >>= 1) for (int l = 0; l < h; ++l) a[l] += a[l + h];
+  return a[0];
 }
 static inline float hmax(f32 a) {
-  for (int h = 8; h; h >>= 1) for (int l = 0; l < h; ++l) a.v[l] = a.v[l] > a.v[l + h] ? a.v[l] : a.v[l + h];
-  return a.v[0];
+  for (int h = 8; h; h >>= 1) for (int l = 0; l < h; ++l) a[l] = a[l] > a[l + h] ? a[l] : a[l + h];
+  return a[0];
 }
 
 // -- half precisions
-static inline float from_f16(uint16_t h) {
-  uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023, bits;
-  if (exponent == 31) {
-    bits = sign | 0x7f800000u | mantissa << 13 | (mantissa ? 0x400000u : 0);
-  } else if (exponent) {
-    bits = sign | (exponent + 112) << 23 | mantissa << 13;
-  } else {  // zero or subnormal: mantissa * 2^-24 is exact
-    float f = (float)mantissa * 5.9604644775390625e-08f;
-    memcpy(&bits, &f, 4);
-    bits |= sign;
-  }
-  float f;
-  memcpy(&f, &bits, 4);
-  return f;
+static inline i32 load_16(const uint16_t* p) {
+  i32 r;
+  MOTLEY_LANES r[l] = p[l];
+  return r;
+}
+static inline f32 load_f16(const uint16_t* p) {
+  i32 h = load_16(p), sign = (h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
+  i32 normal = ((exponent + 112) << 23) | mantissa << 13;
+  i32 special = 0x7f800000 | mantissa << 13 | ((mantissa != 0) & 0x400000);
+  f32 tiny = __builtin_convertvector(mantissa, f32) * 5.9604644775390625e-08f;  // zero or subnormal: 2^-24 each
+  return (f32)(sign | choose(exponent == 31, special, choose(exponent == 0, (i32)tiny, normal)));
 }
 static inline uint16_t to_f16(float f) {
   uint32_t bits;
@@ -76,47 +105,46 @@ static inline uint16_t to_f16(float f) {
   magnitude += 0xfffu + (magnitude >> 13 & 1);
   return (uint16_t)(sign | ((magnitude - 0x38000000u) >> 13));
 }
-static inline f32 load_f16(const uint16_t* p) { f32 r; MOTLEY_LANES r.v[l] = from_f16(p[l]); return r; }
-static inline void store_f16(uint16_t* p, f32 a) { MOTLEY_LANES p[l] = to_f16(a.v[l]); }
-static inline f32 load_bf16(const uint16_t* p) {
-  f32 r;
-  MOTLEY_LANES { uint32_t bits = (uint32_t)p[l] << 16; memcpy(&r.v[l], &bits, 4); }
-  return r;
-}
+static inline void store_f16(uint16_t* p, f32 a) { MOTLEY_LANES p[l] = to_f16(a[l]); }
+static inline f32 load_bf16(const uint16_t* p) { return (f32)(load_16(p) << 16); }
 
 // -- 32-bit integers; they wrap
-static inline i32 set1i(int32_t x) { i32 r; MOTLEY_LANES r.v[l] = x; return r; }
-static inline i32 load_u8(const uint8_t* p) { i32 r; MOTLEY_LANES r.v[l] = p[l]; return r; }
-static inline i32 load_i8(const int8_t* p) { i32 r; MOTLEY_LANES r.v[l] = p[l]; return r; }
-static inline void store_i8(int8_t* p, i32 a) { MOTLEY_LANES p[l] = (int8_t)a.v[l]; }
-static inline i32 addi(i32 a, i32 b) { MOTLEY_LANES a.v[l] = (int32_t)((uint32_t)a.v[l] + (uint32_t)b.v[l]); return a; }
-static inline i32 muli(i32 a, i32 b) { MOTLEY_LANES a.v[l] = (int32_t)((uint32_t)a.v[l] * (uint32_t)b.v[l]); return a; }
-static inline i32 andi(i32 a, i32 b) { MOTLEY_LANES a.v[l] &= b.v[l]; return a; }
-static inline i32 maxi(i32 a, i32 b) { MOTLEY_LANES a.v[l] = a.v[l] > b.v[l] ? a.v[l] : b.v[l]; return a; }
-template <int K> static inline i32 shli(i32 a) { MOTLEY_LANES a.v[l] = (int32_t)((uint32_t)a.v[l] << K); return a; }
-static inline int32_t sumi(i32 a) { int32_t s = 0; MOTLEY_LANES s += a.v[l]; return s; }
-static inline int32_t hmaxi(i32 a) { int32_t m = a.v[0]; MOTLEY_LANES m = a.v[l] > m ? a.v[l] : m; return m; }
-static inline f32 to_float(i32 a) { f32 r; MOTLEY_LANES r.v[l] = (float)a.v[l]; return r; }
-static inline i32 bits_of(f32 a) { i32 r; memcpy(r.v, a.v, 64); return r; }
-static inline f32 float_of(i32 a) { f32 r; memcpy(r.v, a.v, 64); return r; }
+static inline i32 set1i(int32_t x) { return x + i32{}; }
+static inline i32 load_u8(const uint8_t* p) { i32 r; MOTLEY_LANES r[l] = p[l]; return r; }
+static inline i32 load_i8(const int8_t* p) { i32 r; MOTLEY_LANES r[l] = p[l]; return r; }
+static inline void store_i8(int8_t* p, i32 a) { MOTLEY_LANES p[l] = (int8_t)a[l]; }
+static inline i32 addi(i32 a, i32 b) { return (i32)((u32)a + (u32)b); }
+static inline i32 muli(i32 a, i32 b) { return (i32)((u32)a * (u32)b); }
+static inline i32 andi(i32 a, i32 b) { return a & b; }
+static inline i32 maxi(i32 a, i32 b) { return choose(a > b, a, b); }
+template <int K> static inline i32 shli(i32 a) { return (i32)((u32)a << K); }
+static inline int32_t sumi(i32 a) { uint32_t s = 0; MOTLEY_LANES s += (uint32_t)a[l]; return (int32_t)s; }
+static inline int32_t hmaxi(i32 a) { int32_t m = a[0]; MOTLEY_LANES m = a[l] > m ? a[l] : m; return m; }
+static inline f32 to_float(i32 a) { return __builtin_convertvector(a, f32); }
+static inline i32 bits_of(f32 a) { return (i32)a; }
+static inline f32 float_of(i32 a) { return (f32)a; }
 
 // -- bytes: packed weights, 4 bytes of each of 16 rows
-static inline u8v load_bytes(const uint8_t* p) { u8v r; memcpy(r.v, p, 64); return r; }
-static inline u8v mask(u8v a, uint8_t m) { for (int i = 0; i < 64; ++i) a.v[i] &= m; return a; }
-static inline u8v either(u8v a, u8v b) { for (int i = 0; i < 64; ++i) a.v[i] |= b.v[i]; return a; }
+static inline u8v load_bytes(const uint8_t* p) { u8v r; memcpy(&r, p, 64); return r; }
+static inline u8v mask(u8v a, uint8_t m) { return a & m; }
+static inline u8v either(u8v a, u8v b) { return a | b; }
 // shift each byte by K (right when positive, left when negative) and keep the bits of m
 template <int K> static inline u8v shift_mask(u8v a, uint8_t m) {
-  for (int i = 0; i < 64; ++i) a.v[i] = (uint8_t)(K >= 0 ? a.v[i] >> (K & 7) : a.v[i] << (-K & 7)) & m;
-  return a;
+  if (K >= 0) return a >> (K & 7) & m;
+  return a << (-K & 7) & m;
 }
 // a table of 16 bytes, and its entries for bytes below 16
-static inline u8v table16(const uint8_t* p) { u8v r; for (int i = 0; i < 64; ++i) r.v[i] = p[i & 15]; return r; }
-static inline u8v lookup(u8v table, u8v a) { for (int i = 0; i < 64; ++i) a.v[i] = table.v[a.v[i]]; return a; }
-// lane l += sum over j of w[4 l + j] * x[j]: unsigned weights times four signed activations
+static inline u8v table16(const uint8_t* p) { u8v r; for (int i = 0; i < 64; ++i) r[i] = p[i & 15]; return r; }
+static inline u8v lookup(u8v table, u8v a) { for (int i = 0; i < 64; ++i) a[i] = table[a[i]]; return a; }
+// lane l += sum over j of w[4 l + j] * x[j]: weights from 0 to 63 times four activations from -127 to 127
 static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
-  MOTLEY_LANES for (int j = 0; j < 4; ++j) acc.v[l] += (int32_t)w.v[4 * l + j] * x[j];
-  return acc;
+  i32 a = (i32)w;
+  return acc + (a & 255) * x[0] + (a >> 8 & 255) * x[1] + (a >> 16 & 255) * x[2] + (a >> 24 & 255) * x[3];
 }
+// The same with weights w[] - 128, w from 0 to 255. An instruction that wants unsigned weights may take them as they are
+// and let the sum start from -128 times that of the activations: off8 is -8 times it.
+static inline i32 start_biased(int32_t off8) { return set1i(16 * off8); }
+static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) { return dot4(acc, w, x); }
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // -- packing
