@@ -7,24 +7,9 @@
 #include <cstring>
 #include <new>
 
+#include "isa.h"
+
 namespace motley {
-namespace {
-
-const Kernels* choose_kernels(const std::string& isa) {
-#if defined(MOTLEY_HAVE_AVX512)
-  bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                __builtin_cpu_supports("avx512vnni");
-  if (isa == "avx512" || isa.empty()) {
-    if (avx512) return &kAvx512Kernels;
-    if (!isa.empty()) throw bad("this CPU has no AVX-512 VNNI: leave isa empty, or take scalar");
-  }
-#endif
-  if (isa == "scalar" || isa.empty()) return &kScalarKernels;
-  throw bad("no kernels for isa '", isa, "' in this build: take scalar, or leave it empty");
-}
-
-}  // namespace
 
 // ---------------------------------------------------------------- activations
 

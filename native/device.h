@@ -95,7 +95,7 @@ void copy_token(const Panel& from, int t, Panel& to, int u, int64_t blocks);
 
 class Device {
  public:
-  // isa: "", "scalar" or "avx512"; "" takes the best this CPU has.
+  // isa: a name of isa.cpp; "" takes the best this CPU has.
   Device(int threads, const std::string& isa, bool half_kv);
 
   const char* isa() const { return kernels_->name; }

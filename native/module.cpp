@@ -11,6 +11,7 @@
 #include <deque>
 
 #include "arrays.h"
+#include "isa.h"
 
 namespace nb = nanobind;
 using namespace motley;
@@ -150,6 +151,7 @@ void keep_freed_memory() {
 NB_MODULE(_native, m) {
   keep_freed_memory();
   nb::set_leak_warnings(false);  // a device alive at exit is not worth a page of warnings
+  m.def("isas", &usable_isas);
   nb::class_<Matrix>(m, "Matrix")
       .def_prop_ro("rows", [](const Matrix& w) { return w.w.rows; })
       .def_prop_ro("cols", [](const Matrix& w) { return w.w.cols; })

@@ -144,7 +144,10 @@ static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) { return dot4(acc
 // Sums of two products pass through 16 bits: 63 * 127 * 2 and 128 * 127 * 2 still fit, 255 * 127 * 2 would not. So
 // biased bytes become signed ones again, and their signs move to the activations.
 static inline __m256i dot4_8(__m256i acc, __m256i w, __m256i x) {
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+  // _mm256_maddubs_epi16(w, x) and _mm256_madd_epi16(that, 1), which cost GCC 12's combiner 37 s of compile time
+  __m256i fours;
+  __asm__("vpmaddubsw %2, %1, %0\n\tvpmaddwd %3, %0, %0" : "=&x"(fours) : "x"(w), "x"(x), "x"(_mm256_set1_epi16(1)));
+  return _mm256_add_epi32(acc, fours);
 }
 static inline __m256i dot4_8_signed(__m256i acc, __m256i w, __m256i x) {
   return dot4_8(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
@@ -161,6 +164,52 @@ static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) {
 }
 #endif
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+
+// -- packing
+static inline void store_bytes(uint8_t* p, u8v a) {
+  _mm256_storeu_si256((__m256i*)p, a.lo);
+  _mm256_storeu_si256((__m256i*)(p + 32), a.hi);
+}
+static inline u8v flip(u8v a, uint8_t m) { return MOTLEY_2(_mm256_xor_si256, a, set1b(m)); }
+// 16 bytes each of rows r and r + 4
+static inline __m256i two_rows(const uint8_t* p, int64_t stride) {
+  __m256i v = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)p));
+  return _mm256_inserti128_si256(v, _mm_loadu_si128((const __m128i*)(p + 4 * stride)), 1);
+}
+// A 4x4 transpose inside each 128-bit lane, for 8 rows
+static inline void interleave4_8(const uint8_t* rows, int64_t stride, __m256i out[4]) {
+  __m256i a = two_rows(rows, stride), b = two_rows(rows + stride, stride);
+  __m256i c = two_rows(rows + 2 * stride, stride), d = two_rows(rows + 3 * stride, stride);
+  __m256i ab = _mm256_unpacklo_epi32(a, b), cd = _mm256_unpacklo_epi32(c, d);
+  out[0] = _mm256_unpacklo_epi64(ab, cd);
+  out[1] = _mm256_unpackhi_epi64(ab, cd);
+  ab = _mm256_unpackhi_epi32(a, b);
+  cd = _mm256_unpackhi_epi32(c, d);
+  out[2] = _mm256_unpacklo_epi64(ab, cd);
+  out[3] = _mm256_unpackhi_epi64(ab, cd);
+}
+static inline void interleave4(const uint8_t* rows, int64_t stride, u8v out[4]) {
+  __m256i lo[4], hi[4];
+  interleave4_8(rows, stride, lo);
+  interleave4_8(rows + 8 * stride, stride, hi);
+  for (int w = 0; w < 4; ++w) out[w] = {lo[w], hi[w]};
+}
+static inline __m256i bytes_apart_8(__m256i a) {
+  const __m256i in_lane = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
+                                           0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(a, in_lane), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+static inline u8v bytes_apart(u8v a) {
+  __m256i lo = bytes_apart_8(a.lo), hi = bytes_apart_8(a.hi);
+  __m256i even = _mm256_unpacklo_epi64(lo, hi), odd = _mm256_unpackhi_epi64(lo, hi);
+  return {_mm256_permute2x128_si256(even, odd, 0x20), _mm256_permute2x128_si256(even, odd, 0x31)};
+}
+static inline u8v halves_apart(u8v a) {
+  const __m256i low_half = _mm256_set1_epi32(0xffff);
+  __m256i even = _mm256_packus_epi32(_mm256_and_si256(a.lo, low_half), _mm256_and_si256(a.hi, low_half));
+  __m256i odd = _mm256_packus_epi32(_mm256_srli_epi32(a.lo, 16), _mm256_srli_epi32(a.hi, 16));
+  return {_mm256_permute4x64_epi64(even, 0xd8), _mm256_permute4x64_epi64(odd, 0xd8)};
+}
 
 #undef MOTLEY_1
 #undef MOTLEY_2

@@ -148,22 +148,22 @@ static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) { return dot4(acc
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // -- packing
-static inline void store_bytes(uint8_t* p, u8v a) { memcpy(p, a.v, 64); }
-static inline u8v flip(u8v a, uint8_t m) { for (int i = 0; i < 64; ++i) a.v[i] ^= m; return a; }
+static inline void store_bytes(uint8_t* p, u8v a) { memcpy(p, &a, 64); }
+static inline u8v flip(u8v a, uint8_t m) { return a ^ m; }
 // 16 bytes of each of 16 rows: byte 4 l + j of out[w] is byte 4 w + j of row l
 static inline void interleave4(const uint8_t* rows, int64_t stride, u8v out[4]) {
-  for (int w = 0; w < 4; ++w) MOTLEY_LANES memcpy(out[w].v + 4 * l, rows + l * stride + 4 * w, 4);
+  for (int w = 0; w < 4; ++w) MOTLEY_LANES memcpy((uint8_t*)&out[w] + 4 * l, rows + l * stride + 4 * w, 4);
 }
 // byte 4 l + j of a becomes byte 16 j + l
 static inline u8v bytes_apart(u8v a) {
   u8v r;
-  for (int j = 0; j < 4; ++j) MOTLEY_LANES r.v[16 * j + l] = a.v[4 * l + j];
+  for (int j = 0; j < 4; ++j) MOTLEY_LANES r[16 * j + l] = a[4 * l + j];
   return r;
 }
 // the same with 16-bit halves: half 2 l + j becomes half 16 j + l
 static inline u8v halves_apart(u8v a) {
   u8v r;
-  for (int j = 0; j < 2; ++j) MOTLEY_LANES memcpy(r.v + 32 * j + 2 * l, a.v + 4 * l + 2 * j, 2);
+  for (int j = 0; j < 2; ++j) MOTLEY_LANES memcpy((uint8_t*)&r + 32 * j + 2 * l, (uint8_t*)&a + 4 * l + 2 * j, 2);
   return r;
 }
 

@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+def isas() -> list[str]: ...
+
 class Matrix:
     rows: int
     cols: int

@@ -41,15 +41,9 @@ SUPPORTED = frozenset(Quant)
 
 
 def isas() -> list[str]:
-    """The instruction sets that this build and this CPU have, best first."""
-    found = []
-    for isa in ("avx512", "scalar"):
-        try:
-            NativeOps(threads=1, isa=isa).close()
-        except UsageError:
-            continue
-        found.append(isa)
-    return found
+    """The instruction sets that this build has kernels for and this CPU can run, best first."""
+    _check_built()
+    return _native.isas()
 
 
 class NativeWeight:
@@ -81,15 +75,12 @@ class NativeWeight:
 class NativeOps:
     """See `ops.protocol.Ops` for every operation's shapes.
 
-    threads: the caller's included. isa: "" takes the best that this CPU has; "scalar" or "avx512" force one.
+    threads: the caller's included. isa: "" takes the best that this CPU has; a name of `isas()` forces one.
     kv: "f16" (half the memory and traffic) or "f32", how keys and values are stored.
     """
 
     def __init__(self, threads: int = 1, isa: str = "", kv: str = "f16") -> None:
-        if _build_error is not None:
-            raise MotleyError(
-                f"the native kernels are not built ({_build_error}): run `make bench`, or tools/build_native.sh"
-            )
+        _check_built()
         if kv not in ("f16", "f32"):
             raise UsageError(f"kv {kv!r}: keys and values are stored as f16 or f32")
         try:
@@ -240,6 +231,13 @@ class NativeOps:
             self.linear(x, weight)
             times.append(perf_counter() - start)
         return median(times) * 1e6
+
+
+def _check_built() -> None:
+    if _build_error is not None:
+        raise MotleyError(
+            f"the native kernels are not built ({_build_error}): run `make bench`, or tools/build_native.sh"
+        )
 
 
 def _check_quant(tensor: QuantTensor) -> None:
