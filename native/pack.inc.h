@@ -94,6 +94,13 @@ struct PackQ6_K {
 
 // Zeros are stored with the smallest scale, which is subnormal: multiplying with it takes a processor a hundred times
 // longer. Any scale will do for them; 2^0 is stored as 0, which padding has too.
+static inline void scale_zeros(const u8v v[4], uint8_t* exponents) {
+  uint32_t values[kRows];  // what each row has beside signs
+  store_bytes((uint8_t*)values, mask(either(either(v[0], v[1]), either(v[2], v[3])), 0x77));
+  for (int l = 0; l < kRows; ++l)
+    if (!values[l] && exponents[l] != 127) exponents[l] = 0;
+}
+
 struct PackMXFP4 {
   static constexpr int block_bytes = 17;
   static inline void pack(const uint8_t* block, int64_t stride, int64_t b, uint8_t* group) {
@@ -101,12 +108,13 @@ struct PackMXFP4 {
     u8v v[4];
     interleave4(block + 1, stride, v);
     for (int j = 0; j < 4; ++j) store_bytes(out + 64 * j, v[j]);
-    uint32_t values[kRows];  // of each row, but for the signs
-    store_bytes((uint8_t*)values, mask(either(either(v[0], v[1]), either(v[2], v[3])), 0x77));
+    uint8_t least = 255;
     for (int l = 0; l < kRows; ++l) {
       uint8_t e = block[l * stride];
-      exponents[l] = e < 2 && !values[l] ? 0 : (uint8_t)(e - 128);
+      exponents[l] = (uint8_t)(e - 128);
+      least = e < least ? e : least;
     }
+    if (least < 2) scale_zeros(v, exponents);
   }
 };
 
