@@ -94,7 +94,7 @@ def test_odd_numbers_of_blocks(ops: NativeOps, quant: Quant, blocks: int) -> Non
 
 
 def sparse(path: Path, quant: Quant, dims: tuple[int, ...], last: np.ndarray) -> QuantTensor:
-    """A file of zeros that takes no space, but for `last` at its very end, mapped as a tensor; gone with the mapping."""
+    """A file of zeros that takes no space, but for `last` at its very end, mapped as a tensor, gone with it."""
     size = quant.n_bytes(int(np.prod(dims, dtype=np.int64)))
     with path.open("wb") as file:
         file.seek(size - last.nbytes)
