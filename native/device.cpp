@@ -70,72 +70,99 @@ const FormatInfo& Device::format(int type) const {
 
 // ---------------------------------------------------------------- weights
 
-void Device::pack_into(const Source& source, const FormatInfo& f, int64_t rows, int64_t cols, uint8_t* to,
-                       bool release) {
+void Report::add(int64_t bytes) {
+  done_ += bytes;
+  auto now = std::chrono::steady_clock::now();
+  if (!tell_ || now - last_ < std::chrono::milliseconds(100)) return;
+  last_ = now;
+  tell_(done_);
+}
+
+// `copies` matrices [rows, cols] one after the other, as the source has them.
+Packed Device::source_matrix(const Source& source, int64_t copies, int64_t rows, int64_t cols) const {
+  const FormatInfo& f = format(source.type);
   if (rows < 1 || cols < 1 || cols % f.block)
     throw bad("a matrix [", rows, ", ", cols, "] does not fill blocks of ", f.block);
-  if (source.bytes != rows * row_bytes(f, cols))
-    throw bad("a matrix [", rows, ", ", cols, "] of type ", int(f.format), " takes ", rows * row_bytes(f, cols),
-              " bytes, not ", source.bytes);
-  const int64_t groups = (rows + kRows - 1) / kRows, group = group_bytes(f, cols), stride = row_bytes(f, cols);
+  const Packed m{&f, rows, cols, source.data, true};
+  if (source.bytes != copies * m.bytes())
+    throw bad(copies, " x [", rows, ", ", cols, "] of type ", source.type, " take ", copies * m.bytes(), " bytes, not ",
+              source.bytes);
+  return m;
+}
+
+void Device::pack_into(const Packed& from, uint8_t* to, bool release, Report& report) {
+  const FormatInfo& f = *from.format;
+  const int64_t groups = from.groups(), group = from.group_size(), stride = row_bytes(f, from.cols);
   const int64_t chunk = std::max<int64_t>(1, (1 << 18) / group);        // groups per item
   const int64_t segment = std::max<int64_t>(chunk, (1 << 24) / group);  // groups until the source's pages are dropped
-  for (int64_t from = 0; from < groups; from += segment) {
-    const int64_t upto = std::min(groups, from + segment);
-    pool_->run((upto - from + chunk - 1) / chunk, [&](int64_t item, int) {
-      int64_t first = from + item * chunk, end = std::min(upto, first + chunk);
+  for (int64_t begin = 0; begin < groups; begin += segment) {
+    const int64_t upto = std::min(groups, begin + segment);
+    pool_->run((upto - begin + chunk - 1) / chunk, [&](int64_t item, int) {
+      int64_t first = begin + item * chunk, end = std::min(upto, first + chunk);
       for (int64_t g = first; g < end; ++g) {
-        int n = int(std::min<int64_t>(kRows, rows - g * kRows));
-        const uint8_t* rows = source.data + g * kRows * stride;
-        kernels_->pack(f, rows, n, cols, to + g * group, g + 1 < end ? rows + kRows * stride : nullptr);
+        const uint8_t* rows = from.data + g * kRows * stride;
+        const int n = int(std::min<int64_t>(kRows, from.rows - g * kRows));
+        kernels_->pack(f, rows, n, from.cols, to + g * group, g + 1 < end ? rows + kRows * stride : nullptr);
       }
     });
+    const int64_t first_byte = begin * kRows * stride, end_byte = std::min(upto * kRows, from.rows) * stride;
     // Packed and source are never in memory together as a whole. One page earlier: the last segment shared it.
     if (release) {
-      int64_t begin = std::max<int64_t>(0, from * kRows * stride - (1 << 16));
-      release_file_pages(source.data + begin, size_t(std::min(upto * kRows, rows) * stride - begin));
+      const int64_t page = std::max<int64_t>(0, first_byte - (1 << 16));
+      release_file_pages(from.data + page, size_t(end_byte - page));
     }
+    report.add(end_byte - first_byte);
   }
 }
 
-std::unique_ptr<Matrix> Device::pack(const uint8_t* data, int64_t bytes, int type, int64_t rows, int64_t cols,
-                                     bool release) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  const FormatInfo& f = format(type);
+std::unique_ptr<Matrix> Device::stored(const Source& source, int64_t rows, int64_t cols) {
   auto m = std::make_unique<Matrix>();
-  m->w = Packed{&f, rows, cols, nullptr};
-  if (rows > 0 && cols > 0) m->memory = Buffer(size_t(m->w.bytes()));
-  m->w.data = m->memory.data();
-  pack_into({data, bytes, type}, f, rows, cols, m->memory.data(), release);
+  m->w = source_matrix(source, 1, rows, cols);
   return m;
+}
+
+std::unique_ptr<Matrix> Device::pack(const Source& source, int64_t rows, int64_t cols, bool release, Report& report) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Packed from = source_matrix(source, 1, rows, cols);
+  auto m = std::make_unique<Matrix>();
+  m->w = Packed{from.format, rows, cols, nullptr};
+  m->memory = Buffer(size_t(m->w.bytes()));
+  m->w.data = m->memory.data();
+  pack_into(from, m->memory.data(), release, report);
+  return m;
+}
+
+std::unique_ptr<ExpertSet> Device::stored_experts(const Source& gate, const Source& up, const Source& down,
+                                                  int64_t n_experts, int64_t d_model, int64_t d_expert,
+                                                  const std::vector<int32_t>& owned) {
+  auto set = std::make_unique<ExpertSet>();
+  set->local.assign(size_t(n_experts), -1);
+  for (int32_t e : owned) {
+    if (e < 0 || e >= n_experts) throw bad("expert ", e, " is not one of the layer's ", n_experts);
+    if (set->local[size_t(e)] >= 0) throw bad("expert ", e, " is owned twice");
+    set->local[size_t(e)] = e;
+  }
+  set->gate = source_matrix(gate, n_experts, d_expert, d_model);
+  set->up = source_matrix(up, n_experts, d_expert, d_model);
+  set->down = source_matrix(down, n_experts, d_model, d_expert);
+  return set;
 }
 
 std::unique_ptr<ExpertSet> Device::pack_experts(const Source& gate, const Source& up, const Source& down,
                                                 int64_t n_experts, int64_t d_model, int64_t d_expert,
-                                                const std::vector<int32_t>& owned, bool release) {
+                                                const std::vector<int32_t>& owned, bool release, Report& report) {
   std::lock_guard<std::mutex> lock(mutex_);
-  auto set = std::make_unique<ExpertSet>();
-  set->local.assign(size_t(n_experts), -1);
-  for (size_t i = 0; i < owned.size(); ++i) {
-    if (owned[i] < 0 || owned[i] >= n_experts)
-      throw bad("expert ", owned[i], " is not one of the layer's ", n_experts);
-    if (set->local[size_t(owned[i])] >= 0) throw bad("expert ", owned[i], " is owned twice");
-    set->local[size_t(owned[i])] = int32_t(i);
-  }
-  const Source* sources[3] = {&gate, &up, &down};
-  Packed* packed[3] = {&set->gate, &set->up, &set->down};
+  auto set = stored_experts(gate, up, down, n_experts, d_model, d_expert, owned);
+  for (size_t i = 0; i < owned.size(); ++i) set->local[size_t(owned[i])] = int32_t(i);
+  Packed* matrices[3] = {&set->gate, &set->up, &set->down};
   for (int m = 0; m < 3; ++m) {
-    const FormatInfo& f = format(sources[m]->type);
-    *packed[m] = m < 2 ? Packed{&f, d_expert, d_model, nullptr} : Packed{&f, d_model, d_expert, nullptr};
-    int64_t one = packed[m]->rows * row_bytes(f, packed[m]->cols);
-    if (packed[m]->cols % f.block || sources[m]->bytes != n_experts * one)
-      throw bad("experts [", n_experts, ", ", packed[m]->rows, ", ", packed[m]->cols, "] of type ", int(f.format),
-                " take ", n_experts * one, " bytes, not ", sources[m]->bytes);
-    set->memory[m] = Buffer(owned.size() * size_t(packed[m]->bytes()));
-    packed[m]->data = set->memory[m].data();
+    const Packed from = *matrices[m];
+    Packed& to = *matrices[m];
+    to.stored = false;
+    set->memory[m] = Buffer(owned.size() * size_t(to.bytes()));
+    to.data = set->memory[m].data();
     for (size_t i = 0; i < owned.size(); ++i)
-      pack_into({sources[m]->data + owned[i] * one, one, sources[m]->type}, f, packed[m]->rows, packed[m]->cols,
-                set->memory[m].data() + i * size_t(packed[m]->bytes()), release);
+      pack_into(ExpertSet::at(from, owned[i]), set->memory[m].data() + i * size_t(to.bytes()), release, report);
   }
   return set;
 }
@@ -177,10 +204,27 @@ void Device::split_panels(const float* x, int64_t T, int64_t cols, bool integer,
   });
 }
 
+// Room for every worker to pack `slots` groups of `bytes` each.
+void Device::reserve_groups(int64_t slots, int64_t bytes) {
+  group_slots_ = slots;
+  group_stride_ = (bytes + 63) / 64 * 64;
+  groups_.grow(size_t(pool_->threads() * slots * group_stride_));
+}
+
+// A row group of w as the kernels read it: where it lies, or packed now into the worker's slot if w is stored.
+const uint8_t* Device::ready(const Packed& w, int64_t g, int worker, int slot) {
+  if (!w.stored) return w.group(g);
+  const int64_t stride = row_bytes(*w.format, w.cols);
+  const uint8_t* rows = w.data + g * kRows * stride;
+  uint8_t* to = groups_.data() + (worker * group_slots_ + slot) * group_stride_;
+  kernels_->pack(*w.format, rows, w.rows_of(g), w.cols, to, rows + kRows * stride);
+  return to;
+}
+
 // One row group times all tokens of slices_; out [T, rows].
-void Device::product(const Packed& w, int64_t group, float* out) const {
+void Device::product(const Packed& w, int64_t group, int worker, float* out) {
   GemmFn gemm = kernels_->gemm(w.format->format);
-  const uint8_t* data = w.group(group);
+  const uint8_t* data = ready(w, group, worker, 0);
   int rows = w.rows_of(group);
   for (const Slice& s : slices_) gemm(data, w.cols, s.panel, out + s.first * w.rows + group * kRows, w.rows, rows);
 }
@@ -197,17 +241,20 @@ void Device::linear(const float* x, int64_t T, int64_t cols, const std::vector<c
   split_panels(x, T, cols, integer, false);
 
   // Items: runs of row groups of about 64 KB, smaller when many tokens make each group long work.
+  int64_t largest = 0;
+  for (const Matrix* m : w) largest = std::max(largest, m->w.stored ? m->w.group_size() : 0);
+  reserve_groups(1, largest);
   std::vector<int64_t> chunk(w.size()), first_item(w.size() + 1, 0);
   for (size_t i = 0; i < w.size(); ++i) {
     chunk[i] = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / w[i]->w.group_size());
     first_item[i + 1] = first_item[i] + (w[i]->w.groups() + chunk[i] - 1) / chunk[i];
   }
-  pool_->run(first_item.back(), [&](int64_t item, int) {
+  pool_->run(first_item.back(), [&](int64_t item, int worker) {
     size_t i = 0;
     while (item >= first_item[i + 1]) ++i;
     const Packed& m = w[i]->w;
     int64_t first = (item - first_item[i]) * chunk[i], end = std::min(m.groups(), first + chunk[i]);
-    for (int64_t g = first; g < end; ++g) product(m, g, out[i]);
+    for (int64_t g = first; g < end; ++g) product(m, g, worker, out[i]);
   });
 }
 
@@ -320,7 +367,7 @@ void Device::router(const float* x, int64_t T, int64_t cols, const Matrix& w, in
   if (w.w.format->integer) throw bad("the router needs float weights");
   auto* logits = reinterpret_cast<float*>(scratch_.grow(size_t(T * E) * sizeof(float)));
   split_panels(x, T, cols, false, false);
-  over_tokens(w.w.groups(), T * cols * kRows / 4, [&](int64_t g, int) { product(w.w, g, logits); });
+  over_tokens(w.w.groups(), T * cols * kRows / 4, [&](int64_t g, int) { product(w.w, g, 0, logits); });  // packed
   over_tokens(T, E * 8, [&](int64_t t, int) {
     route_token(logits + t * E, E, n_used, normalize, ids + t * n_used, weights + t * n_used);
   });

@@ -5,6 +5,7 @@
 #pragma once
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -29,29 +30,44 @@ std::invalid_argument bad(const Parts&... parts) {
   return std::invalid_argument(text);
 }
 
-// A packed matrix somewhere in a buffer.
+// A matrix somewhere in memory: packed, or `stored` as the file has it, to be packed a few rows at a time when used.
 struct Packed {
   const FormatInfo* format = nullptr;
   int64_t rows = 0, cols = 0;
   const uint8_t* data = nullptr;
+  bool stored = false;
 
   int64_t groups() const { return (rows + kRows - 1) / kRows; }
   int64_t group_size() const { return group_bytes(*format, cols); }
-  int64_t bytes() const { return groups() * group_size(); }
+  int64_t stored_bytes() const { return rows * row_bytes(*format, cols); }
+  int64_t bytes() const { return stored ? stored_bytes() : groups() * group_size(); }
   const uint8_t* group(int64_t g) const { return data + g * group_size(); }
   int rows_of(int64_t g) const { return int(rows - g * kRows < kRows ? rows - g * kRows : kRows); }
 };
 
 struct Matrix {
   Packed w;
-  Buffer memory;
+  Buffer memory;  // of a packed one
 };
 
-// The owned experts of one layer. gate, up: [F, D]; down: [D, F]; `data` is the first owned expert's.
+// Long work tells its watcher how far it is, at most ten times a second. The watcher may throw: the work ends there.
+class Report {
+ public:
+  explicit Report(std::function<void(int64_t)> tell = nullptr) : tell_(std::move(tell)) {}
+  void add(int64_t bytes);
+
+ private:
+  std::function<void(int64_t)> tell_;  // all bytes done so far
+  int64_t done_ = 0;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+// The owned experts of one layer. gate, up: [F, D]; down: [D, F]; `data` is the first expert's that is there: of the
+// owned when packed, of all when stored.
 struct ExpertSet {
   Packed gate, up, down;
   Buffer memory[3];
-  std::vector<int32_t> local;  // global id -> owned index, or -1
+  std::vector<int32_t> local;  // global id -> index of an owned expert among those that are there, or -1
 
   static Packed at(const Packed& p, int64_t index) {
     Packed one = p;
@@ -104,15 +120,20 @@ class Device {
   void close();
 
   // -- weights; `release`: the source is a read-only file mapping whose pages can be dropped once packed
-  std::unique_ptr<Matrix> pack(const uint8_t* data, int64_t bytes, int type, int64_t rows, int64_t cols, bool release);
   struct Source {
     const uint8_t* data;
     int64_t bytes;
     int type;
   };
+  std::unique_ptr<Matrix> pack(const Source& source, int64_t rows, int64_t cols, bool release, Report& report);
   std::unique_ptr<ExpertSet> pack_experts(const Source& gate, const Source& up, const Source& down, int64_t n_experts,
                                           int64_t d_model, int64_t d_expert, const std::vector<int32_t>& owned,
-                                          bool release);
+                                          bool release, Report& report);
+  // The same without packing: the source must stay where it is.
+  std::unique_ptr<Matrix> stored(const Source& source, int64_t rows, int64_t cols);
+  std::unique_ptr<ExpertSet> stored_experts(const Source& gate, const Source& up, const Source& down,
+                                            int64_t n_experts, int64_t d_model, int64_t d_expert,
+                                            const std::vector<int32_t>& owned);
   std::unique_ptr<Cache> cache(int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim);
 
   // -- operations; T tokens first, all row-major
@@ -140,9 +161,12 @@ class Device {
   class Op;  // lock and clock of one operation
 
   const FormatInfo& format(int type) const;
-  void pack_into(const Source& source, const FormatInfo& f, int64_t rows, int64_t cols, uint8_t* to, bool release);
+  Packed source_matrix(const Source& source, int64_t copies, int64_t rows, int64_t cols) const;
+  void pack_into(const Packed& from, uint8_t* to, bool release, Report& report);
   void split_panels(const float* x, int64_t T, int64_t cols, bool integer, bool plain);
-  void product(const Packed& w, int64_t group, float* out) const;
+  void product(const Packed& w, int64_t group, int worker, float* out);
+  void reserve_groups(int64_t slots, int64_t bytes);
+  const uint8_t* ready(const Packed& w, int64_t group, int worker, int slot);
   template <class F> void over_tokens(int64_t T, int64_t work_per_token, F&& f);
   void route_token(float* logits, int64_t E, int64_t n_used, bool normalize, int32_t* ids, float* weights) const;
   template <class F> double rate(F&& work, double work_done, int reps);
@@ -161,6 +185,8 @@ class Device {
   std::vector<Slice> slices_;
   Acts acts_, gathered_, hidden_;
   Buffer scratch_, hidden_floats_;
+  Buffer groups_;  // of stored matrices, packed for the moment: [worker][slot]
+  int64_t group_slots_ = 0, group_stride_ = 0;
   struct RopeTable {
     std::vector<int32_t> positions;
     int64_t dim = 0;

@@ -96,19 +96,25 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
   const int64_t per_item = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / (2 * (set.gate.group_size() + set.up.group_size())));
   const int64_t items = (blocks + per_item - 1) / per_item;
   GemmFn gate_gemm = kernels_->gemm(set.gate.format->format), up_gemm = kernels_->gemm(set.up.format->format);
-  pool_->run(int64_t(chosen.size()) * items, [&](int64_t item, int) {
+  reserve_groups(4, std::max({set.gate.group_size(), set.up.group_size(), set.down.group_size()}));
+  pool_->run(int64_t(chosen.size()) * items, [&](int64_t item, int worker) {
     const Chosen& c = chosen[size_t(item / items)];
     Packed gate = ExpertSet::at(set.gate, c.index), up = ExpertSet::at(set.up, c.index);
     int64_t first = item % items * per_item, end = std::min(blocks, first + per_item);
     alignas(64) float g[kMaxPanel * kBlock], u[kMaxPanel * kBlock];
     for (int64_t b = first; b < end; ++b) {
       const int64_t rows = std::min<int64_t>(kBlock, F - b * kBlock);
+      const uint8_t *gates[2], *ups[2];
+      for (int half = 0; half * kRows < rows; ++half) {
+        gates[half] = ready(gate, 2 * b + half, worker, half);
+        ups[half] = ready(up, 2 * b + half, worker, 2 + half);
+      }
       for (size_t i = c.first_slice; i < c.first_slice + c.n_slices; ++i) {
         const Slice& s = slices[i];
         for (int64_t half = 0; half * kRows < rows; ++half) {
           int64_t group = 2 * b + half;
-          gate_gemm(gate.group(group), D, s.panel, g + half * kRows, kBlock, gate.rows_of(group));
-          up_gemm(up.group(group), D, s.panel, u + half * kRows, kBlock, up.rows_of(group));
+          gate_gemm(gates[half], D, s.panel, g + half * kRows, kBlock, gate.rows_of(group));
+          up_gemm(ups[half], D, s.panel, u + half * kRows, kBlock, up.rows_of(group));
         }
         Panel h = hidden_panel(s);
         for (int t = 0; t < s.panel.n; ++t) {
@@ -125,20 +131,22 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
   const int64_t groups = set.down.groups();
   const int64_t per_item2 = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / set.down.group_size());
   GemmFn down_gemm = kernels_->gemm(set.down.format->format);
-  pool_->run((groups + per_item2 - 1) / per_item2, [&](int64_t item, int) {
+  pool_->run((groups + per_item2 - 1) / per_item2, [&](int64_t item, int worker) {
     int64_t first = item * per_item2, end = std::min(groups, first + per_item2);
     alignas(64) float part[kMaxPanel * kRows];
     for (const Chosen& c : chosen) {
       Packed down = ExpertSet::at(set.down, c.index);
-      for (int64_t g = first; g < end; ++g)
+      for (int64_t g = first; g < end; ++g) {
+        const uint8_t* data = ready(down, g, worker, 0);
         for (size_t i = c.first_slice; i < c.first_slice + c.n_slices; ++i) {
           const Slice& s = slices[i];
-          down_gemm(down.group(g), F, hidden_panel(s), part, kRows, down.rows_of(g));
+          down_gemm(data, F, hidden_panel(s), part, kRows, down.rows_of(g));
           for (int t = 0; t < s.panel.n; ++t) {
             const Pair& p = pairs[size_t(s.first + t)];
             kernels_->accumulate(y + p.token * D + g * kRows, part + t * kRows, p.weight, down.rows_of(g));
           }
         }
+      }
     }
   });
 }

@@ -4,6 +4,7 @@
 #include <malloc.h>
 #endif
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -19,19 +20,46 @@ using NoGil = nb::gil_scoped_release;
 
 namespace {
 
-std::unique_ptr<Matrix> pack(Device& d, nb::handle data, int type, int64_t rows, int64_t cols, bool release) {
+using Watcher = std::optional<nb::callable>;  // called with the bytes done
+
+Report report_to(const Watcher& watcher) {
+  if (!watcher) return Report();
+  return Report([&watcher](int64_t done) {
+    nb::gil_scoped_acquire gil;
+    (*watcher)(done);
+  });
+}
+
+std::unique_ptr<Matrix> pack(Device& d, nb::handle data, int type, int64_t rows, int64_t cols, bool release,
+                             const Watcher& watcher) {
   Array<const uint8_t> a(data);
+  Report report = report_to(watcher);
   NoGil no_gil;
-  return d.pack(a.data(), a.size(), type, rows, cols, release);
+  return d.pack({a.data(), a.size(), type}, rows, cols, release, report);
+}
+
+std::unique_ptr<Matrix> stored(Device& d, nb::handle data, int type, int64_t rows, int64_t cols) {
+  Array<const uint8_t> a(data);
+  return d.stored({a.data(), a.size(), type}, rows, cols);
 }
 
 std::unique_ptr<ExpertSet> pack_experts(Device& d, nb::handle gate, int gate_type, nb::handle up, int up_type,
                                         nb::handle down, int down_type, int64_t n_experts, int64_t d_model,
-                                        int64_t d_expert, const std::vector<int32_t>& owned, bool release) {
+                                        int64_t d_expert, const std::vector<int32_t>& owned, bool release,
+                                        const Watcher& watcher) {
   Array<const uint8_t> g(gate), u(up), w(down);
+  Report report = report_to(watcher);
   NoGil no_gil;
   return d.pack_experts({g.data(), g.size(), gate_type}, {u.data(), u.size(), up_type}, {w.data(), w.size(), down_type},
-                        n_experts, d_model, d_expert, owned, release);
+                        n_experts, d_model, d_expert, owned, release, report);
+}
+
+std::unique_ptr<ExpertSet> stored_experts(Device& d, nb::handle gate, int gate_type, nb::handle up, int up_type,
+                                          nb::handle down, int down_type, int64_t n_experts, int64_t d_model,
+                                          int64_t d_expert, const std::vector<int32_t>& owned) {
+  Array<const uint8_t> g(gate), u(up), w(down);
+  return d.stored_experts({g.data(), g.size(), gate_type}, {u.data(), u.size(), up_type},
+                          {w.data(), w.size(), down_type}, n_experts, d_model, d_expert, owned);
 }
 
 void embed(Device& d, nb::handle table, int type, int64_t cols, nb::handle tokens, nb::handle out) {
@@ -168,6 +196,9 @@ NB_MODULE(_native, m) {
       .def("close", &Device::close, nb::call_guard<NoGil>())
       .def("pack", &pack)
       .def("pack_experts", &pack_experts)
+      // What is not packed stays in the arrays: they live as long as it does.
+      .def("stored", &stored, nb::keep_alive<0, 2>())
+      .def("stored_experts", &stored_experts, nb::keep_alive<0, 2>(), nb::keep_alive<0, 4>(), nb::keep_alive<0, 6>())
       .def("cache", &Device::cache)
       .def("embed", &embed)
       .def("rms_norm", &rms_norm)

@@ -157,7 +157,7 @@ static void pack_blocks(const Stored& s, uint8_t* group) {
   uint8_t copy[kRows * P::block_bytes];
   for (int64_t b = 0; b < n_blocks; ++b) {
     if (s.next)
-      for (int i = 0; i < kRows * P::block_bytes; i += 64) prefetch(s.next + b * kRows * P::block_bytes + i);
+      for (int i = 0; i < kRows * P::block_bytes; i += 64) __builtin_prefetch(s.next + b * kRows * P::block_bytes + i, 0, 2);
     if (s.n == kRows) {
       P::pack(s.rows + b * P::block_bytes, s.stride, b, group);
     } else {

@@ -56,6 +56,7 @@ kernels = st.builds(
     names,
     numbers,
     st.dictionaries(st.integers(1, 2**40), numbers, min_size=1, max_size=4).map(lambda d: tuple(sorted(d.items()))),
+    st.dictionaries(st.integers(1, 2**40), numbers, max_size=2).map(lambda d: tuple(sorted(d.items()))),
 )
 devices = st.builds(
     Device,
@@ -179,6 +180,12 @@ class FakeMeter:
     def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
         return 100.0 if n_bytes <= 20e6 else 10.0
 
+    def stored_gb_s(self, quant: str, n_bytes: int) -> float:
+        return 50.0 if n_bytes <= 20e6 else 8.0
+
+    def pack_gb_s(self, n_bytes: int) -> float:
+        return 2.5
+
     def gemm_gops(self, quant: str) -> float:
         return 400.0
 
@@ -194,7 +201,8 @@ def test_probing_writes_down_what_the_meter_says() -> None:
         (16 * mib, 100.0),
         (64 * mib, 10.0),
     )  # a quarter of 1 GB at most
-    assert found.kernels[1] == Kernel("q4_k", 400.0, curve)
+    assert found.kernels[1] == Kernel("q4_k", 400.0, curve, ((4 * mib, 50.0), (64 * mib, 8.0)))
+    assert found.pack_gb_s == 2.5
     assert found.kernels[0].matvec_gb_s(1) == 100.0
     assert found.kernels[0].matvec_gb_s(32 * mib) == pytest.approx(55.0)
     assert found.kernels[0].matvec_gb_s(2**40) == 10.0

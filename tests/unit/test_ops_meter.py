@@ -31,9 +31,9 @@ def test_the_working_set_is_as_large_as_asked(monkeypatch: pytest.MonkeyPatch) -
     held = []
     original = ops.weight
 
-    def counted(tensor: object) -> object:
+    def counted(tensor: object, *upload: object) -> object:
         held.append(tensor)
-        return original(tensor)  # type: ignore[arg-type]
+        return original(tensor, *upload)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ops, "weight", counted)
     NativeMeter(ops).matvec_gb_s("q8_0", 4 << 20)

@@ -16,7 +16,7 @@ from motley.bench.run import Settings, Subject, asked_workloads, require_sense, 
 from motley.bench.table import result_view
 from motley.bundled import heldout_path, routes_path
 from motley.cli.keep import keep
-from motley.cli.options import counts, model_file, output_file, positive, whole_numbers
+from motley.cli.options import counts, model_file, no_repack, output_file, positive, whole_numbers
 from motley.cli.session import Seat, Session, local_seats
 from motley.cli.show import shown
 from motley.engine.local import LocalRunner
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=counts, default=[1], metavar="B,..", help="sequences at once (1)")
     parser.add_argument("--repeat", type=positive, default=5, metavar="R", help="samples a test (default: %(default)s)")
     parser.add_argument("--peer", choices=["llama.cpp"], help="alternate with a rival on the same file")
+    no_repack(parser)
     parser.add_argument("--no-check", action="store_true", help="skip the comparison with one device")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result for programs")
     parser.add_argument(
@@ -162,7 +163,17 @@ def _main(workloads: list[Workload]) -> Workload:
 def _plan(args: argparse.Namespace, target: Target, lab: Lab, workload: Workload, room: Room, head: str) -> Plan:
     home = args.home or head
     homes = None if home == "any" else [home]
-    return find_placement(target.shape, lab, workload, target.routes, room.context, room.slots, head=head, homes=homes)
+    return find_placement(
+        target.shape,
+        lab,
+        workload,
+        target.routes,
+        room.context,
+        room.slots,
+        head=head,
+        homes=homes,
+        repack=args.repack,
+    )
 
 
 def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room, *, check: bool) -> Subject:
@@ -171,15 +182,21 @@ def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room,
 
     def placed(progress: Progress) -> AbstractContextManager[Runner]:
         path = str(target.path)
-        return session.placed(path, plan.placement, slots=room.slots, context=room.context, progress=progress)
+        return session.placed(
+            path, plan.placement, slots=room.slots, context=room.context, stored=plan.stored, progress=progress
+        )
 
     def whole(progress: Progress) -> AbstractContextManager[Runner]:
         ops = NativeOps(threads=threads)
-        slots, context = room.slots, room.context
-        return closing(LocalRunner(target.checkpoint, ops, n_slots=slots, context=context, progress=progress))
+        slots, context, repack = room.slots, room.context, not plan.stored
+        return closing(
+            LocalRunner(target.checkpoint, ops, n_slots=slots, context=context, repack=repack, progress=progress)
+        )
 
     def expected(workload: Workload) -> Interval:
-        found = predict(target.shape, lab, plan.placement, workload, target.routes, session.own.name)
+        found = predict(
+            target.shape, lab.with_stored(plan.stored), plan.placement, workload, target.routes, session.own.name
+        )
         return Interval(p10=found.p10, p50=found.p50, p90=found.p90)
 
     return Subject(

@@ -64,6 +64,15 @@ def output_file(text: str) -> Path:
     return path
 
 
+def no_repack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-repack",
+        dest="repack",
+        action="store_false",
+        help="leave the weights in the mapped file: there at once, shared with other processes, slower",
+    )
+
+
 def model_file(given: str | None) -> Path:
     """The named file, or the bundled model."""
     path = Path(given) if given else model_path()

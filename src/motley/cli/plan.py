@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from motley.cli.options import output_file, positive
+from motley.cli.options import no_repack, output_file, positive
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.lab import Lab
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=positive, default=1, help="sequences at once (default: %(default)s)")
     parser.add_argument("--home", action="append", metavar="DEVICE", help="attention only here (default: anywhere)")
     parser.add_argument("--routes", type=Path, metavar="FILE", help="a route trace (.npz): which experts are popular")
+    no_repack(parser)
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the plan for programs")
 
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     lab = Lab.load(args.lab)
     routes = Routes.load(args.routes) if args.routes else None
     workload = Workload.parse(args.workload)
-    plan = find_placement(shape, lab, workload, routes, args.context, args.slots, homes=args.home)
+    plan = find_placement(shape, lab, workload, routes, args.context, args.slots, homes=args.home, repack=args.repack)
     print(plan_text(plan, shape, lab, args.context, args.slots))
     if args.json:
         args.json.write_text(json.dumps(plan_json(plan, shape, lab, args.context, args.slots), indent=1) + "\n")

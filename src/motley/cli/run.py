@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from motley.cli.options import model_file, positive
+from motley.cli.options import model_file, no_repack, positive
 from motley.cli.show import shown
 from motley.engine.engine import Engine
 from motley.engine.local import LocalRunner
@@ -18,8 +18,11 @@ from motley.formats.chat import ChatTemplate
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.formats.tokenizer import Tokenizer
-from motley.lab.machine import usable_cores
+from motley.lab.machine import this_machine, usable_cores
 from motley.ops.native import NativeOps
+from motley.predict.memory import gigabytes, kv_bytes, packed_bytes, work_bytes
+from motley.predict.workload import STEP_TOKENS
+from motley.shape.model import ModelShape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("-n", "--max-tokens", type=positive, default=128, help="new tokens (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=usable_cores(), help="default: %(default)s")
+    no_repack(parser)
     parser.add_argument("--context", type=positive, help="default: what the prompt and the answer need")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
@@ -49,13 +53,29 @@ def run(args: argparse.Namespace) -> int:
             f"the context of {context} ({len(tokens)} tokens are the prompt's) exceeds the {shape.context} that "
             f"{shape.name} was trained for: shorten the prompt, or ask for fewer tokens with -n"
         )
+    repack = args.repack and _repacked_fits(shape, context)
     with shown(Console(stderr=True)) as progress:
-        runner = LocalRunner(checkpoint, NativeOps(threads=args.threads), context=context, progress=progress)
+        ops = NativeOps(threads=args.threads)
+        runner = LocalRunner(checkpoint, ops, context=context, repack=repack, progress=progress)
     try:
         _stream(Engine(runner), tokenizer, tokens, args, sampling)
     finally:
         runner.close()
     return 0
+
+
+def _repacked_fits(shape: ModelShape, context: int) -> bool:
+    """Says so where it does not: then the weights stay in the mapped file."""
+    need = packed_bytes(shape, shape.n_bytes) + kv_bytes(shape, context, 1) * shape.n_layers
+    need += work_bytes(shape, STEP_TOKENS, home=True)
+    free = this_machine().available_bytes
+    if need > free:
+        print(
+            f"repacked, {shape.name} would take {gigabytes(need)}, and {gigabytes(free)} are free: "
+            "its weights stay in the mapped file, as with --no-repack",
+            file=sys.stderr,
+        )
+    return need <= free
 
 
 def _encode(tokenizer: Tokenizer, metadata: Mapping[str, Any], prompt: str, chat: bool) -> list[int]:

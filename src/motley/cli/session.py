@@ -3,7 +3,7 @@
 Composition only: `cluster` starts nodes and links, `lab` describes them, `plan` decides, `engine` runs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -112,10 +112,20 @@ class Session:
 
     @contextmanager
     def placed(
-        self, model: str, placement: Placement, *, slots: int, context: int, progress: Progress = silent
+        self,
+        model: str,
+        placement: Placement,
+        *,
+        slots: int,
+        context: int,
+        stored: Collection[str] = (),
+        progress: Progress = silent,
     ) -> Iterator[PlacedRunner]:
-        """The model, loaded on all devices of the placement; dropped from them at the end."""
-        runner = PlacedRunner(model, placement, self.site, n_slots=slots, context=context, progress=progress)
+        """The model, loaded on all devices of the placement; dropped from them at the end. `stored`: the devices that
+        leave their weights in the mapped file."""
+        runner = PlacedRunner(
+            model, placement, self.site, n_slots=slots, context=context, stored=stored, progress=progress
+        )
         try:
             yield runner
         finally:

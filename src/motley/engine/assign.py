@@ -1,7 +1,7 @@
 """From a placement to what each device is told to hold. Pure."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from motley.cluster.assignment import Assignment
 from motley.errors import UsageError
@@ -11,9 +11,17 @@ Address = tuple[str, int]  # host and port of the listener of the device's node
 
 
 def assignments(
-    placement: Placement, *, model: str, file_hash: str, context: int, slots: int, addresses: Mapping[str, Address]
+    placement: Placement,
+    *,
+    model: str,
+    file_hash: str,
+    context: int,
+    slots: int,
+    addresses: Mapping[str, Address],
+    stored: Collection[str] = (),
 ) -> dict[str, Assignment]:
     """By device, home devices first in the order of their layers. `addresses`: of every device in the placement.
+    `stored`: the devices that leave their weights in the mapped file.
 
     UsageError if a device's home layers are not contiguous."""
     return {
@@ -23,6 +31,7 @@ def assignments(
             hash=file_hash,
             context=context,
             slots=slots,
+            repack=device not in stored,
             home_layers=_contiguous(placement, device),
             experts=_experts_of(placement, device),
             elsewhere=(elsewhere := _elsewhere(placement, device)),

@@ -36,12 +36,14 @@ class DeviceModel:
         owners: Mapping[str, tuple[ExpertOwner, Mapping[int, Sequence[int]]]] = {},
         n_slots: int,
         context: int,
+        repack: bool = True,
         progress: Progress = silent,
     ) -> None:
         self.ops = ops
         self.clock = Clock(ops.busy_seconds)
         config = family(checkpoint.architecture).config(checkpoint.metadata)
-        load = Loader(checkpoint, ops, progress=progress, total=planned_bytes(shape_of(checkpoint), layers, experts))
+        total = planned_bytes(shape_of(checkpoint), layers, experts)
+        load = Loader(checkpoint, ops, progress=progress, total=total, repack=repack)
         self._experts = {layer: load.experts(config, layer, ids) for layer, ids in sorted(experts.items()) if ids}
         remotes = [Remote(d, owner, _masks(owned, config.n_experts)) for d, (owner, owned) in owners.items()]
         self.placed = PlacedExperts(ops, self.clock, self._experts, remotes, config.n_layers, config.n_experts)

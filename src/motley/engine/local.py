@@ -33,6 +33,7 @@ class LocalRunner:
         *,
         n_slots: int = 1,
         context: int = 4096,
+        repack: bool = True,
         progress: Progress = silent,
     ) -> None:
         config = family(checkpoint.architecture).config(checkpoint.metadata)
@@ -46,6 +47,7 @@ class LocalRunner:
             experts=dict.fromkeys(range(config.n_layers), every),
             n_slots=n_slots,
             context=context,
+            repack=repack,
             progress=progress,
         )
 
@@ -117,14 +119,19 @@ class Model:
         self.close()
 
 
-def load(path: str | PathLike[str], *, threads: int = 0, context: int = 4096, slots: int = 1) -> Model:
+def load(
+    path: str | PathLike[str], *, threads: int = 0, context: int = 4096, slots: int = 1, repack: bool = True
+) -> Model:
     """Load a GGUF file onto this machine's CPU: `context` tokens for each of `slots` sequences.
 
-    `threads` 0: one per core this process may use. Raises FormatError or UnsupportedError."""
+    `threads` 0: one per core this process may use. `repack` False: the weights stay in the mapped file, which must not
+    change meanwhile: there at once and shared with other processes, somewhat slower, the same answers to the last bit.
+    Raises FormatError or UnsupportedError."""
     from motley.ops.native import NativeOps  # here, so that the rest runs where no kernels were built
 
     checkpoint = open_checkpoint(path)
-    return Model(LocalRunner(checkpoint, NativeOps(threads=threads or usable_cores()), n_slots=slots, context=context))
+    ops = NativeOps(threads=threads or usable_cores())
+    return Model(LocalRunner(checkpoint, ops, n_slots=slots, context=context, repack=repack))
 
 
 def _check_ids(tokens: Sequence[int], vocab_size: int) -> None:

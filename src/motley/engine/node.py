@@ -72,6 +72,7 @@ class NodeRuntime:
                 owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
                 n_slots=assignment.slots,
                 context=assignment.context,
+                repack=assignment.repack,
                 progress=progress,
             )
             return {"bytes": self._loaded.n_bytes, "seconds": time.perf_counter() - started}

@@ -1,7 +1,7 @@
 """PlacedRunner: a placed model as the head sees it (`engine.runner.Runner`): its own device in this process, the others
 across links, stages in the order of their layers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
@@ -93,6 +93,7 @@ class PlacedRunner:
         *,
         n_slots: int = 1,
         context: int = 4096,
+        stored: Collection[str] = (),
         progress: Progress = silent,
     ) -> None:
         self.n_slots, self.context = n_slots, context
@@ -104,6 +105,7 @@ class PlacedRunner:
             context=context,
             slots=n_slots,
             addresses=site.addresses,
+            stored=stored,
         )
         self._links = {d: site.connect(*site.addresses[d]) for d in told if d != site.device}
         self._load(told, progress)

@@ -5,12 +5,14 @@ microseconds. Reading and writing the file is `toml`'s work.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from typing import Self
 
 from motley.errors import UsageError
+
+_STORED_SHARE = 0.75  # of the repacked layout's speed, where reading weights as they are stored was not measured
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class Kernel:
     quant: str  # "q8_0", ...
     gemm_gops: float  # many tokens
     matvec: tuple[tuple[int, float], ...]  # one token: (bytes of a working set, GB/s of weights), ascending
+    stored: tuple[tuple[int, float], ...] = ()  # likewise of weights as the file has them, put in order at every use
+
+    def as_stored(self) -> "Kernel":
+        """For weights that are not repacked."""
+        return replace(self, matvec=self.stored or tuple((n, rate * _STORED_SHARE) for n, rate in self.matvec))
 
     def matvec_gb_s(self, n_bytes: float) -> float:
         """For a working set of `n_bytes`: between the measured ones by its logarithm, beyond them the outermost."""
@@ -49,6 +56,7 @@ class Device:
     call_us: float = 0.0  # one small op that needs a single thread (norm, rope, add)
     attention_gflops: float = 0.0  # of attention over a prompt; 0: as `f32_gflops`
     elements_g_s: float = 0.0  # 1e9 elements a second through a norm of many tokens; 0: not counted
+    pack_gb_s: float = 0.0  # repacking weights at load, into memory the machine has at hand; 0: not measured
     kernels: tuple[Kernel, ...] = ()
 
     def kernel(self, quant: str) -> Kernel | None:
@@ -120,6 +128,17 @@ class Lab:
         if a.node == b.node:
             return Link(a.name, b.name, "local", 0.0, max(min(a.read_gb_s, b.read_gb_s), 1e-9), "same node")
         return None
+
+    def with_stored(self, names: Iterable[str]) -> Self:
+        """As it is when these devices leave their weights as the file has them."""
+        stored = set(names)
+        return type(self)(
+            tuple(
+                replace(d, kernels=tuple(k.as_stored() for k in d.kernels)) if d.name in stored else d
+                for d in self.devices
+            ),
+            self.links,
+        )
 
     def subset(self, names: Iterable[str]) -> Self:
         """Only these devices; links between them stay."""

@@ -16,6 +16,7 @@ QUANTS = ("q8_0", "q4_k", "q6_k", "mxfp4", "f32")  # what the bundled, the synth
 
 _WORKING_SETS = tuple(n * 2**20 for n in (1, 2, 4, 16, 64, 384))  # from the nearest cache's to memory's
 _QUICK = 4 * 2**20  # sets that are measured in no time
+_PACKED = 64 * 2**20
 _ROUNDS = 3
 
 
@@ -50,6 +51,14 @@ class Meter(Protocol):
         """`linear` of one token, again and again over weights of `n_bytes`: bytes of weights per second."""
         ...
 
+    def stored_gb_s(self, quant: str, n_bytes: int) -> float:
+        """`matvec_gb_s` of weights that were not repacked."""
+        ...
+
+    def pack_gb_s(self, n_bytes: int) -> float:
+        """Repacking about `n_bytes` of weights, once the memory is at hand."""
+        ...
+
     def gemm_gops(self, quant: str) -> float:
         """`linear` of many tokens, weights from cache."""
         ...
@@ -82,6 +91,8 @@ def probe_device(
         }
     )
     large = {f"{n} {quant}": meter.matvec_gb_s(quant, n) for quant in quants for n in sizes if n > _QUICK}
+    outermost = [n for n in sizes if n in (_QUICK, sizes[-1])] or sizes
+    stored = {q: tuple((n, _rounded(meter.stored_gb_s(q, n))) for n in outermost) for q in quants}
     found = {key: _rounded(value) for key, value in {**quick, **large}.items()}
     return Device(
         name=name,
@@ -96,7 +107,10 @@ def probe_device(
         call_us=found["call_us"],
         attention_gflops=found["attention_gflops"],
         elements_g_s=found["elements_g_s"],
-        kernels=tuple(Kernel(q, found[f"gemm {q}"], tuple((n, found[f"{n} {q}"]) for n in sizes)) for q in quants),
+        pack_gb_s=_rounded(meter.pack_gb_s(min(_PACKED, sizes[-1]))),
+        kernels=tuple(
+            Kernel(q, found[f"gemm {q}"], tuple((n, found[f"{n} {q}"]) for n in sizes), stored[q]) for q in quants
+        ),
     )
 
 

@@ -38,7 +38,7 @@ Row = TypeVar("Row", Device, Kernel, Link)
 _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS = {"gb_s": "GB/s (1e9 bytes)", "us": "microseconds", "gops": "1e9 operations/s", "gflops": "1e9 operations/s"}
-_MAY_BE_ZERO = {"rtt_us", "op_overhead_us", "call_us", "attention_gflops", "elements_g_s"}
+_MAY_BE_ZERO = {"rtt_us", "op_overhead_us", "call_us", "attention_gflops", "elements_g_s", "pack_gb_s"}
 
 
 def parse_lab(text: str, where: str = "lab") -> tuple[tuple[Device, ...], tuple[Link, ...]]:
@@ -101,8 +101,8 @@ def _value(key: str, kind: object, value: Any, where: str) -> Any:
         return tuple(
             _row(Kernel, k, f"{where}: kernel {i + 1}") for i, k in enumerate(_tables({key: value}, key, where))
         )
-    if key == "matvec":
-        return _curve(value, where)
+    if key in ("matvec", "stored"):
+        return _curve(key, value, where)
     if kind is str:
         if not isinstance(value, str) or not value:
             raise UsageError(f"{where}: {key} must be text, not {value!r}")
@@ -122,13 +122,13 @@ def _value(key: str, kind: object, value: Any, where: str) -> Any:
     return float(value)
 
 
-def _curve(value: Any, where: str) -> tuple[tuple[int, float], ...]:
+def _curve(key: str, value: Any, where: str) -> tuple[tuple[int, float], ...]:
     pairs: list[Any] = value if isinstance(value, list) else []
     if not pairs or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
-        raise UsageError(f"{where}: matvec must be a list of [bytes, GB/s], not {value!r}")
+        raise UsageError(f"{where}: {key} must be a list of [bytes, GB/s], not {value!r}")
     points = [(_value("n_bytes", int, a, where), _value("gb_s", float, b, where)) for a, b in pairs]
     if sorted({n for n, _ in points}) != [n for n, _ in points]:
-        raise UsageError(f"{where}: matvec must list working sets in ascending order, not {value!r}")
+        raise UsageError(f"{where}: {key} must list working sets in ascending order, not {value!r}")
     return tuple(points)
 
 
@@ -165,12 +165,16 @@ def format_lab(devices: tuple[Device, ...], links: tuple[Link, ...]) -> str:
     return "\n".join(blocks)
 
 
+def _inline(kernel: Kernel) -> str:
+    values = {field.name: getattr(kernel, field.name) for field in fields(kernel)}
+    return ", ".join(f"{name} = {_toml(value)}" for name, value in values.items() if value != ())
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, tuple) and isinstance(value[0], tuple):
         return repr([list(point) for point in value])
     if isinstance(value, tuple):
-        rows = (", ".join(f"{f.name} = {_toml(getattr(k, f.name))}" for f in fields(k)) for k in value)
-        return "[" + ", ".join("{ " + row + " }" for row in rows) + "]"
+        return "[" + ", ".join("{ " + _inline(kernel) + " }" for kernel in value) + "]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

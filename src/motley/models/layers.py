@@ -13,7 +13,7 @@ from motley.errors import FormatError, UnsupportedError
 from motley.formats.shape_of import role_of
 from motley.formats.tensor import Checkpoint, QuantTensor
 from motley.models.config import Config
-from motley.ops.protocol import Array, Batch, Experts, KVCache, Ops, Weight
+from motley.ops.protocol import Array, Batch, Experts, KVCache, Ops, Upload, Weight
 from motley.progress import Progress, silent
 
 EXPERT_PARTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
@@ -33,12 +33,14 @@ class RunExperts(Protocol):
 
 @dataclass
 class Loader:
-    """Uploads a checkpoint's tensors to a device, checking their dimensions, counting and reporting the bytes."""
+    """Uploads a checkpoint's tensors to a device, checking their dimensions, counting and reporting the bytes.
+    `repack`: see `ops.protocol.Upload`."""
 
     checkpoint: Checkpoint
     ops: Ops
     progress: Progress = silent
     total: int = 0  # bytes that are expected, for `progress`
+    repack: bool = True
     n_bytes: int = field(default=0, init=False)
     _read: set[str] = field(default_factory=set, init=False)
 
@@ -53,7 +55,7 @@ class Loader:
 
     def weight(self, name: str, *dims: int) -> Weight:
         tensor = self.tensor(name, dims)
-        weight = self.ops.weight(tensor)
+        weight = self.ops.weight(tensor, self._upload)
         self._count(tensor.n_bytes)
         return weight
 
@@ -67,7 +69,7 @@ class Loader:
         n, d, f = config.n_experts, config.d_model, config.d_expert
         dims = ((n, f, d), (n, f, d), (n, d, f))
         gate, up, down = (self.tensor(f"blk.{layer}.{part}.weight", size) for part, size in zip(EXPERT_PARTS, dims))
-        experts = self.ops.experts_weight(gate, up, down, owned)
+        experts = self.ops.experts_weight(gate, up, down, owned, self._upload)
         self._count((gate.n_bytes + up.n_bytes + down.n_bytes) // n * len(owned))
         return experts
 
@@ -82,9 +84,17 @@ class Loader:
                     "it the answers would be wrong: use a file that has no such tensor"
                 )
 
+    @property
+    def _upload(self) -> Upload:
+        return Upload(self.repack, self._report)
+
     def _count(self, n_bytes: int) -> None:
         self.n_bytes += n_bytes
-        self.progress(f"loading: {self.n_bytes / 1e6:.0f} MB", self.n_bytes / max(self.total, self.n_bytes))
+        self._report(0)
+
+    def _report(self, of_this: int) -> None:
+        done = self.n_bytes + of_this
+        self.progress(f"loading: {done / 1e6:.0f} MB", done / max(self.total, done, 1))
 
 
 class GroupedQueryAttention:

@@ -12,7 +12,7 @@ import numpy as np
 
 from motley.formats.tensor import QuantTensor
 from motley.ops.native import NativeOps
-from motley.ops.protocol import Batch
+from motley.ops.protocol import REPACKED, Batch, Upload
 from motley.shape.quant import Quant
 
 _COLS = 1024
@@ -51,11 +51,31 @@ class NativeMeter:
         return _median_s(lambda: self._ops.rms_norm(x, norm, 1e-6))
 
     def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
+        return self._product_gb_s(quant, n_bytes, REPACKED)
+
+    def stored_gb_s(self, quant: str, n_bytes: int) -> float:
+        return self._product_gb_s(quant, n_bytes, Upload(repack=False))
+
+    def pack_gb_s(self, n_bytes: int) -> float:
+        """The second time: the first finds the memory. Q4_K, the most usual: the others are alike."""
+        tensor = _zeros(Quant.Q4_K, n_bytes // Quant.Q4_K.n_bytes(_COLS) // 16 * 16)
+        tensor.data.fill(1)  # or all its pages were one and the same
+        rates = []
+        for _ in range(4):
+            started = perf_counter()
+            self._ops.weight(tensor)
+            rates.append(tensor.n_bytes / (perf_counter() - started) / 1e9)
+        return median(rates[1:])
+
+    def _product_gb_s(self, quant: str, n_bytes: int, upload: Upload) -> float:
         """Working set of about `n_bytes`; the calls' own cost is taken off."""
         kind = Quant.named(quant)
         pieces = max(1, min(_PIECES, n_bytes // _PIECE_BYTES))
         rows = max(16, n_bytes // pieces // kind.n_bytes(_COLS) // 16 * 16)
-        weights = [self._ops.weight(_zeros(kind, rows)) for _ in range(pieces)]
+        tensors = [_zeros(kind, rows) for _ in range(pieces)]
+        for tensor in tensors:
+            tensor.data.fill(0)  # untouched memory has no pages of its own
+        weights = [self._ops.weight(tensor, upload) for tensor in tensors]
         x = np.ones((1, _COLS), np.float32)
 
         def pass_over() -> None:

@@ -13,7 +13,7 @@ Bad dimensions are programming errors (ValueError with the numbers); an
 unsupported quantisation raises UnsupportedError when the weight is uploaded, not later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,13 +71,29 @@ class Batch:
         return len(self.tokens)
 
 
+@dataclass(frozen=True)
+class Upload:
+    """How a weight is put on a device.
+
+    repack: into the device's own order, in memory of its own, where that makes it faster. False: it stays where it is,
+    in the file's mapping, and is put in order again at every use: there at once, slower, the same bits; the file must
+    outlive it. A device that has one order only takes no notice.
+    report: called now and then with the stored bytes that are done; what it raises ends the upload."""
+
+    repack: bool = True
+    report: Callable[[int], None] | None = None
+
+
+REPACKED = Upload()
+
+
 class Ops(Protocol):
     """One device. Constructed with its own settings (threads, device name); holds no model."""
 
     name: str  # "reference", "native-avx512", ...
 
     # -- placing weights: raises UnsupportedError for a quantisation the device has no kernel for
-    def weight(self, tensor: QuantTensor) -> Weight:
+    def weight(self, tensor: QuantTensor, upload: Upload = REPACKED) -> Weight:
         """A matrix [rows, cols] for `linear` or `router`; a vector [cols] for `rms_norm`."""
         ...
 
@@ -85,7 +101,9 @@ class Ops(Protocol):
         """A matrix [rows, cols] for `embed`: only the rows that are asked for need ever be read."""
         ...
 
-    def experts_weight(self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int]) -> Experts:
+    def experts_weight(
+        self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int], upload: Upload = REPACKED
+    ) -> Experts:
         """The experts `owned` (global ids) of one layer. gate, up: [E, F, D]; down: [E, D, F]. Only the owned
         parts are read."""
         ...

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.formats.tensor import QuantTensor
-from motley.ops.protocol import Batch, Rope, Routing
+from motley.ops.protocol import REPACKED, Batch, Rope, Routing, Upload
 
 F32 = NDArray[np.float32]
 
@@ -36,14 +36,14 @@ class ReferenceOps:
 
     # -- placing weights
 
-    def weight(self, tensor: QuantTensor) -> F32:
+    def weight(self, tensor: QuantTensor, upload: Upload = REPACKED) -> F32:
         return tensor.decode()
 
     def table(self, tensor: QuantTensor) -> F32:
         return tensor.decode()
 
     def experts_weight(
-        self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int]
+        self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int], upload: Upload = REPACKED
     ) -> ReferenceExperts:
         return ReferenceExperts({e: (gate.part(e).decode(), up.part(e).decode(), down.part(e).decode()) for e in owned})
 

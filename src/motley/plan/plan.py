@@ -20,4 +20,5 @@ class Plan:
     placement: Placement
     prediction: Prediction
     reason: list[str]
+    stored: frozenset[str]  # devices that leave their weights as the file has them
     alternatives: tuple[Alternative, ...]  # fastest first, then those that do not fit

@@ -12,11 +12,12 @@ from motley.errors import CapacityError, UsageError
 from motley.lab.lab import Lab
 from motley.plan.candidates import candidates
 from motley.plan.improve import improve
+from motley.plan.layout import layout_reasons, stored_devices
 from motley.plan.plan import Alternative, Plan
 from motley.plan.reason import reasons
 from motley.plan.state import Pricer, State
 from motley.predict.cost import CostModel
-from motley.predict.memory import gigabytes
+from motley.predict.memory import gigabytes, memory_needed
 from motley.predict.predict import price
 from motley.predict.routes import Routes
 from motley.predict.workload import STEP_TOKENS, Workload
@@ -34,11 +35,13 @@ def find_placement(
     slots: int = 1,
     head: str | None = None,
     homes: Collection[str] | None = None,
+    repack: bool = True,
     seconds: float = 3.0,
 ) -> Plan:
     """The fastest placement found for `workload` (default: 64 tokens, one sequence) that leaves room for `slots`
     sequences of `context` tokens. `head`: the device whose process drives the steps, if that is given. `homes`: the
-    devices that attention may live on (default: any).
+    devices that attention may live on (default: any). `repack` False: all devices leave their weights in the mapped
+    file; else those do whose memory would not hold the repacked copy.
 
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
     workload = workload or Workload()
@@ -47,16 +50,20 @@ def find_placement(
         raise UsageError(f"the lab has no link between {pairs}: measure it with `motley probe` or write it in the file")
     context = max(min(context, shape.context), workload.context)
     may_be_home = None if homes is None else frozenset(lab.devices.index(lab.device(name)) for name in homes)
-    model = CostModel(shape, lab, workload, routes, head)
+    model = CostModel(shape, lab if repack else lab.with_stored(d.name for d in lab.devices), workload, routes, head)
     pricer = Pricer(model, context, max(slots, workload.batch), STEP_TOKENS, may_be_home)
     starts = [(name, s) for name, s in dict.fromkeys(candidates(pricer)) if pricer.allowed(s)]
     state, ms = _best(pricer, [s for _, s in starts], monotonic() + seconds)
     if ms == inf:
         raise CapacityError(_what_is_missing(pricer, starts, context, max(slots, workload.batch)))
     placement = pricer.placement(state)
-    prediction = price(pricer.model, placement)
+    needs = memory_needed(shape, placement, context, max(slots, workload.batch))
+    stored = stored_devices(shape, lab, needs, repack)
+    prediction = price(model.on(lab.with_stored(stored)), placement)
     alternatives = _alternatives(pricer, starts)
-    return Plan(placement, prediction, reasons(pricer, state, prediction, alternatives), alternatives)
+    said = reasons(pricer, state, prediction, alternatives)
+    said += layout_reasons(model, lab, placement, needs, stored, repack)
+    return Plan(placement, prediction, said, stored, alternatives)
 
 
 def _best(pricer: Pricer, starts: list[State], until: float) -> tuple[State, float]:

@@ -21,7 +21,9 @@ def plan_text(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
         "",
         *_table(["layers", "home", "experts"], _layer_rows(plan.placement)),
         "",
-        *_table(["device", "weights", "cache", "buffers", "of"], _memory_rows(plan, shape, lab, context, slots)),
+        *_table(
+            ["device", "weights", "layout", "cache", "buffers", "of"], _memory_rows(plan, shape, lab, context, slots)
+        ),
         "",
         *_table(["time", "on", "ms", "share", "limited by"], _term_rows(found)),
         "",
@@ -42,6 +44,7 @@ def plan_json(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
         "placement": placement_json(plan.placement),
         "prediction": prediction_json(plan.prediction),
         "memory": {name: asdict(need) | {"has": lab.device(name).memory_bytes} for name, need in needs.items()},
+        "stored": sorted(plan.stored),
         "reason": plan.reason,
         "alternatives": [asdict(a) for a in plan.alternatives],
     }
@@ -84,7 +87,8 @@ def _held(run: list[LayerPlacement], device: str) -> str:
 def _memory_rows(plan: Plan, shape: ModelShape, lab: Lab, context: int, slots: int) -> Iterator[list[str]]:
     for name, need in memory_needed(shape, plan.placement, min(context, shape.context), slots).items():
         of = gigabytes(lab.device(name).memory_bytes)
-        yield [name, gigabytes(need.weights), gigabytes(need.kv), gigabytes(need.work), of]
+        layout = "as stored" if name in plan.stored else "repacked"
+        yield [name, gigabytes(need.weights), layout, gigabytes(need.kv), gigabytes(need.work), of]
 
 
 def _term_rows(prediction: Prediction) -> Iterator[list[str]]:

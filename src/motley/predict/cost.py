@@ -93,6 +93,11 @@ class CostModel:
         self._costs: dict[tuple[int, WorkingSets], DeviceCost] = {}
         self._joins = _joins(lab)
 
+    def on(self, lab: Lab) -> "CostModel":
+        """The same question of another lab with the same devices."""
+        head = None if self._driver is None else lab.devices[self._driver].name
+        return CostModel(self.shape, lab, self.workload, self.routes, head)
+
     def working_sets(self, home_bytes: Sequence[int], expert_bytes: Sequence[int]) -> tuple[WorkingSets, ...]:
         """From the bytes of home and expert weights on each device [D]."""
         touched = self.shape.distinct_experts(self.workload.step_tokens) / self.shape.n_experts

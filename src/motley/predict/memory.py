@@ -75,6 +75,16 @@ def memory_needed(
     }
 
 
+# Bytes of a quantisation repacked for the kernels over bytes stored (native/formats.h): 6-bit scales become bytes.
+PACKED = {"q4_k": 2368 / 2304, "q5_k": 2880 / 2816, "q6_k": 3392 / 3360}
+
+
+def packed_bytes(shape: ModelShape, stored: int) -> int:
+    """What `stored` bytes of this model take once they are repacked, by its mix of precisions."""
+    packed = sum(t.n_bytes * PACKED.get(t.quant.name.lower(), 1.0) for t in shape.tensors)
+    return round(stored * packed / shape.n_bytes)
+
+
 def check_fits(lab: Lab, needs: dict[str, Need]) -> None:
     """Raises CapacityError naming each device that is too small and by how much."""
     short = []

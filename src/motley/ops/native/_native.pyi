@@ -1,5 +1,6 @@
 """The compiled half of NativeOps; see native/module.cpp. Arrays are numpy's, C-contiguous, of the exact type."""
 
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -24,7 +25,17 @@ class Device:
     def __init__(self, threads: int, isa: str, half_kv: bool, /) -> None: ...
     def busy_seconds(self) -> float: ...
     def close(self) -> None: ...
-    def pack(self, data: Array, ggml_type: int, rows: int, cols: int, release: bool, /) -> Matrix: ...
+    def pack(
+        self,
+        data: Array,
+        ggml_type: int,
+        rows: int,
+        cols: int,
+        release: bool,
+        watcher: Callable[[int], None] | None,
+        /,
+    ) -> Matrix: ...
+    def stored(self, data: Array, ggml_type: int, rows: int, cols: int, /) -> Matrix: ...
     def pack_experts(
         self,
         gate: Array,
@@ -38,6 +49,21 @@ class Device:
         d_expert: int,
         owned: list[int],
         release: bool,
+        watcher: Callable[[int], None] | None,
+        /,
+    ) -> ExpertSet: ...
+    def stored_experts(
+        self,
+        gate: Array,
+        gate_type: int,
+        up: Array,
+        up_type: int,
+        down: Array,
+        down_type: int,
+        n_experts: int,
+        d_model: int,
+        d_expert: int,
+        owned: list[int],
         /,
     ) -> ExpertSet: ...
     def cache(self, slots: int, context: int, kv_heads: int, head_dim: int, /) -> Cache: ...

@@ -1,10 +1,10 @@
 """NativeOps: the operations on this machine's CPU, by the C++ kernels in `native/`.
 
 Owns what the kernels cannot know: QuantTensors, output arrays, which source pages may be dropped. Arrays are numpy's
-own, so `from_host` and `to_host` cost nothing. Weights are repacked for the kernels (16 rows interleaved) and the
-activations of quantised weights are rounded to int8 per 32 elements with a float32 scale: results differ from the
-reference's by that rounding, about 0.5 % of a typical activation. Float weights (F32, F16, BF16) see float32
-activations.
+own, so `from_host` and `to_host` cost nothing. Weights are repacked for the kernels (16 rows interleaved), once and for
+all or a few rows at a time whenever they are used (`Upload.repack`): the bits are the same. The activations of
+quantised weights are rounded to int8 per 32 elements with a float32 scale: results differ from the reference's by that
+rounding, about 0.5 % of a typical activation. Float weights (F32, F16, BF16) see float32 activations.
 
 Exactness: a token's bits depend neither on its batch, nor on the number of threads, nor on the instruction set.
 NaN and infinity: with float weights they propagate as in the reference; with quantised weights a block of 32
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from motley.errors import CapacityError, MotleyError, UnsupportedError, UsageError
 from motley.formats.tensor import QuantTensor
-from motley.ops.protocol import Batch, Rope, Routing
+from motley.ops.protocol import REPACKED, Batch, Rope, Routing, Upload
 from motley.shape.quant import Quant
 
 try:
@@ -47,28 +47,30 @@ def isas() -> list[str]:
 
 
 class NativeWeight:
-    """An uploaded vector or matrix. `vector`: float32 [cols], for norms. `packed`: the repacked matrix, for products.
-    `router`: the same in float, made when a router first asks for it."""
+    """An uploaded vector or matrix. `vector`: float32 [cols], for norms. `packed`: the matrix for products, repacked or
+    as it is stored. `router`: the same repacked and in float, made when a router first asks for it."""
 
-    __slots__ = ("_device", "_router", "_tensor", "n_rows", "packed", "vector")
+    __slots__ = ("_device", "_repacked", "_router", "_tensor", "n_rows", "packed", "vector")
 
-    def __init__(self, device: "_native.Device", tensor: QuantTensor) -> None:
-        self._device, self._tensor = device, tensor
+    def __init__(self, device: "_native.Device", tensor: QuantTensor, upload: Upload) -> None:
+        self._device, self._tensor, self._repacked = device, tensor, upload.repack
         self._router: _native.Matrix | None = None
         if len(tensor.dims) == 1:
             self.n_rows, self.vector = 1, np.ascontiguousarray(tensor.decode())
         else:
-            self.n_rows, self.packed = tensor.dims[0], _pack(device, tensor)
+            self.n_rows, self.packed = tensor.dims[0], _matrix(device, tensor, upload)
 
     @property
     def router(self) -> "_native.Matrix":
         if self._router is None:
             tensor = self._tensor
-            if tensor.quant in (Quant.F32, Quant.F16, Quant.BF16):
+            is_float = tensor.quant in (Quant.F32, Quant.F16, Quant.BF16)
+            if is_float and self._repacked:
                 self._router = self.packed
             else:
                 values = np.ascontiguousarray(tensor.decode()).reshape(-1).view(np.uint8)
-                self._router = _pack(self._device, QuantTensor(tensor.name, tensor.dims, Quant.F32, values))
+                tensor = tensor if is_float else QuantTensor(tensor.name, tensor.dims, Quant.F32, values)
+                self._router = _matrix(self._device, tensor, REPACKED)
         return self._router
 
 
@@ -93,12 +95,11 @@ class NativeOps:
 
     # -- placing weights
 
-    def weight(self, tensor: QuantTensor) -> NativeWeight:
-        """A matrix is repacked now."""
+    def weight(self, tensor: QuantTensor, upload: Upload = REPACKED) -> NativeWeight:
         _check_quant(tensor)
         if len(tensor.dims) not in (1, 2):
             raise ValueError(f"weight {tensor.name} has dimensions {list(tensor.dims)}, not [cols] or [rows, cols]")
-        return NativeWeight(self._device, tensor)
+        return NativeWeight(self._device, tensor, upload)
 
     def table(self, tensor: QuantTensor) -> QuantTensor:
         """The tensor itself: it stays in its file's mapping, and only the rows of the tokens at hand are read."""
@@ -108,7 +109,7 @@ class NativeOps:
         return tensor
 
     def experts_weight(
-        self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int]
+        self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int], upload: Upload = REPACKED
     ) -> "_native.ExpertSet":
         for tensor in (gate, up, down):
             _check_quant(tensor)
@@ -117,16 +118,12 @@ class NativeOps:
             raise ValueError(
                 f"experts' dimensions do not fit: gate {list(gate.dims)}, up {list(up.dims)}, down {list(down.dims)}"
             )
-        return self._device.pack_experts(
-            *(gate.data, gate.quant.ggml_type),
-            *(up.data, up.quant.ggml_type),
-            *(down.data, down.quant.ggml_type),
-            n_experts,
-            d_model,
-            d_expert,
-            [int(e) for e in owned],
-            all(_is_file_mapping(t.data) for t in (gate, up, down)),
-        )
+        g, u, d = ((t.data, t.quant.ggml_type) for t in (gate, up, down))
+        ids = [int(e) for e in owned]
+        if not upload.repack:
+            return self._device.stored_experts(*g, *u, *d, n_experts, d_model, d_expert, ids)
+        release = all(_is_file_mapping(t.data) for t in (gate, up, down))
+        return self._device.pack_experts(*g, *u, *d, n_experts, d_model, d_expert, ids, release, upload.report)
 
     def kv_cache(self, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> "_native.Cache":
         try:
@@ -252,9 +249,12 @@ def _check_quant(tensor: QuantTensor) -> None:
         )
 
 
-def _pack(device: "_native.Device", tensor: QuantTensor) -> "_native.Matrix":
+def _matrix(device: "_native.Device", tensor: QuantTensor, upload: Upload) -> "_native.Matrix":
     rows, cols = tensor.dims
-    return device.pack(tensor.data, tensor.quant.ggml_type, rows, cols, _is_file_mapping(tensor.data))
+    if not upload.repack:
+        return device.stored(tensor.data, tensor.quant.ggml_type, rows, cols)
+    release = _is_file_mapping(tensor.data)
+    return device.pack(tensor.data, tensor.quant.ggml_type, rows, cols, release, upload.report)
 
 
 def _is_file_mapping(data: NDArray[Any]) -> bool:

@@ -1,0 +1,73 @@
+"""Which devices repack their weights at load and which read them from the mapped file, why, and what either costs.
+
+Repacking is the faster one to run and the default. The mapped file starts at once, shares the page cache with other
+processes, and is what is left where the packed copy would not fit. Answers are the same to the last bit.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from motley.lab.lab import Lab
+from motley.lab.placement import Placement
+from motley.predict.cost import CostModel
+from motley.predict.memory import Need, gigabytes, packed_bytes
+from motley.predict.predict import Prediction, price
+from motley.shape.model import ModelShape
+
+
+def stored_devices(shape: ModelShape, lab: Lab, needs: Mapping[str, Need], repack: bool) -> frozenset[str]:
+    """The devices, of those in `needs`, that leave their weights as the file has them."""
+    if not repack:
+        return frozenset(needs)
+    return frozenset(name for name, need in needs.items() if _too_large(shape, lab, name, need))
+
+
+def layout_reasons(
+    model: CostModel, lab: Lab, placement: Placement, needs: Mapping[str, Need], stored: frozenset[str], repack: bool
+) -> list[str]:
+    """A sentence for each layout in use. `lab`: as it was measured."""
+    packed = [name for name in needs if name not in stored]
+    said = []
+    if packed:
+        said.append(_packed(model, lab, placement, needs, packed))
+    if stored:
+        why = "as asked" if not repack else "because the repacked copy would not fit"
+        said.append(_stored(model, lab, placement, needs, sorted(stored), why))
+    return said
+
+
+def _too_large(shape: ModelShape, lab: Lab, name: str, need: Need) -> bool:
+    return need.total + packed_bytes(shape, need.weights) - need.weights > lab.device(name).memory_bytes
+
+
+def _packed(model: CostModel, lab: Lab, placement: Placement, needs: Mapping[str, Need], names: Sequence[str]) -> str:
+    memory = sum(packed_bytes(model.shape, needs[name].weights) for name in names)
+    seconds = [needs[n].weights / lab.device(n).pack_gb_s / 1e9 for n in names if lab.device(n).pack_gb_s]
+    load = f" in about {max(seconds):.2g} s" if len(seconds) == len(names) else ""
+    here, other = _speed(model, lab, placement, set(needs) - set(names)), _speed(model, lab, placement, list(needs))
+    return (
+        f"{', '.join(names)}: weights are repacked while loading{load}, into {gigabytes(memory)} of memory; with "
+        "--no-repack they would be there at once, in the file's page cache alone, at "
+        f"{other.p50:.3g} tokens/s, {_difference(other, here)}"
+    )
+
+
+def _stored(
+    model: CostModel, lab: Lab, placement: Placement, needs: Mapping[str, Need], names: Sequence[str], why: str
+) -> str:
+    n_bytes = sum(needs[name].weights for name in names)
+    memory = packed_bytes(model.shape, n_bytes)
+    here, other = _speed(model, lab, placement, names), _speed(model, lab, placement, set(needs) - set(names))
+    return (
+        f"{', '.join(names)}: weights stay in the mapped file, {why}: there at once, in {gigabytes(n_bytes)} of page "
+        f"cache, shared with other processes; repacked they would take {gigabytes(memory)} of memory, at "
+        f"{other.p50:.3g} tokens/s, {_difference(other, here)}"
+    )
+
+
+def _speed(model: CostModel, lab: Lab, placement: Placement, stored: Collection[str]) -> Prediction:
+    return price(model.on(lab.with_stored(stored)), placement)
+
+
+def _difference(other: Prediction, here: Prediction) -> str:
+    percent = 100 * (other.p50 / here.p50 - 1)
+    return f"{abs(percent):.0f} % {'faster' if percent > 0 else 'slower'}"

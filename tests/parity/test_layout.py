@@ -1,0 +1,84 @@
+"""Weights left as the file has them give the bits that repacked ones give."""
+
+import numpy as np
+import pytest
+from random_weights import random_tensor
+
+from motley.ops.native import NativeOps, isas
+from motley.ops.protocol import Routing, Upload
+from motley.shape.quant import Quant
+
+STORED = Upload(repack=False)
+
+
+@pytest.fixture(params=isas())
+def ops(request: pytest.FixtureRequest):
+    native = NativeOps(threads=2, isa=request.param)
+    yield native
+    native.close()
+
+
+def normal(*dims: int) -> np.ndarray:
+    return np.random.default_rng(list(dims)).standard_normal(dims).astype(np.float32)
+
+
+def columns(quant: Quant) -> list[int]:
+    """Such as fill no tile."""
+    if quant.block == 1:
+        return [1, 3, 7, 8, 21, 64]
+    return [32, 96, 288] if quant.block == 32 else [256, 768]
+
+
+@pytest.mark.parametrize("quant", Quant, ids=lambda q: q.name)
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 47, 100])
+def test_products(ops: NativeOps, quant: Quant, rows: int) -> None:
+    for cols in columns(quant):
+        tensor = random_tensor(quant, (rows, cols))
+        packed, stored = ops.weight(tensor), ops.weight(tensor, STORED)
+        for tokens in (1, 2, 7, 20):
+            x = normal(tokens, cols)
+            a, b = ops.linear(x, packed, stored)
+            assert a.tobytes() == b.tobytes()
+            (alone,) = ops.linear(x, stored)
+            assert a.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("quants", [(q, q, q) for q in Quant] + [(Quant.Q4_K, Quant.Q4_K, Quant.Q6_K)], ids=str)
+def test_experts(ops: NativeOps, quants: tuple[Quant, Quant, Quant]) -> None:
+    n, f, d = (5, 256, 512) if max(q.block for q in quants) == 256 else (5, 96, 160)
+    tensors = [random_tensor(q, dims) for q, dims in zip(quants, [(n, f, d), (n, f, d), (n, d, f)])]
+    for owned in ([0, 1, 2, 3, 4], [3, 1]):
+        packed, stored = (ops.experts_weight(*tensors, owned, upload) for upload in (Upload(), STORED))
+        for tokens in (1, 3, 40):
+            ids = np.random.default_rng(tokens).integers(0, n, (tokens, 2)).astype(np.int32)
+            a, b = (ops.experts(normal(tokens, d), ids, np.abs(normal(tokens, 2)), e) for e in (packed, stored))
+            assert a.tobytes() == b.tobytes()
+            assert a.any() or tokens < 40
+
+
+def test_routers(ops: NativeOps) -> None:
+    for quant in (Quant.F32, Quant.BF16, Quant.Q8_0):
+        tensor = random_tensor(quant, (40, 64))
+        routes = [ops.router(normal(9, 64), ops.weight(tensor, u), Routing(4, True)) for u in (Upload(), STORED)]
+        for a, b in zip(*routes):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_a_stored_weight_takes_no_memory_and_keeps_its_source(ops: NativeOps) -> None:
+    tensors = [random_tensor(Quant.F32, dims) for dims in [(4, 16, 8), (4, 16, 8), (4, 8, 16)]]
+    ids, weights = np.array([[1]], np.int32), np.ones((1, 1), np.float32)
+    expected = ops.experts(normal(1, 8), ids, weights, ops.experts_weight(*tensors, [1]))
+    experts = ops.experts_weight(*tensors, [1], STORED)
+    matrix = ops.weight(random_tensor(Quant.Q8_0, (16, 32)), STORED).packed
+    assert experts.n_bytes == matrix.n_bytes == 0
+    del tensors
+    np.zeros(1 << 16)  # would take the freed memory
+    got = ops.experts(normal(1, 8), ids, weights, experts)
+    assert got.tobytes() == expected.tobytes()
+
+
+def test_wrong_stored_experts_are_refused(ops: NativeOps) -> None:
+    tensors = [random_tensor(Quant.F32, dims) for dims in [(4, 16, 8), (4, 16, 8), (4, 8, 16)]]
+    for owned, message in [([0, 4], "expert 4 is not one"), ([1, 1], "owned twice")]:
+        with pytest.raises(ValueError, match=message):
+            ops.experts_weight(*tensors, owned, STORED)
