@@ -50,7 +50,7 @@ struct Matrix {
   Buffer memory;  // of a packed one
 };
 
-// Long work tells its watcher how far it is, at most ten times a second. The watcher may throw: the work ends there.
+// Long work tells its watcher how far it is, every few megabytes. The watcher may throw: the work ends there.
 class Report {
  public:
   explicit Report(std::function<void(int64_t)> tell = nullptr) : tell_(std::move(tell)) {}
@@ -58,8 +58,7 @@ class Report {
 
  private:
   std::function<void(int64_t)> tell_;  // all bytes done so far
-  int64_t done_ = 0;
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  int64_t done_ = 0, told_ = 0;
 };
 
 // The owned experts of one layer. gate, up: [F, D]; down: [D, F]; `data` is the first expert's that is there: of the

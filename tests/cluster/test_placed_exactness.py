@@ -89,7 +89,8 @@ def test_bits_of_the_logits(site: Site, tmp_path: Path, family: str, quant: str)
     assert np.isfinite(want[0]).all()
     assert np.abs(want[0]).max() > 0
 
-    others: dict[str, LocalRunner] = {"3 threads": whole(3), **{isa: whole(1, isa) for isa in isas()}}
+    stored = LocalRunner(open_checkpoint(path), NativeOps(threads=2), n_slots=3, context=CONTEXT, repack=False)
+    others: dict[str, LocalRunner] = {"3 threads": whole(3), "stored": stored, **{isa: whole(1, isa) for isa in isas()}}
     for runner in (one, *others.values()):
         for chunk in (1, 7, 16):
             same_bits(logits_of(runner, A, 2, chunk), want[0])
@@ -99,7 +100,7 @@ def test_bits_of_the_logits(site: Site, tmp_path: Path, family: str, quant: str)
 
     for name, rows in PLACEMENTS.items():
         placement = Placement(tuple(LayerPlacement(home, tuple(owners)) for home, owners in rows))
-        placed = PlacedRunner(str(path), placement, site, n_slots=3, context=CONTEXT)
+        placed = PlacedRunner(str(path), placement, site, n_slots=3, context=CONTEXT, stored="b")
         try:
             same_bits(logits_of(placed, A, 1, len(A)), want[0])
             same_bits(logits_of(placed, A, 0, 9), want[0])

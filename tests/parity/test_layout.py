@@ -1,11 +1,19 @@
 """Weights left as the file has them give the bits that repacked ones give."""
 
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE
+
 import numpy as np
 import pytest
 from random_weights import random_tensor
 
+import motley
+from motley.bundled import model_path
 from motley.ops.native import NativeOps, isas
 from motley.ops.protocol import Routing, Upload
+from motley.predict.memory import PACKED
 from motley.shape.quant import Quant
 
 STORED = Upload(repack=False)
@@ -75,6 +83,75 @@ def test_a_stored_weight_takes_no_memory_and_keeps_its_source(ops: NativeOps) ->
     np.zeros(1 << 16)  # would take the freed memory
     got = ops.experts(normal(1, 8), ids, weights, experts)
     assert got.tobytes() == expected.tobytes()
+
+
+def test_long_packing_tells_how_far_it_is(ops: NativeOps) -> None:
+    tensor, told = random_tensor(Quant.Q8_0, (24 << 10, 1024)), list[int]()
+    ops.weight(tensor, Upload(report=told.append))
+    assert len(told) >= 2
+    assert told == sorted(told)
+    assert told[-1] <= tensor.n_bytes
+    experts = [random_tensor(Quant.Q8_0, dims) for dims in [(8, 1024, 1024)] * 3]
+    told.clear()
+    ops.experts_weight(*experts, range(8), Upload(report=told.append))
+    assert len(told) >= 2
+    assert told[-1] <= sum(t.n_bytes for t in experts)
+
+
+def test_packing_can_be_interrupted(ops: NativeOps) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    tensor = random_tensor(Quant.Q8_0, (24 << 10, 1024))
+    with pytest.raises(KeyboardInterrupt):
+        ops.weight(tensor, Upload(report=interrupt))
+    assert ops.linear(normal(1, 1024), ops.weight(tensor))[0].any()
+
+
+def test_the_planner_knows_what_repacking_takes(ops: NativeOps) -> None:
+    for quant in Quant:
+        tensor = random_tensor(quant, (160, 2560))
+        factor = ops.weight(tensor).packed.n_bytes / tensor.n_bytes
+        assert PACKED.get(quant.name.lower(), 1.0) == pytest.approx(factor, abs=0.02)  # memory comes by the page
+
+
+def numbers_of(path: Path) -> dict[str, int]:
+    """Of this file's mapping in this process, bytes: `Rss`, `Pss` (each page divided by its users), ..."""
+    maps = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+    found: dict[str, int] = {}
+    for part in maps:
+        for line in part.splitlines()[1:]:
+            if not line.endswith(" kB"):
+                break
+            key, value, _ = line.split()
+            found[key.rstrip(":")] = found.get(key.rstrip(":"), 0) + 1024 * int(value)
+    return found
+
+
+CHILD = """
+import sys, motley
+with motley.load(sys.argv[1], threads=1, context=16, repack=False) as model:
+    model.logits(list(range(16)))
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_two_processes_share_a_mapped_model() -> None:
+    path = model_path()
+    with (
+        motley.load(path, threads=1, context=16, repack=False) as model,
+        subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdin=PIPE, stdout=PIPE) as other,
+    ):
+        assert other.stdout
+        assert other.stdout.readline() == b"ready\n"
+        model.logits(list(range(16)))
+        mapping = numbers_of(path)
+        other.communicate()
+    assert mapping["Anonymous"] == 0
+    assert mapping["Rss"] > 0.5 * path.stat().st_size
+    assert mapping["Pss"] < 0.6 * mapping["Rss"]
 
 
 def test_wrong_stored_experts_are_refused(ops: NativeOps) -> None:

@@ -219,6 +219,40 @@ def test_the_search_keeps_to_its_time() -> None:
     assert monotonic() - started < 10  # machines of a CI are slow; the candidates alone take a second
 
 
+# -- how weights are held
+
+
+def layouts(memory: float, **changes: object) -> Plan:
+    shape = ModelShape.named("olmoe-1b-7b")
+    return find_placement(shape, lab(device("a", memory, pack_gb_s=2.0)), TG, context=256, **changes)  # type: ignore[arg-type]
+
+
+def test_weights_are_repacked_where_that_fits() -> None:
+    plan = layouts(64e9)
+    (said,) = [reason for reason in plan.reason if "--no-repack" in reason]
+    assert plan.stored == frozenset()
+    assert "repacked while loading in about 2 s, into 4.03 GB" in said
+    assert "% slower" in said
+
+
+def test_weights_stay_in_the_file_when_asked() -> None:
+    plan = layouts(64e9, repack=False)
+    assert plan.stored == {"a"}
+    assert plan.prediction.p50 < layouts(64e9).prediction.p50
+    assert any("stay in the mapped file, as asked" in reason and "faster" in reason for reason in plan.reason)
+
+
+def test_weights_stay_in_the_file_where_the_repacked_copy_would_not_fit() -> None:
+    shape = ModelShape.named("olmoe-1b-7b")
+    just = memory_needed(shape, placed(shape, "a", "a"), 256)["a"].total + 1
+    plan = layouts(just)
+    assert plan.stored == {"a"}
+    assert plan.prediction.p50 == pytest.approx(layouts(64e9, repack=False).prediction.p50)
+    assert any("because the repacked copy would not fit" in reason for reason in plan.reason)
+    with pytest.raises(CapacityError):
+        layouts(just - 2)
+
+
 # -- showing
 
 
