@@ -128,7 +128,7 @@ static inline f32 float_of(i32 a) { return (f32)a; }
 static inline u8v load_bytes(const uint8_t* p) { u8v r; memcpy(&r, p, 64); return r; }
 static inline u8v mask(u8v a, uint8_t m) { return a & m; }
 static inline u8v either(u8v a, u8v b) { return a | b; }
-// shift each byte by K (right when positive, left when negative) and keep the bits of m
+// shift each byte by K (right when positive, left when negative) and keep the bits of m, none of which was shifted in
 template <int K> static inline u8v shift_mask(u8v a, uint8_t m) {
   if (K >= 0) return a >> (K & 7) & m;
   return a << (-K & 7) & m;

@@ -1,0 +1,227 @@
+// All kernels of every instruction set that this CPU runs against the portable ones, to the bit: all formats, odd sizes,
+// one token and many, hostile values.
+//
+// usage: check_kernels BEST   the instruction set that must be chosen here; exits with 1 and says what differs.
+#include <algorithm>
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "isa.h"
+#include "random.h"
+
+using namespace motley;
+
+namespace {
+
+int failures = 0;
+Random rng;
+
+template <class T> void compare(const char* isa, const std::string& what, const std::vector<T>& want, const std::vector<T>& got) {
+  for (size_t i = 0; i < want.size(); ++i) {
+    if constexpr (std::is_floating_point_v<T>) {
+      if (same(want[i], got[i])) continue;
+    } else {
+      if (want[i] == got[i]) continue;
+    }
+    ++failures;
+    std::printf("%s: %s: element %zu is %.9g, not %.9g\n", isa, what.c_str(), i, double(got[i]), double(want[i]));
+    return;
+  }
+}
+
+std::vector<float> sane(int64_t n) {
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& e : x) e = rng.sane();
+  return x;
+}
+std::vector<float> hostile(int64_t n) {
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& e : x) e = rng.hostile();
+  return x;
+}
+
+// A panel's arrays, for n tokens
+struct Acts {
+  std::vector<int8_t> q;
+  std::vector<float> d, dsum;
+  std::vector<int32_t> off8, off32;
+  Panel panel;
+
+  Acts(const Kernels& k, const std::vector<float>& x, int64_t cols, int n) {
+    const int64_t blocks = (cols + 255) / 256 * 8;
+    const size_t all = size_t(blocks * n);
+    q.resize(all * kBlock);
+    for (auto* v : {&d, &dsum}) v->resize(all);
+    off8.resize(all);
+    off32.resize(2 * all);
+    panel.n = n;
+    panel.q = q.data();
+    panel.d = d.data();
+    panel.dsum = dsum.data();
+    panel.off8 = off8.data();
+    panel.off32 = off32.data();
+    for (int t = 0; t < n; ++t) {
+      panel.x[t] = x.data() + t * cols;
+      k.quantize(panel.x[t], cols, panel, t, 0, blocks);
+    }
+  }
+};
+
+// Stored blocks of random bytes: scales of any size, infinities and NaN among them where `wild`.
+std::vector<uint8_t> stored_rows(const FormatInfo& f, int rows, int64_t cols, bool wild) {
+  std::vector<uint8_t> bytes(size_t(rows * row_bytes(f, cols)));
+  for (uint8_t& b : bytes) b = uint8_t(rng.bits());
+  if (wild) return bytes;
+  for (size_t at = 0; at < bytes.size(); at += size_t(f.block_bytes)) {
+    auto half = [&](size_t offset) { bytes[at + offset + 1] = uint8_t(0x20 + (bytes[at + offset + 1] & 0x97)); };
+    switch (f.format) {
+      case Format::F32: bytes[at + 3] = uint8_t(0x3e + (bytes[at + 3] & 0x81)); break;
+      case Format::F16: half(0); break;
+      case Format::BF16: bytes[at + 1] = uint8_t(0x3e + (bytes[at + 1] & 0x81)); break;
+      case Format::Q4_K:
+      case Format::Q5_K: half(2); half(0); break;
+      case Format::Q6_K: half(208); break;
+      case Format::MXFP4: bytes[at] = uint8_t(120 + (bytes[at] & 7)); break;
+      default: half(0);
+    }
+  }
+  return bytes;
+}
+
+void check_format(const Kernels& k, Format format, int rows, int64_t cols, bool wild) {
+  const FormatInfo& f = *find_format(int(format));
+  cols = (cols + f.block - 1) / f.block * f.block;
+  const std::string what = "format " + std::to_string(int(format)) + " [" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+  const std::vector<uint8_t> bytes = stored_rows(f, rows, cols, wild);
+  std::vector<uint8_t> want_group(size_t(group_bytes(f, cols))), group(want_group.size());
+  kScalarKernels.pack(f, bytes.data(), rows, cols, want_group.data(), nullptr);
+  k.pack(f, bytes.data(), rows, cols, group.data(), nullptr);
+  compare(k.name, what + " packed", want_group, group);
+  for (int n : {1, 2, 4, 8}) {
+    const std::vector<float> x = wild ? hostile(n * cols) : sane(n * cols);
+    Acts want_acts(kScalarKernels, x, cols, n), acts(k, x, cols, n);
+    compare(k.name, "quantised", want_acts.q, acts.q);
+    compare(k.name, "scales", want_acts.d, acts.d);
+    compare(k.name, "scaled sums", want_acts.dsum, acts.dsum);
+    compare(k.name, "offsets", want_acts.off8, acts.off8);
+    compare(k.name, "half offsets", want_acts.off32, acts.off32);
+    std::vector<float> want(size_t(n * rows)), got(want.size());
+    kScalarKernels.gemm(format)(want_group.data(), cols, want_acts.panel, want.data(), rows, rows);
+    k.gemm(format)(want_group.data(), cols, want_acts.panel, got.data(), rows, rows);
+    compare(k.name, what + " x " + std::to_string(n), want, got);
+  }
+}
+
+void check_vectors(const Kernels& k, int64_t n) {
+  const Kernels& s = kScalarKernels;
+  for (bool wild : {false, true}) {
+    const std::vector<float> x = wild ? hostile(n) : sane(n), y = wild ? hostile(n) : sane(n);
+    const std::string size = " of " + std::to_string(n);
+    std::vector<float> want(x), got(x);
+    s.rms_norm(x.data(), y.data(), n, 1e-6f, want.data());
+    k.rms_norm(x.data(), y.data(), n, 1e-6f, got.data());
+    compare(k.name, "rms_norm" + size, want, got);
+    s.silu_mul(x.data(), y.data(), n, want.data());
+    k.silu_mul(x.data(), y.data(), n, got.data());
+    compare(k.name, "silu_mul" + size, want, got);
+    s.exp(x.data(), n, want.data());
+    k.exp(x.data(), n, got.data());
+    compare(k.name, "exp" + size, want, got);
+    s.add(want.data(), y.data(), n);
+    k.add(got.data(), y.data(), n);
+    compare(k.name, "add" + size, want, got);
+    std::vector<double> want_sum(size_t(n), 0.25), got_sum(want_sum);
+    s.accumulate(want_sum.data(), x.data(), 0.3f, int(n));
+    k.accumulate(got_sum.data(), x.data(), 0.3f, int(n));
+    compare(k.name, "accumulate" + size, want_sum, got_sum);
+  }
+}
+
+void check_attention(const Kernels& k, bool half, int head_dim, int n_queries, bool wild) {
+  const Kernels& s = kScalarKernels;
+  const int positions = 37 + n_queries, padded = (head_dim + 15) / 16 * 16, context = 64;
+  const KvShape shape{head_dim, padded, n_queries};
+  std::vector<uint8_t> keys[2], values[2];
+  for (int i = 0; i < 2; ++i) {
+    keys[i].resize(size_t(context * head_dim * 4));
+    values[i].resize(size_t(context * padded * 4));
+  }
+  for (int p = 0; p < positions; ++p) {
+    const std::vector<float> key = wild ? hostile(head_dim) : sane(head_dim), value = wild ? hostile(head_dim) : sane(head_dim);
+    s.store_kv(half, shape, key.data(), value.data(), keys[0].data(), values[0].data(), p);
+    k.store_kv(half, shape, key.data(), value.data(), keys[1].data(), values[1].data(), p);
+  }
+  if (!wild) {  // the bits of a stored NaN are free
+    compare(k.name, "keys", keys[0], keys[1]);
+    compare(k.name, "values", values[0], values[1]);
+  }
+  const std::vector<float> q = sane(n_queries * head_dim);
+  std::vector<float> scratch(size_t(n_queries * context)), out[2];
+  std::vector<const float*> queries;
+  std::vector<int64_t> limits;
+  for (int i = 0; i < n_queries; ++i) {
+    queries.push_back(q.data() + i * head_dim);
+    limits.push_back(positions - (n_queries - 1 - i) / 2);
+  }
+  for (int i = 0; i < 2; ++i) {
+    out[i].resize(q.size());
+    std::vector<float*> to;
+    for (int j = 0; j < n_queries; ++j) to.push_back(out[i].data() + j * head_dim);
+    (i ? k : s).attend(half, shape, queries.data(), limits.data(), keys[0].data(), values[0].data(), 0.3f, scratch.data(),
+                       to.data());
+  }
+  compare(k.name, "attention of " + std::to_string(n_queries) + " x " + std::to_string(head_dim), out[0], out[1]);
+}
+
+void check(const Kernels& k) {
+  for (Format f : {Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_K, Format::Q5_K,
+                   Format::Q6_K, Format::MXFP4})
+    for (bool wild : {false, true}) {
+      check_format(k, f, 16, 3 * 256, wild);
+      check_format(k, f, 5, 7 * 32 + (f == Format::F32 ? 3 : 0), wild);
+    }
+  for (int64_t n : {1, 15, 16, 17, 111}) check_vectors(k, n);
+  for (bool half : {false, true})
+    for (int head_dim : {16, 40, 128})
+      for (int n : {1, 2, 3, 4, 7}) check_attention(k, half, head_dim, n, n == 3);
+  std::vector<uint8_t> bytes(4096 + 8192);
+  for (uint8_t& b : bytes) b = uint8_t(rng.bits());
+  compare<int64_t>(k.name, "read", {kScalarKernels.read(bytes.data(), 4096)}, {k.read(bytes.data(), 4096)});
+  compare<int32_t>(k.name, "int8_tile", {kScalarKernels.int8_tile(9)}, {k.int8_tile(9)});
+  compare<float>(k.name, "f32_tile", {kScalarKernels.f32_tile(9)}, {k.f32_tile(9)});
+}
+
+// Whatever cannot be had is refused in one sentence that names what can.
+void check_refusals() {
+  const std::vector<std::string> usable = usable_isas();
+  for (const char* name : {"avx512", "avx2-vnni", "avx2", "neon-i8mm", "neon-dotprod", "neon", "scalar", "sse", " "}) {
+    bool refused = false;
+    try {
+      choose_kernels(name);
+    } catch (const std::invalid_argument& error) {
+      refused = std::string(error.what()).find("take one of " + usable[0]) != std::string::npos;
+    }
+    if (refused == (std::find(usable.begin(), usable.end(), name) == usable.end())) continue;
+    ++failures;
+    std::printf("'%s': wrongly refused or had\n", name);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string best = choose_kernels("")->name;
+  if (argc != 2 || best != argv[1]) {
+    std::printf("chose %s, not %s\n", best.c_str(), argc > 1 ? argv[1] : "(none named)");
+    return 1;
+  }
+  check_refusals();
+  for (const std::string& name : usable_isas()) {
+    if (name == "scalar") continue;
+    check(*choose_kernels(name));
+    std::printf("%s: %d differences so far\n", name.c_str(), failures);
+  }
+  return failures != 0;
+}
