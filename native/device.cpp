@@ -14,37 +14,9 @@ namespace motley {
 // ---------------------------------------------------------------- activations
 
 void Acts::reserve(int64_t tokens, int64_t cols) {
-  tokens_ = tokens;
   blocks_ = (cols + 4 * kBlock - 1) / (4 * kBlock) * 4;  // tiles of 128 at most, but for formats with blocks of 256
-  constexpr int64_t per_block = kBlock + 2 * sizeof(float) + 3 * sizeof(int32_t);
-  memory_.grow(size_t(tokens_ * blocks_ * per_block));
-}
-
-Panel Acts::panel(int64_t first, int n) const {
-  // Five arrays one after the other, each [tokens * blocks] of its element.
-  int64_t all = tokens_ * blocks_, at = first * blocks_;
-  uint8_t* p = memory_.data();
-  auto* fours = reinterpret_cast<uint32_t*>(p + all * kBlock);
-  Panel out;
-  out.n = n;
-  out.q = reinterpret_cast<int8_t*>(p) + at * kBlock;
-  out.d = reinterpret_cast<float*>(fours) + at;
-  out.dsum = reinterpret_cast<float*>(fours + all) + at;
-  out.off8 = reinterpret_cast<int32_t*>(fours + 2 * all) + at;
-  out.off32 = reinterpret_cast<int32_t*>(fours + 3 * all) + 2 * at;
-  return out;
-}
-
-void copy_token(const Panel& from, int t, Panel& to, int u, int64_t blocks) {
-  for (int64_t b = 0; b < blocks; ++b) {
-    int64_t i = b * from.n + t, j = b * to.n + u;
-    std::memcpy(to.q + j * kBlock, from.q + i * kBlock, kBlock);
-    to.d[j] = from.d[i];
-    to.dsum[j] = from.dsum[i];
-    to.off8[j] = from.off8[i];
-    to.off32[(2 * b) * to.n + u] = from.off32[(2 * b) * from.n + t];
-    to.off32[(2 * b + 1) * to.n + u] = from.off32[(2 * b + 1) * from.n + t];
-  }
+  stride_ = blocks_ + 1;  // odd: tokens that are read together do not fall into one set of the cache
+  memory_.grow(size_t(tokens * stride_) * sizeof(ActBlock));
 }
 
 // ---------------------------------------------------------------- the device
@@ -58,8 +30,7 @@ Device::Device(int threads, const std::string& isa, bool half_kv)
 void Device::close() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (pool_->threads() > 1) pool_ = std::make_unique<Pool>(1);
-  slices_ = {};
-  for (Acts* a : {&acts_, &gathered_, &hidden_}) *a = Acts();
+  for (Acts* a : {&acts_, &hidden_}) *a = Acts();
   for (Buffer* b : {&scratch_, &hidden_floats_}) *b = Buffer();
 }
 
@@ -181,52 +152,40 @@ std::unique_ptr<Cache> Device::cache(int64_t slots, int64_t context, int64_t kv_
 
 // ---------------------------------------------------------------- products
 
-// Cut T tokens into panels of 8, 4, 2 and 1 in slices_, quantising into acts_ where integer weights will read them.
-// `plain`: panels of one token each, to be gathered later.
-void Device::split_panels(const float* x, int64_t T, int64_t cols, bool integer, bool plain) {
-  slices_.clear();
-  if (integer) acts_.reserve(T, cols);
-  for (int64_t t = 0; t < T;) {
-    int n = plain ? 1 : kMaxPanel;
-    while (n > T - t) n /= 2;
-    Slice s;
-    if (integer) s.panel = acts_.panel(t, n);
-    s.panel.n = n;
-    s.first = t;
-    for (int i = 0; i < n; ++i) s.panel.x[i] = x + (t + i) * cols;
-    slices_.push_back(s);
-    t += n;
-  }
+// Point quantised_ and floats_ at the T tokens of x, quantising them where integer weights will read them.
+void Device::take_inputs(const float* x, int64_t T, int64_t cols, bool integer) {
+  floats_.resize(size_t(T));
+  for (int64_t t = 0; t < T; ++t) floats_[size_t(t)] = x + t * cols;
   if (!integer) return;
-  over_tokens(int64_t(slices_.size()), cols * (plain ? 1 : std::min<int64_t>(T, kMaxPanel)), [&](int64_t i, int) {
-    Slice& s = slices_[size_t(i)];
-    for (int t = 0; t < s.panel.n; ++t) kernels_->quantize(s.panel.x[t], cols, s.panel, t, 0, acts_.blocks());
+  acts_.reserve(T, cols);
+  quantised_.resize(size_t(T));
+  over_tokens(T, cols, [&](int64_t t, int) {
+    kernels_->quantize(x + t * cols, cols, acts_.token(t), acts_.blocks());
+    quantised_[size_t(t)] = acts_.token(t);
   });
 }
 
-// Room for every worker to pack `slots` groups of `bytes` each.
-void Device::reserve_groups(int64_t slots, int64_t bytes) {
-  group_slots_ = slots;
-  group_stride_ = (bytes + 63) / 64 * 64;
-  groups_.grow(size_t(pool_->threads() * slots * group_stride_));
+// Room for every worker to pack `slots` pairs of row groups, `bytes` each.
+void Device::reserve_pairs(int64_t slots, int64_t bytes) {
+  pair_slots_ = slots;
+  pair_stride_ = (bytes + 63) / 64 * 64;
+  pairs_.grow(size_t(pool_->threads() * slots * pair_stride_));
 }
 
-// A row group of w as the kernels read it: where it lies, or packed now into the worker's slot if w is stored.
-const uint8_t* Device::ready(const Packed& w, int64_t g, int worker, int slot) {
-  if (!w.stored) return w.group(g);
+// Pair p of w as the kernels read it: where it lies, or packed now into the worker's slot if w is stored. `next`: what
+// the worker reads after it, if it is not the following pair.
+RowPair Device::ready(const Packed& w, int64_t p, int worker, int slot, const uint8_t* next) {
+  RowPair pair = w.pair(p, next);
+  if (!w.stored) return pair;
   const int64_t stride = row_bytes(*w.format, w.cols);
-  const uint8_t* rows = w.data + g * kRows * stride;
-  uint8_t* to = groups_.data() + (worker * group_slots_ + slot) * group_stride_;
-  kernels_->pack(*w.format, rows, w.rows_of(g), w.cols, to, rows + kRows * stride);
-  return to;
-}
-
-// One row group times all tokens of slices_; out [T, rows].
-void Device::product(const Packed& w, int64_t group, int worker, float* out) {
-  GemmFn gemm = kernels_->gemm(w.format->format);
-  const uint8_t* data = ready(w, group, worker, 0);
-  int rows = w.rows_of(group);
-  for (const Slice& s : slices_) gemm(data, w.cols, s.panel, out + s.first * w.rows + group * kRows, w.rows, rows);
+  uint8_t* to = pairs_.data() + (worker * pair_slots_ + slot) * pair_stride_;
+  for (int first = 0; first < pair.rows; first += kRows) {
+    const uint8_t* rows = w.data + (p * 2 * kRows + first) * stride;
+    kernels_->pack(*w.format, rows, std::min(kRows, pair.rows - first), w.cols, to + first / kRows * w.group_size(),
+                   rows + kRows * stride);
+  }
+  pair.data = pair.next = to;
+  return pair;
 }
 
 void Device::linear(const float* x, int64_t T, int64_t cols, const std::vector<const Matrix*>& w,
@@ -238,23 +197,30 @@ void Device::linear(const float* x, int64_t T, int64_t cols, const std::vector<c
     integer |= m->w.format->integer;
   }
   if (T == 0) return;
-  split_panels(x, T, cols, integer, false);
+  take_inputs(x, T, cols, integer);
 
-  // Items: runs of row groups of about 64 KB, smaller when many tokens make each group long work.
   int64_t largest = 0;
-  for (const Matrix* m : w) largest = std::max(largest, m->w.stored ? m->w.group_size() : 0);
-  reserve_groups(1, largest);
+  for (const Matrix* m : w) largest = std::max(largest, m->w.stored ? m->w.pair_bytes() : 0);
+  reserve_pairs(1, largest);
+
+  // Items: a portion of the tokens and a run of row pairs, 64 KB of them for few tokens; for many, so few that there are
+  // items for all threads and so many that the portion's activations pay for their way into the cache.
+  const int64_t portions = (T + kTogether - 1) / kTogether;
   std::vector<int64_t> chunk(w.size()), first_item(w.size() + 1, 0);
   for (size_t i = 0; i < w.size(); ++i) {
-    chunk[i] = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / w[i]->w.group_size());
-    first_item[i + 1] = first_item[i] + (w[i]->w.groups() + chunk[i] - 1) / chunk[i];
+    chunk[i] = T > 16 ? 4 : std::max<int64_t>(1, (1 << 16) / w[i]->w.pair_bytes());
+    first_item[i + 1] = first_item[i] + (w[i]->w.pairs() + chunk[i] - 1) / chunk[i];
   }
-  pool_->run(first_item.back(), [&](int64_t item, int worker) {
+  pool_->run(first_item.back() * portions, [&](int64_t item, int worker) {
+    const int64_t t = T * (item / first_item.back()) / portions, n = T * (item / first_item.back() + 1) / portions - t;
+    item %= first_item.back();
     size_t i = 0;
     while (item >= first_item[i + 1]) ++i;
     const Packed& m = w[i]->w;
-    int64_t first = (item - first_item[i]) * chunk[i], end = std::min(m.groups(), first + chunk[i]);
-    for (int64_t g = first; g < end; ++g) product(m, g, worker, out[i]);
+    GemmFn gemm = kernels_->gemm(m.format->format);
+    int64_t first = (item - first_item[i]) * chunk[i], end = std::min(m.pairs(), first + chunk[i]);
+    for (int64_t p = first; p < end; ++p)
+      gemm(ready(m, p, worker, 0), cols, inputs(m) + t, n, out[i] + t * m.rows + p * 2 * kRows, m.rows);
   });
 }
 
@@ -366,8 +332,13 @@ void Device::router(const float* x, int64_t T, int64_t cols, const Matrix& w, in
   if (n_used < 1 || n_used > E) throw bad("cannot choose ", n_used, " of ", E, " experts");
   if (w.w.format->integer) throw bad("the router needs float weights");
   auto* logits = reinterpret_cast<float*>(scratch_.grow(size_t(T * E) * sizeof(float)));
-  split_panels(x, T, cols, false, false);
-  over_tokens(w.w.groups(), T * cols * kRows / 4, [&](int64_t g, int) { product(w.w, g, 0, logits); });  // packed
+  take_inputs(x, T, cols, false);
+  GemmFn gemm = kernels_->gemm(w.w.format->format);
+  over_tokens(w.w.groups(), T * cols * kRows, [&](int64_t g, int) {  // packed; single groups: there are few
+    const RowPair group{w.w.data + g * w.w.group_size(), w.w.group_size(), int(std::min<int64_t>(kRows, E - g * kRows)),
+                        nullptr};
+    gemm(group, cols, floats_.data(), T, logits + g * kRows, E);
+  });
   over_tokens(T, E * 8, [&](int64_t t, int) {
     route_token(logits + t * E, E, n_used, normalize, ids + t * n_used, weights + t * n_used);
   });

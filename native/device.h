@@ -41,8 +41,14 @@ struct Packed {
   int64_t group_size() const { return group_bytes(*format, cols); }
   int64_t stored_bytes() const { return rows * row_bytes(*format, cols); }
   int64_t bytes() const { return stored ? stored_bytes() : groups() * group_size(); }
-  const uint8_t* group(int64_t g) const { return data + g * group_size(); }
-  int rows_of(int64_t g) const { return int(rows - g * kRows < kRows ? rows - g * kRows : kRows); }
+  int64_t pairs() const { return (groups() + 1) / 2; }
+  int64_t pair_bytes() const { return 2 * group_size(); }
+  // Two row groups, 32 rows; `next`: what will be read after them, the following pair if nothing is said.
+  RowPair pair(int64_t p, const uint8_t* next = nullptr) const {
+    const uint8_t* at = data + p * pair_bytes();
+    int64_t left = rows - p * 2 * kRows;
+    return {at, group_size(), int(left < 2 * kRows ? left : 2 * kRows), next ? next : at + pair_bytes()};
+  }
 };
 
 struct Matrix {
@@ -93,20 +99,17 @@ struct Cache {
   uint8_t* values(int64_t slot, int64_t head) const { return keys(slot, head) + key_bytes(); }
 };
 
-// Quantised activations of many tokens in one scratch buffer. A panel of n tokens takes the place of its n tokens.
+// Quantised activations of many tokens.
 class Acts {
  public:
   void reserve(int64_t tokens, int64_t cols);
-  Panel panel(int64_t first, int n) const;
+  ActBlock* token(int64_t t) const { return reinterpret_cast<ActBlock*>(memory_.data()) + t * stride_; }
   int64_t blocks() const { return blocks_; }
 
  private:
-  int64_t tokens_ = 0, blocks_ = 0;  // blocks: of 32, an even number
+  int64_t blocks_ = 0, stride_ = 0;  // per token, in blocks of 32; a tile's worth is an even number of them
   Buffer memory_;
 };
-
-// Token t of `from` becomes token u of `to`.
-void copy_token(const Panel& from, int t, Panel& to, int u, int64_t blocks);
 
 class Device {
  public:
@@ -162,10 +165,10 @@ class Device {
   const FormatInfo& format(int type) const;
   Packed source_matrix(const Source& source, int64_t copies, int64_t rows, int64_t cols) const;
   void pack_into(const Packed& from, uint8_t* to, bool release, Report& report);
-  void split_panels(const float* x, int64_t T, int64_t cols, bool integer, bool plain);
-  void product(const Packed& w, int64_t group, int worker, float* out);
-  void reserve_groups(int64_t slots, int64_t bytes);
-  const uint8_t* ready(const Packed& w, int64_t group, int worker, int slot);
+  void take_inputs(const float* x, int64_t T, int64_t cols, bool integer);
+  const void* const* inputs(const Packed& w) const { return w.format->integer ? quantised_.data() : floats_.data(); }
+  void reserve_pairs(int64_t slots, int64_t bytes);
+  RowPair ready(const Packed& w, int64_t pair, int worker, int slot, const uint8_t* next = nullptr);
   template <class F> void over_tokens(int64_t T, int64_t work_per_token, F&& f);
   void route_token(float* logits, int64_t E, int64_t n_used, bool normalize, int32_t* ids, float* weights) const;
   template <class F> double rate(F&& work, double work_done, int reps);
@@ -177,15 +180,11 @@ class Device {
   std::atomic<int64_t> busy_ns_{0};
 
   // scratch, kept between operations
-  struct Slice {
-    Panel panel;
-    int64_t first;  // its first token
-  };
-  std::vector<Slice> slices_;
-  Acts acts_, gathered_, hidden_;
+  std::vector<const void*> quantised_, floats_;  // each token's activations, both ways
+  Acts acts_, hidden_;
   Buffer scratch_, hidden_floats_;
-  Buffer groups_;  // of stored matrices, packed for the moment: [worker][slot]
-  int64_t group_slots_ = 0, group_stride_ = 0;
+  Buffer pairs_;  // of stored matrices, packed for the moment: [worker][slot]
+  int64_t pair_slots_ = 0, pair_stride_ = 0;
   struct RopeTable {
     std::vector<int32_t> positions;
     int64_t dim = 0;

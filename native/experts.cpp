@@ -20,7 +20,6 @@ struct Pair {
 struct Chosen {  // an expert that some token chose
   int64_t index;         // among the owned
   int64_t first_pair, n_pairs;
-  size_t first_slice, n_slices;
 };
 
 }  // namespace
@@ -43,7 +42,7 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
     int64_t n = start[size_t(e) + 1];
     start[size_t(e)] = n_pairs;
     if (set.local[size_t(e)] < 0 || n == 0) continue;
-    chosen.push_back({set.local[size_t(e)], n_pairs, n, 0, 0});
+    chosen.push_back({set.local[size_t(e)], n_pairs, n});
     n_pairs += n;
   }
   if (n_pairs == 0) return;
@@ -53,97 +52,73 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
     pairs[size_t(start[size_t(ids[i])]++)] = {i / n_used, weights[i]};
   }
 
-  // Inputs: each token quantised once, then gathered into the panels of each expert.
+  // Inputs: each token quantised once; then what each pair reads, and where its hidden activations go.
   const bool int_in = set.gate.format->integer || set.up.format->integer, int_hidden = set.down.format->integer;
-  split_panels(x, T, D, int_in, true);
-  if (int_in) gathered_.reserve(n_pairs, D);
+  take_inputs(x, T, D, int_in);
+  std::vector<const void*> quantised(size_t(int_in ? n_pairs : 0)), floats(static_cast<size_t>(n_pairs)),
+      hidden(static_cast<size_t>(n_pairs));
   if (int_hidden) hidden_.reserve(n_pairs, F);
   else hidden_floats_.grow(size_t(n_pairs * F) * sizeof(float));
-  std::vector<Slice> slices;
-  for (Chosen& c : chosen) {
-    c.first_slice = slices.size();
-    for (int64_t i = 0; i < c.n_pairs;) {
-      int n = kMaxPanel;
-      while (n > c.n_pairs - i) n /= 2;
-      int64_t first = c.first_pair + i, token = pairs[size_t(first)].token;
-      Slice s;
-      if (int_in) s.panel = n == 1 ? slices_[size_t(token)].panel : gathered_.panel(first, n);
-      s.panel.n = n;
-      s.first = first;
-      for (int u = 0; u < n; ++u) s.panel.x[u] = x + pairs[size_t(first + u)].token * D;
-      slices.push_back(s);
-      i += n;
-    }
-    c.n_slices = slices.size() - c.first_slice;
-  }
-  if (int_in && n_pairs > int64_t(chosen.size()))
-    over_tokens(int64_t(slices.size()), D, [&](int64_t i, int) {
-      Slice& s = slices[size_t(i)];
-      for (int u = 0; s.panel.n > 1 && u < s.panel.n; ++u)
-        copy_token(slices_[size_t(pairs[size_t(s.first + u)].token)].panel, 0, s.panel, u, acts_.blocks());
-    });
   auto* hidden_floats = reinterpret_cast<float*>(hidden_floats_.data());
-  auto hidden_panel = [&](const Slice& s) {
-    Panel p;
-    if (int_hidden) p = hidden_.panel(s.first, s.panel.n);
-    p.n = s.panel.n;
-    for (int u = 0; u < p.n; ++u) p.x[u] = hidden_floats + (s.first + u) * F;
-    return p;
-  };
+  for (int64_t i = 0; i < n_pairs; ++i) {
+    const size_t token = size_t(pairs[size_t(i)].token);
+    if (int_in) quantised[size_t(i)] = quantised_[token];
+    floats[size_t(i)] = floats_[token];
+    hidden[size_t(i)] = int_hidden ? static_cast<void*>(hidden_.token(i)) : hidden_floats + i * F;
+  }
+  auto inputs_of = [&](const Packed& w) { return w.format->integer ? quantised.data() : floats.data(); };
 
   // Pass 1: an item is an expert and some blocks of 32 hidden rows.
   const int64_t blocks = (F + kBlock - 1) / kBlock;
-  const int64_t per_item = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / (2 * (set.gate.group_size() + set.up.group_size())));
+  const int64_t per_item = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / (set.gate.pair_bytes() + set.up.pair_bytes()));
   const int64_t items = (blocks + per_item - 1) / per_item;
   GemmFn gate_gemm = kernels_->gemm(set.gate.format->format), up_gemm = kernels_->gemm(set.up.format->format);
-  reserve_groups(4, std::max({set.gate.group_size(), set.up.group_size(), set.down.group_size()}));
+  if (set.gate.stored) reserve_pairs(2, std::max({set.gate.pair_bytes(), set.up.pair_bytes(), set.down.pair_bytes()}));
   pool_->run(int64_t(chosen.size()) * items, [&](int64_t item, int worker) {
     const Chosen& c = chosen[size_t(item / items)];
-    Packed gate = ExpertSet::at(set.gate, c.index), up = ExpertSet::at(set.up, c.index);
-    int64_t first = item % items * per_item, end = std::min(blocks, first + per_item);
-    alignas(64) float g[kMaxPanel * kBlock], u[kMaxPanel * kBlock];
+    const Packed gate = ExpertSet::at(set.gate, c.index), up = ExpertSet::at(set.up, c.index);
+    const int64_t first = item % items * per_item, end = std::min(blocks, first + per_item);
+    alignas(64) float g[kTogether * kBlock], u[kTogether * kBlock];
     for (int64_t b = first; b < end; ++b) {
-      const int64_t rows = std::min<int64_t>(kBlock, F - b * kBlock);
-      const uint8_t *gates[2], *ups[2];
-      for (int half = 0; half * kRows < rows; ++half) {
-        gates[half] = ready(gate, 2 * b + half, worker, half);
-        ups[half] = ready(up, 2 * b + half, worker, 2 + half);
-      }
-      for (size_t i = c.first_slice; i < c.first_slice + c.n_slices; ++i) {
-        const Slice& s = slices[i];
-        for (int64_t half = 0; half * kRows < rows; ++half) {
-          int64_t group = 2 * b + half;
-          gate_gemm(gates[half], D, s.panel, g + half * kRows, kBlock, gate.rows_of(group));
-          up_gemm(ups[half], D, s.panel, u + half * kRows, kBlock, up.rows_of(group));
-        }
-        Panel h = hidden_panel(s);
-        for (int t = 0; t < s.panel.n; ++t) {
+      const RowPair gate_rows = ready(gate, b, worker, 0, up.pair(b).data);
+      const RowPair up_rows = ready(up, b, worker, 1, gate.pair(b + 1).data);
+      for (int64_t i = c.first_pair, n, left = c.n_pairs; left > 0; i += n, left -= n) {
+        n = portion(left);
+        gate_gemm(gate_rows, D, inputs_of(set.gate) + i, n, g, kBlock);
+        up_gemm(up_rows, D, inputs_of(set.up) + i, n, u, kBlock);
+        for (int64_t t = 0; t < n; ++t) {
           float* value = g + t * kBlock;
-          kernels_->silu_mul(value, u + t * kBlock, rows, value);
-          if (int_hidden) kernels_->quantize(value, rows, h, t, b, b + 1 < blocks ? 1 : hidden_.blocks() - b);
-          else std::memcpy(hidden_floats + (s.first + t) * F + b * kBlock, value, size_t(rows) * sizeof(float));
+          kernels_->silu_mul(value, u + t * kBlock, gate_rows.rows, value);
+          if (int_hidden)
+            kernels_->quantize(value, gate_rows.rows, hidden_.token(i + t) + b, b + 1 < blocks ? 1 : hidden_.blocks() - b);
+          else
+            std::memcpy(hidden_floats + (i + t) * F + b * kBlock, value, size_t(gate_rows.rows) * sizeof(float));
         }
       }
     }
   });
 
-  // Pass 2: an item is some row groups of the output, over all chosen experts.
-  const int64_t groups = set.down.groups();
-  const int64_t per_item2 = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / set.down.group_size());
+  // Pass 2: an item is some pairs of row groups of the output, over all chosen experts.
+  const int64_t per_item2 = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / set.down.pair_bytes());
   GemmFn down_gemm = kernels_->gemm(set.down.format->format);
-  pool_->run((groups + per_item2 - 1) / per_item2, [&](int64_t item, int worker) {
-    int64_t first = item * per_item2, end = std::min(groups, first + per_item2);
-    alignas(64) float part[kMaxPanel * kRows];
-    for (const Chosen& c : chosen) {
-      Packed down = ExpertSet::at(set.down, c.index);
-      for (int64_t g = first; g < end; ++g) {
-        const uint8_t* data = ready(down, g, worker, 0);
-        for (size_t i = c.first_slice; i < c.first_slice + c.n_slices; ++i) {
-          const Slice& s = slices[i];
-          down_gemm(data, F, hidden_panel(s), part, kRows, down.rows_of(g));
-          for (int t = 0; t < s.panel.n; ++t) {
-            const Pair& p = pairs[size_t(s.first + t)];
-            kernels_->accumulate(y + p.token * D + g * kRows, part + t * kRows, p.weight, down.rows_of(g));
+  pool_->run((set.down.pairs() + per_item2 - 1) / per_item2, [&](int64_t item, int worker) {
+    const int64_t first = item * per_item2, end = std::min(set.down.pairs(), first + per_item2);
+    alignas(64) float part[kTogether * kBlock];
+    for (size_t e = 0; e < chosen.size(); ++e) {
+      const Chosen& c = chosen[e];
+      const Packed down = ExpertSet::at(set.down, c.index);
+      for (int64_t p = first; p < end; ++p) {
+        const bool last = p + 1 == end && e + 1 < chosen.size();
+        const RowPair rows =
+            ready(down, p, worker, 0, last ? ExpertSet::at(set.down, chosen[e + 1].index).pair(first).data : nullptr);
+        for (int64_t i = c.first_pair, n, left = c.n_pairs; left > 0; i += n, left -= n) {
+          n = portion(left);
+          down_gemm(rows, F, hidden.data() + i, n, part, kBlock);
+          for (int64_t t = 0; t < n; ++t) {
+            const Pair& pair = pairs[size_t(i + t)];
+            const int64_t soon = pairs[size_t(std::min(i + t + 4, n_pairs - 1))].token;  // a line of y takes a while
+            kernels_->accumulate(y + pair.token * D + p * kBlock, part + t * kBlock, pair.weight, rows.rows,
+                                 y + soon * D + p * kBlock);
           }
         }
       }

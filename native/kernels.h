@@ -7,22 +7,32 @@
 namespace motley {
 
 constexpr int kBlock = 32;     // activations are quantised to int8 in blocks of 32
-constexpr int kMaxPanel = 8;   // tokens that one weight load serves
 
-// Activations of n tokens, n in {1, 2, 4, 8}, as the kernels read them: token after token inside each block.
-// Either the integer part (q and what follows) or the float part (x) is filled, as the weights' format needs.
-struct Panel {
-  int n = 0;
-  int8_t* q = nullptr;       // [blocks][n][32]
-  float* d = nullptr;        // [blocks][n]     scale: x = d * q
-  float* dsum = nullptr;     // [blocks][n]     d * sum(q), for formats that subtract a minimum
-  int32_t* off8 = nullptr;   // [blocks][n]     -8 * sum(q), for unsigned weights with their zero at 8 (or 16, 128)
-  int32_t* off32 = nullptr;  // [blocks][2][n]  -32 * sum(q) of each half block, for Q6_K
-  const float* x[kMaxPanel] = {};
+// A block of one token's activations as the integer kernels read it: one cache line, so that a token is one stream.
+struct alignas(64) ActBlock {
+  int8_t q[kBlock];
+  float d;           // x = d * q
+  float dsum;        // d * sum(q), for formats that subtract a minimum
+  int32_t off8;      // -8 * sum(q), for unsigned weights with their zero at 8 (or 16, 128)
+  int32_t off32[2];  // -32 * sum(q) of each half, for Q6_K
 };
 
-// out[t * ld + r] = sum over K of w[r][k] * x[t][k]; rows: how many of the group's 16 are real.
-using GemmFn = void (*)(const uint8_t* group, int64_t cols, const Panel& x, float* out, int64_t ld, int rows);
+// Callers give this many tokens at a time at most: their sums stay in the first cache, their activations in the second.
+constexpr int64_t kTogether = 96;
+// How many of `left` tokens to take now, so that no portion is much smaller than the others.
+inline int64_t portion(int64_t left) { return left / ((left + kTogether - 1) / kTogether); }
+
+// Two packed row groups side by side, or one (rows <= 16), and what this thread will read after them.
+struct RowPair {
+  const uint8_t* data;
+  int64_t group_bytes;
+  int rows;             // that are real, 1 to 32
+  const uint8_t* next;  // asked for ahead of time
+};
+
+// out[t * ld + r] = sum over K of w[r][k] * x[t][k] for n tokens. x[t]: ActBlock [] for integer formats, padded with
+// zeros to whole tiles; float32 [cols] for the others.
+using GemmFn = void (*)(const RowPair& w, int64_t cols, const void* const* x, int64_t n, float* out, int64_t ld);
 
 struct KvShape {
   int head_dim;      // N
@@ -38,13 +48,14 @@ struct Kernels {
   // is written. `next` is memory that will be read next, as much as 16 rows have; nullptr: none.
   void (*pack)(const FormatInfo& f, const uint8_t* rows, int n_rows, int64_t cols, uint8_t* group, const uint8_t* next);
 
-  // Quantise `n` floats, and zeros after them, as blocks block0 .. block0 + n_blocks - 1 of token t of the panel.
+  // Quantise `n` floats, and zeros after them, as n_blocks blocks.
   // Round to nearest even; a block that holds a NaN or infinity gets d = NaN, one with all |x| < 1e-30 gets zeros.
-  void (*quantize)(const float* x, int64_t n, Panel& out, int t, int64_t block0, int64_t n_blocks);
+  void (*quantize)(const float* x, int64_t n, ActBlock* out, int64_t n_blocks);
   void (*rms_norm)(const float* x, const float* w, int64_t n, float eps, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);
-  void (*accumulate)(double* y, const float* x, float weight, int n);  // y += weight * x, exact products
+  // y += weight * x, exact products; `next`: where the coming call adds
+  void (*accumulate)(double* y, const float* x, float weight, int n, const double* next);
   void (*exp)(const float* x, int64_t n, float* out);
 
   // Keys live in tiles of 16 positions, [tile][N][16]; values in rows [position][padded N]. `half`: f16 storage.

@@ -2,8 +2,8 @@
 // defines MOTLEY_ISA and includes its simd_*.h first. Packed layouts: formats.h.
 //
 // One order of arithmetic for everybody (exactness): per block of 32 an exact integer dot product, then one float
-// fused multiply-add into the row's lane, blocks in order along K. The number of tokens in a panel only changes how
-// often a weight is loaded, so a token's result never depends on its company.
+// fused multiply-add into the row's lane, blocks in order along K. The number of tokens that go together only changes
+// how often a weight is loaded, so a token's result never depends on its company.
 #include "kernels.h"
 #include "pack.inc.h"
 
@@ -11,7 +11,7 @@ namespace motley {
 namespace MOTLEY_ISA {
 
 // Weights stream from memory: ask for them this many bytes ahead (measured: 1 to 4 KB are alike).
-constexpr int kAhead = 2048;
+constexpr int kAhead = 4096;
 
 // Loops over tokens and lanes of an accumulator array: only when unrolled does the array live in registers.
 #if defined(MOTLEY_UNROLL)  // the backend knows better
@@ -22,65 +22,38 @@ constexpr int kAhead = 2048;
 #endif
 #define MOTLEY_EACH(t, n) MOTLEY_UNROLL for (int t = 0; t < (n); ++t)
 
-static inline void prefetch_ahead(const uint8_t* p, int n_bytes) {
-  for (int i = 0; i < n_bytes; i += 64) prefetch(p + kAhead + i);
+static inline void prefetch_lines(const uint8_t* p, int n_bytes) {
+  for (int i = 0; i < n_bytes; i += 64) prefetch(p + i);
 }
 
 // ---------------------------------------------------------------- integer formats
-// Each format has `accumulate(tile, x, block0, f)`: add one tile's product to the n row accumulators f.
+// A format says how its packed tile (layouts: formats.h) reads, block B of 32 elements by block:
+//   vec<B>(w, j)        elements 4j .. 4j+3 of the 16 rows, as unsigned bytes; zero is at kZero
+//   scale<B>(w)         the rows' scales; with kMinimum also minimum<B>(w): weight = scale * q - minimum
+//   half_scale<B>(w, h) with kHalves: an integer scale more for each half of 16 elements
+// Everything else is written once, for all formats and any number of tokens.
 
-// acc[t] += w (4 elements of 16 rows) times elements 4j..4j+3 of block b of each token
-template <int N>
-static inline void dot(i32* acc, u8v w, const Panel& x, int64_t b, int j) {
-  const int8_t* q = x.q + b * N * kBlock + 4 * j;
-  MOTLEY_EACH(t, N) acc[t] = dot4(acc[t], w, q + t * kBlock);
-}
+struct Plain {
+  static constexpr bool kMinimum = false, kHalves = false, kStreams = true;
+  static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return dot4(acc, w, x); }
+};
+struct WithMinimum : Plain { static constexpr bool kMinimum = true; };
+struct WithHalves : Plain { static constexpr bool kHalves = true; };
 
-// The same with weights stored as w + 128; acc starts from start_biased
-template <int N>
-static inline void dot_biased(i32* acc, u8v w, const Panel& x, int64_t b, int j) {
-  const int8_t* q = x.q + b * N * kBlock + 4 * j;
-  MOTLEY_EACH(t, N) acc[t] = dot4_biased(acc[t], w, q + t * kBlock);
-}
-
-// f[t] += weight scale * activation scale * integer sum
-template <int N>
-static inline void scale_in(f32* f, const i32* acc, f32 w_scale, const Panel& x, int64_t b) {
-  MOTLEY_EACH(t, N) f[t] = fma(mul(to_float(acc[t]), w_scale), set1(x.d[b * N + t]), f[t]);
-}
-
-struct Q8_0 {
-  static constexpr int tile = 64, bytes = 1088;
-  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t block0, f32* f) {
-    for (int h = 0; h < 2; ++h) {
-      int64_t b = block0 + h;
-      const uint8_t* v = w + 64 + h * 512;
-      prefetch_ahead(v, 512 + 32);
-      i32 acc[N];
-      MOTLEY_EACH(t, N) acc[t] = start_biased(x.off8[b * N + t]);
-      MOTLEY_EACH(j, 8) dot_biased<N>(acc, load_bytes(v + 64 * j), x, b, j);
-      scale_in<N>(f, acc, load_f16((const uint16_t*)(w + 32 * h)), x, b);
-    }
-  }
+struct Q8_0 : Plain {
+  static constexpr int tile = 64, bytes = 1088, kZero = 128;
+  static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return dot4_biased(acc, w, x); }
+  template <int B> static inline u8v vec(const uint8_t* w, int j) { return load_bytes(w + 64 + B * 512 + 64 * j); }
+  template <int B> static inline f32 scale(const uint8_t* w) { return load_f16((const uint16_t*)(w + 32 * B)); }
 };
 
-struct Q4_0 {
-  static constexpr int tile = 64, bytes = 576;
-  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t block0, f32* f) {
-    for (int h = 0; h < 2; ++h) {
-      int64_t b = block0 + h;
-      const uint8_t* v = w + 64 + h * 256;
-      prefetch_ahead(v, 256 + 32);
-      i32 acc[N];
-      MOTLEY_EACH(t, N) acc[t] = set1i(x.off8[b * N + t]);
-      MOTLEY_EACH(j, 4) {
-        u8v both = load_bytes(v + 64 * j);
-        dot<N>(acc, mask(both, 15), x, b, j);
-        dot<N>(acc, shift_mask<4>(both, 15), x, b, j + 4);
-      }
-      scale_in<N>(f, acc, load_f16((const uint16_t*)(w + 32 * h)), x, b);
-    }
+struct Q4_0 : Plain {
+  static constexpr int tile = 64, bytes = 576, kZero = 8;
+  template <int B> static inline u8v vec(const uint8_t* w, int j) {
+    u8v both = load_bytes(w + 64 + B * 256 + 64 * (j & 3));
+    return j < 4 ? mask(both, 15) : shift_mask<4>(both, 15);
   }
+  template <int B> static inline f32 scale(const uint8_t* w) { return load_f16((const uint16_t*)(w + 32 * B)); }
 };
 
 // 2^(e - 128) of 16 rows: the float of bits e << 23, which is 2^(e - 127), less half of itself. At the lower end 2^-127
@@ -91,132 +64,205 @@ static inline f32 mxfp4_scale(const uint8_t* exponents) {
   return fnma(scale, set1(0.5f), scale);
 }
 
-struct MXFP4 {
-  static constexpr int tile = 128, bytes = 1088;
-  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t block0, f32* f) {
-    const u8v values = table16(kMxfp4Values);
-    for (int h = 0; h < 4; ++h) {
-      int64_t b = block0 + h;
-      const uint8_t* v = w + 64 + h * 256;
-      prefetch_ahead(v, 256 + 16);
-      i32 acc[N];
-      MOTLEY_EACH(t, N) acc[t] = shli<1>(set1i(x.off8[b * N + t]));  // -16 * sum
-      MOTLEY_EACH(j, 4) {
-        u8v both = load_bytes(v + 64 * j);
-        dot<N>(acc, lookup(values, mask(both, 15)), x, b, j);
-        dot<N>(acc, lookup(values, shift_mask<4>(both, 15)), x, b, j + 4);
-      }
-      scale_in<N>(f, acc, mxfp4_scale(w + 16 * h), x, b);
-    }
+struct MXFP4 : Plain {
+  static constexpr int tile = 128, bytes = 1088, kZero = 16;
+  template <int B> static inline u8v vec(const uint8_t* w, int j) {
+    u8v both = load_bytes(w + 64 + B * 256 + 64 * (j & 3));
+    return lookup(table16(kMxfp4Values), j < 4 ? mask(both, 15) : shift_mask<4>(both, 15));
+  }
+  template <int B> static inline f32 scale(const uint8_t* w) { return mxfp4_scale(w + 16 * B); }
+};
+
+struct Q4_K : WithMinimum {
+  static constexpr int tile = 256, bytes = 2368, kZero = 0;
+  template <int B> static inline u8v vec(const uint8_t* w, int j) {  // pairs of blocks share vectors
+    u8v both = load_bytes(w + 320 + B / 2 * 512 + 64 * j);
+    return B & 1 ? shift_mask<4>(both, 15) : mask(both, 15);
+  }
+  template <int B> static inline f32 scale(const uint8_t* w) {
+    return mul(load_f16((const uint16_t*)w), to_float(load_u8(w + 64 + 16 * B)));
+  }
+  template <int B> static inline f32 minimum(const uint8_t* w) {
+    return mul(load_f16((const uint16_t*)(w + 32)), to_float(load_u8(w + 192 + 16 * B)));
   }
 };
 
-// Scale and minimum of sub-block S for Q4_K and Q5_K: w = scale * q - minimum
-template <int N>
-static inline void k_scale_in(f32* f, const i32* acc, const uint8_t* w, int s, const Panel& x, int64_t b) {
-  f32 scale = mul(load_f16((const uint16_t*)w), to_float(load_u8(w + 64 + 16 * s)));
-  f32 minimum = mul(load_f16((const uint16_t*)(w + 32)), to_float(load_u8(w + 192 + 16 * s)));
-  scale_in<N>(f, acc, scale, x, b);
-  MOTLEY_EACH(t, N) f[t] = fnma(minimum, set1(x.dsum[b * N + t]), f[t]);
-}
-
-// The eight sub-blocks of a tile of format K, each compiled for its own shifts
-template <int N, class K>
-static inline void sub_blocks(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
-  K::template sub_block<N, 0>(w, x, b + 0, f);
-  K::template sub_block<N, 1>(w, x, b + 1, f);
-  K::template sub_block<N, 2>(w, x, b + 2, f);
-  K::template sub_block<N, 3>(w, x, b + 3, f);
-  K::template sub_block<N, 4>(w, x, b + 4, f);
-  K::template sub_block<N, 5>(w, x, b + 5, f);
-  K::template sub_block<N, 6>(w, x, b + 6, f);
-  K::template sub_block<N, 7>(w, x, b + 7, f);
-}
-
-// The nibbles of sub-block S: vectors are shared by pairs of sub-blocks, the even one's are the low nibbles
-template <int S> static inline u8v nibbles(const uint8_t* w, int j) {
-  u8v both = load_bytes(w + 320 + S / 2 * 512 + 64 * j);
-  return S & 1 ? shift_mask<4>(both, 15) : mask(both, 15);
-}
-
-struct Q4_K {
-  static constexpr int tile = 256, bytes = 2368;
-  template <int N, int S> static inline void sub_block(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
-    prefetch_ahead(w + S * 296, 296);
-    i32 acc[N];
-    MOTLEY_EACH(t, N) acc[t] = set1i(0);
-    MOTLEY_EACH(j, 8) dot<N>(acc, nibbles<S>(w, j), x, b, j);
-    k_scale_in<N>(f, acc, w, S, x, b);
-  }
-  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
-    sub_blocks<N, Q4_K>(w, x, b, f);
+struct Q5_K : Q4_K {
+  static constexpr int bytes = 2880;
+  template <int B> static inline u8v vec(const uint8_t* w, int j) {  // bit B of the plane of fifth bits, moved to bit 4
+    return either(Q4_K::vec<B>(w, j), shift_mask<B - 4>(load_bytes(w + 2368 + 64 * j), 16));
   }
 };
 
-struct Q5_K {
-  static constexpr int tile = 256, bytes = 2880;
-  template <int N, int S> static inline void sub_block(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
-    prefetch_ahead(w + S * 360, 360);
-    i32 acc[N];
-    MOTLEY_EACH(t, N) acc[t] = set1i(0);
-    MOTLEY_EACH(j, 8) {
-      u8v fifth = shift_mask<S - 4>(load_bytes(w + 2368 + 64 * j), 16);  // bit S of the plane, moved to bit 4
-      dot<N>(acc, either(nibbles<S>(w, j), fifth), x, b, j);
-    }
-    k_scale_in<N>(f, acc, w, S, x, b);
+struct Q6_K : WithHalves {
+  static constexpr int tile = 256, bytes = 3392, kZero = 32;
+  template <int B> static inline u8v vec(const uint8_t* w, int j) {
+    constexpr int Q = B % 4;  // of four blocks that share a plane of 2-bit tops; two share nibbles
+    const uint8_t* v = w + 320 + B / 4 * 1536 + 64 * j;
+    u8v both = load_bytes(v + (Q & 1) * 512);
+    return either(Q / 2 ? shift_mask<4>(both, 15) : mask(both, 15), shift_mask<2 * Q - 4>(load_bytes(v + 1024), 48));
   }
-  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
-    sub_blocks<N, Q5_K>(w, x, b, f);
+  template <int B> static inline f32 scale(const uint8_t* w) { return load_f16((const uint16_t*)w); }
+  template <int B> static inline i32 half_scale(const uint8_t* w, int half) {
+    return load_i8((const int8_t*)w + 64 + 16 * (2 * B + half));
   }
 };
 
-struct Q6_K {
-  static constexpr int tile = 256, bytes = 3392;
-  // Quarter Q of a half: nibbles Q & 1 (vectors 0..7 or 8..15), low or high by Q / 2; top bits 2Q, 2Q + 1.
-  template <int N, int Q>
-  static inline void quarter(const uint8_t* w, int half, const Panel& x, int64_t b, f32* f) {
-    const uint8_t* v = w + 320 + half * 1536;
-    prefetch_ahead(w + (half * 4 + Q) * 424, 424);
-    i32 acc[2][N];
-    MOTLEY_EACH(i, 2) {  // 16 elements with a scale of their own
-      MOTLEY_EACH(t, N) acc[i][t] = set1i(x.off32[(b * 2 + i) * N + t]);
-      MOTLEY_UNROLL for (int j = 4 * i; j < 4 * i + 4; ++j) {
-        u8v both = load_bytes(v + (Q & 1) * 512 + 64 * j);
-        u8v low = Q / 2 ? shift_mask<4>(both, 15) : mask(both, 15);
-        dot<N>(acc[i], either(low, shift_mask<2 * Q - 4>(load_bytes(v + 1024 + 64 * j), 48)), x, b, j);
-      }
-      i32 scale = load_i8((const int8_t*)w + 64 + 16 * (half * 8 + Q * 2 + i));
-      MOTLEY_EACH(t, N) acc[i][t] = muli(acc[i][t], scale);
-    }
-    MOTLEY_EACH(t, N) acc[0][t] = addi(acc[0][t], acc[1][t]);
-    scale_in<N>(f, acc[0], load_f16((const uint16_t*)w), x, b);
-  }
-  template <int N> static inline void accumulate(const uint8_t* w, const Panel& x, int64_t b, f32* f) {
-    for (int half = 0; half < 2; ++half, b += 4) {
-      quarter<N, 0>(w, half, x, b + 0, f);
-      quarter<N, 1>(w, half, x, b + 1, f);
-      quarter<N, 2>(w, half, x, b + 2, f);
-      quarter<N, 3>(w, half, x, b + 3, f);
-    }
+// A block of format F made ready for many tokens: 8 vectors of bytes | f32 scale[16] | f32 minimum[16], or i32 half
+// scales [2][16]. Its arithmetic is F's own.
+template <class F> struct Widened {
+  static constexpr int tile = kBlock, bytes = 704, kZero = F::kZero;
+  static constexpr bool kMinimum = F::kMinimum, kHalves = F::kHalves, kStreams = false;
+  static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return F::dot(acc, w, x); }
+  template <int B> static inline u8v vec(const uint8_t* w, int j) { return load_bytes(w + 64 * j); }
+  template <int B> static inline f32 scale(const uint8_t* w) { return load((const float*)(w + 512)); }
+  template <int B> static inline f32 minimum(const uint8_t* w) { return load((const float*)(w + 576)); }
+  template <int B> static inline i32 half_scale(const uint8_t* w, int half) {
+    return bits_of(load((const float*)(w + 576 + 64 * half)));
   }
 };
 
-template <class Format, int N>
-static void int_panel(const uint8_t* w, int64_t cols, const Panel& x, float* out, int64_t ld, int rows) {
-  f32 f[N];
-  MOTLEY_EACH(t, N) f[t] = set1(0);
-  for (int64_t k = 0; k < cols; k += Format::tile, w += Format::bytes)
-    Format::template accumulate<N>(w, x, k / kBlock, f);
-  MOTLEY_EACH(t, N) store_n(out + t * ld, f[t], rows);
+// What an accumulator starts with so that bytes with their zero at Zero give the right sum
+template <int Zero> static inline i32 start(const ActBlock& x) {
+  if (Zero == 0) return set1i(0);
+  if (Zero == 128) return start_biased(x.off8);
+  return Zero == 16 ? shli<1>(set1i(x.off8)) : set1i(x.off8);
 }
 
-template <class Format>
-static void int_gemm(const uint8_t* w, int64_t cols, const Panel& x, float* out, int64_t ld, int rows) {
-  switch (x.n) {
-    case 1: return int_panel<Format, 1>(w, cols, x, out, ld, rows);
-    case 2: return int_panel<Format, 2>(w, cols, x, out, ld, rows);
-    case 4: return int_panel<Format, 4>(w, cols, x, out, ld, rows);
-    case 8: return int_panel<Format, 8>(w, cols, x, out, ld, rows);
+using Tokens = const ActBlock* const*;
+
+// acc[r][t] += vectors From .. To-1 of block B of group r times token t's activations
+template <class F, int N, int B, int From, int To>
+static inline void dots(i32 (&acc)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
+  MOTLEY_UNROLL for (int j = From; j < To; ++j) {
+    u8v w0 = F::template vec<B>(w[0], j), w1 = F::template vec<B>(w[1], j);
+    MOTLEY_EACH(t, N) {
+      acc[0][t] = F::dot(acc[0][t], w0, x[t][b].q + 4 * j);
+      acc[1][t] = F::dot(acc[1][t], w1, x[t][b].q + 4 * j);
+    }
+  }
+}
+
+// f[r][t] += block B of two row groups times block b of N tokens
+template <class F, int N, int B>
+static inline void add_block(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
+  i32 acc[2][N];
+  if constexpr (F::kHalves) {
+    i32 second[2][N];
+    MOTLEY_EACH(t, N) acc[0][t] = acc[1][t] = set1i(x[t][b].off32[0]);
+    MOTLEY_EACH(t, N) second[0][t] = second[1][t] = set1i(x[t][b].off32[1]);
+    dots<F, N, B, 0, 4>(acc, w, x, b);
+    dots<F, N, B, 4, 8>(second, w, x, b);
+    MOTLEY_EACH(r, 2) {
+      i32 s0 = F::template half_scale<B>(w[r], 0), s1 = F::template half_scale<B>(w[r], 1);
+      MOTLEY_EACH(t, N) acc[r][t] = addi(muli(acc[r][t], s0), muli(second[r][t], s1));
+    }
+  } else {
+    MOTLEY_EACH(t, N) acc[0][t] = acc[1][t] = start<F::kZero>(x[t][b]);
+    dots<F, N, B, 0, 8>(acc, w, x, b);
+  }
+  MOTLEY_EACH(r, 2) {
+    f32 scale = F::template scale<B>(w[r]);
+    MOTLEY_EACH(t, N) f[r][t] = fma(mul(to_float(acc[r][t]), scale), set1(x[t][b].d), f[r][t]);
+    if constexpr (F::kMinimum) {
+      f32 minimum = F::template minimum<B>(w[r]);
+      MOTLEY_EACH(t, N) f[r][t] = fnma(minimum, set1(x[t][b].dsum), f[r][t]);
+    }
+  }
+}
+
+// All blocks of a tile, each compiled for its own shifts
+template <class F, int N, int B = 0>
+static inline void add_tile(f32 (&f)[2][N], const uint8_t* const* w, const uint8_t* const* ahead, Tokens x,
+                            int64_t b) {
+  if constexpr (F::kStreams) {
+    constexpr int part = F::bytes / (F::tile / kBlock);
+    MOTLEY_EACH(r, 2) prefetch_lines(ahead[r] + B * part, part);
+  }
+  add_block<F, N, B>(f, w, x, b + B);
+  if constexpr ((B + 1) * kBlock < F::tile) add_tile<F, N, B + 1>(f, w, ahead, x, b);
+}
+
+// Tokens 0 .. N-1 over `cols` elements from block b on: out (+)= w * x. `add`: the sum so far is in out.
+template <class F, int N>
+static void int_panel(const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, float* out, int64_t ld) {
+  const int rows[2] = {w.rows < 16 ? w.rows : 16, w.rows - 16};
+  const uint8_t* at[2] = {w.data, w.data + (w.rows > 16 ? w.group_bytes : 0)};  // one group alone stands for both
+  f32 f[2][N];
+  MOTLEY_EACH(r, 2) MOTLEY_EACH(t, N) f[r][t] = add && rows[r] > 0 ? load_n(out + t * ld + 16 * r, rows[r]) : set1(0);
+  int64_t to_come = kAhead;
+  for (int64_t k = 0; k < cols; k += F::tile, b += F::tile / kBlock, to_come += F::bytes) {
+    const uint8_t* first = to_come < w.group_bytes ? w.data + to_come : w.next + to_come - w.group_bytes;
+    const uint8_t* ahead[2] = {first, first + w.group_bytes};
+    add_tile<F, N>(f, at, ahead, x, b);
+    at[0] += F::bytes;
+    at[1] += F::bytes;
+  }
+  MOTLEY_EACH(r, 2) {
+    if (rows[r] <= 0) break;
+    MOTLEY_EACH(t, N) store_n(out + t * ld + 16 * r, f[r][t], rows[r]);
+  }
+}
+
+// int_panel for a number of tokens that is known at run time, N at most
+template <class F, int N>
+static inline void panel_of(int64_t n, const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, float* out,
+                            int64_t ld) {
+  if (n == N) return int_panel<F, N>(w, cols, x, b, add, out, ld);
+  if constexpr (N > 1) panel_of<F, N - 1>(n, w, cols, x, b, add, out, ld);
+}
+
+// As many tokens at a time as the registers bear, in portions of nearly equal size. `meanwhile(i, n)` runs after portion
+// i of n.
+template <class F, class Meanwhile>
+static inline void int_tokens(const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, int64_t n, float* out,
+                              int64_t ld, Meanwhile meanwhile) {
+  constexpr int most = F::kHalves ? (2 * kTileTokens + 2) / 3 : kTileTokens;  // halves have accumulators of their own
+  const int64_t portions = (n + most - 1) / most;
+  for (int64_t i = 0; i < portions; ++i) {
+    const int64_t now = n / (portions - i);
+    panel_of<F, most>(now, w, cols, x, b, add, out, ld);
+    meanwhile(i, portions);
+    n -= now;
+    x += now;
+    out += now * ld;
+  }
+}
+
+template <class F, int B = 0>
+static inline void widen_tile(const uint8_t* w, uint8_t* to) {
+  MOTLEY_EACH(j, 8) store_bytes(to + 64 * j, F::template vec<B>(w, j));
+  store((float*)(to + 512), F::template scale<B>(w));
+  if constexpr (F::kMinimum) store((float*)(to + 576), F::template minimum<B>(w));
+  if constexpr (F::kHalves)
+    MOTLEY_EACH(h, 2) store((float*)(to + 576 + 64 * h), float_of(F::template half_scale<B>(w, h)));
+  if constexpr ((B + 1) * kBlock < F::tile) widen_tile<F, B + 1>(w, to + Widened<F>::bytes);
+}
+
+// Few tokens read the tiles as they are. For many the bits are taken apart once, a slab of K at a time that stays in
+// the first cache, and the next slab is asked for while this one is worked on; the sums wait in `out` between slabs.
+constexpr int kWidenFrom = 16;
+constexpr int kSlab = 512;
+
+template <class F>
+static void int_gemm(const RowPair& w, int64_t cols, const void* const* inputs, int64_t n, float* out, int64_t ld) {
+  const Tokens x = (Tokens)inputs;
+  if (n < kWidenFrom) return int_tokens<F>(w, cols, x, 0, false, n, out, ld, [](int64_t, int64_t) {});
+  using W = Widened<F>;
+  constexpr int64_t slab_bytes = kSlab / F::tile * F::bytes, wide_bytes = kSlab / kBlock * W::bytes;
+  alignas(64) uint8_t slab[2 * wide_bytes];
+  const RowPair wide = {slab, wide_bytes, w.rows, slab};
+  for (int64_t k = 0; k < cols; k += kSlab) {
+    const int64_t now = cols - k < kSlab ? cols - k : kSlab;
+    const uint8_t* from = w.data + k / F::tile * F::bytes;
+    for (int64_t r = 0; 16 * r < w.rows; ++r)
+      for (int64_t i = 0; i < now; i += F::tile)
+        widen_tile<F>(from + r * w.group_bytes + i / F::tile * F::bytes, slab + r * wide_bytes + i / kBlock * W::bytes);
+    const uint8_t* coming = k + kSlab < cols ? from + slab_bytes : w.next;
+    int_tokens<W>(wide, now, x, k / kBlock, k > 0, n, out, ld, [&](int64_t i, int64_t portions) {
+      const int64_t first = slab_bytes * i / portions, end = slab_bytes * (i + 1) / portions;
+      MOTLEY_EACH(r, 2) prefetch_lines(coming + r * w.group_bytes + first, int(end - first));
+    });
   }
 }
 
@@ -242,7 +288,7 @@ static void float_panel(const uint8_t* w, int64_t cols, const float* const* x, f
   MOTLEY_EACH(c, 4) MOTLEY_EACH(t, N) f[c][t] = set1(0);
   int64_t k = 0;
   for (; k + 4 <= cols; k += 4, w += 4 * Format::bytes) {
-    prefetch_ahead(w, 4 * Format::bytes);
+    prefetch_lines(w + kAhead, 4 * Format::bytes);
     MOTLEY_EACH(c, 4) {
       f32 v = Format::get(w + c * Format::bytes);
       MOTLEY_EACH(t, N) f[c][t] = fma(v, set1(x[t][k + c]), f[c][t]);
@@ -257,16 +303,22 @@ static void float_panel(const uint8_t* w, int64_t cols, const float* const* x, f
 }
 
 template <class Format>
-static void float_gemm(const uint8_t* w, int64_t cols, const Panel& x, float* out, int64_t ld, int rows) {
-  int t = 0;  // four at most: 16 accumulators
-  for (; t + 4 <= x.n; t += 4) float_panel<Format, 4>(w, cols, x.x + t, out + t * ld, ld, rows);
-  for (; t + 2 <= x.n; t += 2) float_panel<Format, 2>(w, cols, x.x + t, out + t * ld, ld, rows);
-  for (; t < x.n; ++t) float_panel<Format, 1>(w, cols, x.x + t, out + t * ld, ld, rows);
+static void float_gemm(const RowPair& w, int64_t cols, const void* const* x, int64_t n, float* out, int64_t ld) {
+  for (int first = 0; first < w.rows; first += 16) {
+    const uint8_t* group = w.data + first / 16 * w.group_bytes;
+    const float* const* in = (const float* const*)x;
+    const int rows = w.rows - first < 16 ? w.rows - first : 16;
+    float* to = out + first;
+    int64_t t = 0;  // four at most: 16 accumulators
+    for (; t + 4 <= n; t += 4) float_panel<Format, 4>(group, cols, in + t, to + t * ld, ld, rows);
+    for (; t + 2 <= n; t += 2) float_panel<Format, 2>(group, cols, in + t, to + t * ld, ld, rows);
+    for (; t < n; ++t) float_panel<Format, 1>(group, cols, in + t, to + t * ld, ld, rows);
+  }
 }
 
 // ---------------------------------------------------------------- activations
 
-static void quantize_block(f32 lo, f32 hi, Panel& p, int t, int64_t b) {
+static void quantize_block(f32 lo, f32 hi, ActBlock& out) {
   const i32 no_sign = set1i(0x7fffffff);
   // |x| as integers: ordered like the floats, and a NaN comes out on top instead of getting lost
   int32_t bits = hmaxi(maxi(andi(bits_of(lo), no_sign), andi(bits_of(hi), no_sign)));
@@ -286,25 +338,23 @@ static void quantize_block(f32 lo, f32 hi, Panel& p, int t, int64_t b) {
     q[0] = addi(bits_of(fma(lo, set1(inverse), magic)), bias);
     q[1] = addi(bits_of(fma(hi, set1(inverse), magic)), bias);
   }
-  int n = p.n;
-  int8_t* out = p.q + (b * n + t) * kBlock;
-  store_i8(out, q[0]);
-  store_i8(out + 16, q[1]);
-  int32_t sum0 = sumi(q[0]), sum1 = sumi(q[1]);
-  p.d[b * n + t] = d;
-  p.dsum[b * n + t] = d * (float)(sum0 + sum1);
-  p.off8[b * n + t] = -8 * (sum0 + sum1);
-  p.off32[(b * 2 + 0) * n + t] = -32 * sum0;
-  p.off32[(b * 2 + 1) * n + t] = -32 * sum1;
+  store_i8(out.q, q[0]);
+  store_i8(out.q + 16, q[1]);
+  const int32_t sum0 = sumi(q[0]), sum1 = sumi(q[1]);
+  out.d = d;
+  out.dsum = d * (float)(sum0 + sum1);
+  out.off8 = -8 * (sum0 + sum1);
+  out.off32[0] = -32 * sum0;
+  out.off32[1] = -32 * sum1;
 }
 
-static void quantize(const float* x, int64_t n, Panel& p, int t, int64_t block0, int64_t n_blocks) {
-  for (int64_t b = block0; b < block0 + n_blocks; ++b, x += kBlock, n -= kBlock) {
+static void quantize(const float* x, int64_t n, ActBlock* out, int64_t n_blocks) {
+  for (int64_t b = 0; b < n_blocks; ++b, x += kBlock, n -= kBlock) {
     if (n >= kBlock) {
-      quantize_block(load(x), load(x + 16), p, t, b);
+      quantize_block(load(x), load(x + 16), out[b]);
     } else {
       int lo = n < 0 ? 0 : n < 16 ? (int)n : 16, hi = n > 16 ? (int)n - 16 : 0;
-      quantize_block(load_n(x, lo), load_n(x + 16, hi), p, t, b);
+      quantize_block(load_n(x, lo), load_n(x + 16, hi), out[b]);
     }
   }
 }
@@ -362,7 +412,8 @@ static void add_all(float* x, const float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] += y[i];
 }
 
-static void accumulate(double* y, const float* x, float weight, int n) {
+static void accumulate(double* y, const float* x, float weight, int n, const double* next) {
+  for (int i = 0; i < n; i += 8) prefetch(next + i);
   for (int i = 0; i < n; ++i) y[i] += (double)weight * (double)x[i];
 }
 
@@ -509,7 +560,7 @@ static void attend(bool half, const KvShape& s, const float* const* q, const int
 static int64_t read_bytes(const uint8_t* p, int64_t n) {
   i32 a = set1i(0), b = a, c = a, d = a;
   for (int64_t i = 0; i < n; i += 256) {
-    prefetch_ahead(p + i, 256);
+    prefetch_lines(p + i + kAhead, 256);
     a = addi(a, bits_of(load((const float*)(p + i))));
     b = addi(b, bits_of(load((const float*)(p + i + 64))));
     c = addi(c, bits_of(load((const float*)(p + i + 128))));

@@ -17,6 +17,9 @@ struct u8v { __m256i lo, hi; };
 #define MOTLEY_2(f, a, b) {f(a.lo, b.lo), f(a.hi, b.hi)}
 #define MOTLEY_3(f, a, b, c) {f(a.lo, b.lo, c.lo), f(a.hi, b.hi, c.hi)}
 
+// Tokens that a tile of two row groups serves: 8 of the 16 registers hold running dot products.
+constexpr int kTileTokens = 2;
+
 // -- floats
 static inline f32 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 static inline f32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -138,7 +141,7 @@ static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
   __m256i four = broadcast4(x);
   return {_mm256_dpbusd_avx_epi32(acc.lo, w.lo, four), _mm256_dpbusd_avx_epi32(acc.hi, w.hi, four)};
 }
-static inline i32 start_biased(int32_t off8) { return set1i(16 * off8); }
+static inline i32 start_biased(int32_t off8) { return shli<4>(set1i(off8)); }
 static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) { return dot4(acc, w, x); }
 #else
 // Sums of two products pass through 16 bits: 63 * 127 * 2 and 128 * 127 * 2 still fit, 255 * 127 * 2 would not. So
@@ -163,7 +166,8 @@ static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) {
           dot4_8_signed(acc.hi, _mm256_xor_si256(w.hi, top), four)};
 }
 #endif
-static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+// Not the intrinsic: GCC 12 takes a loop of prefetches for an empty one and removes it.
+static inline void prefetch(const void* p) { __asm__ volatile("prefetcht0 %0" : : "m"(*(const char*)p)); }
 
 // -- packing
 static inline void store_bytes(uint8_t* p, u8v a) {

@@ -13,6 +13,9 @@ using u8v = __m512i;
 
 static inline __mmask16 first(int n) { return (__mmask16)((1u << n) - 1); }
 
+// Tokens that a tile of two row groups serves: 12 sums and 12 running dot products in 32 registers.
+constexpr int kTileTokens = 6;
+
 // -- floats
 static inline f32 set1(float x) { return _mm512_set1_ps(x); }
 static inline f32 load(const float* p) { return _mm512_loadu_ps(p); }
@@ -69,6 +72,7 @@ static inline f32 float_of(i32 a) { return _mm512_castsi512_ps(a); }
 
 // -- bytes
 static inline u8v load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+static inline void store_bytes(uint8_t* p, u8v a) { _mm512_storeu_si512(p, a); }
 static inline u8v mask(u8v a, uint8_t m) { return _mm512_and_si512(a, _mm512_set1_epi8((char)m)); }
 static inline u8v either(u8v a, u8v b) { return _mm512_or_si512(a, b); }
 // There is no byte shift: shift 16 bits at a time; the mask drops what came over from the neighbour.
@@ -82,12 +86,12 @@ static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
   memcpy(&four, x, 4);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
 }
-static inline i32 start_biased(int32_t off8) { return set1i(16 * off8); }
+static inline i32 start_biased(int32_t off8) { return shli<4>(set1i(off8)); }
 static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) { return dot4(acc, w, x); }
-static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+// Not the intrinsic: GCC 12 takes a loop of prefetches for an empty one and removes it.
+static inline void prefetch(const void* p) { __asm__ volatile("prefetcht0 %0" : : "m"(*(const char*)p)); }
 
 // -- packing
-static inline void store_bytes(uint8_t* p, u8v a) { _mm512_storeu_si512(p, a); }
 static inline u8v flip(u8v a, uint8_t m) { return _mm512_xor_si512(a, _mm512_set1_epi8((char)m)); }
 // 16 bytes each of rows r, r + 4, r + 8 and r + 12
 static inline __m512i every_fourth(const uint8_t* p, int64_t stride) {

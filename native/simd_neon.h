@@ -18,6 +18,9 @@ struct u8v { uint8x16_t a, b, c, d; };
 #define MOTLEY_3(f, x, y, z) {f(x.a, y.a, z.a), f(x.b, y.b, z.b), f(x.c, y.c, z.c), f(x.d, y.d, z.d)}
 #define MOTLEY_ALL(v) {v, v, v, v}  // v: evaluated once by the compiler, as it has no effects
 
+// Tokens that a tile of two row groups serves: 16 of the 32 registers hold running dot products.
+constexpr int kTileTokens = 2;
+
 // -- floats
 static inline f32 set1(float x) { return MOTLEY_ALL(vdupq_n_f32(x)); }
 static inline f32 load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }

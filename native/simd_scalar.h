@@ -25,6 +25,9 @@ typedef uint8_t u8v __attribute__((vector_size(64)));
 // An i32 is a mask where its lanes are 0 or -1: what comparisons give.
 static inline i32 choose(i32 mask, i32 yes, i32 no) { return (mask & yes) | (~mask & no); }
 
+// Tokens that a tile of two row groups serves: as many accumulators as registers bear, and not many copies to compile.
+constexpr int kTileTokens = 2;
+
 // -- floats
 static inline f32 set1(float x) { return x - f32{}; }  // -0 - 0 is -0
 static inline f32 load(const float* p) { f32 r; memcpy(&r, p, 64); return r; }
