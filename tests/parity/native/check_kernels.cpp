@@ -42,29 +42,26 @@ std::vector<float> hostile(int64_t n) {
   return x;
 }
 
-// A panel's arrays, for n tokens
+// Quantised activations of n tokens, and their parts one by one
 struct Acts {
+  std::vector<ActBlock> blocks;
+  std::vector<const void*> token;
   std::vector<int8_t> q;
   std::vector<float> d, dsum;
-  std::vector<int32_t> off8, off32;
-  Panel panel;
+  std::vector<int32_t> offsets;
 
   Acts(const Kernels& k, const std::vector<float>& x, int64_t cols, int n) {
-    const int64_t blocks = (cols + 255) / 256 * 8;
-    const size_t all = size_t(blocks * n);
-    q.resize(all * kBlock);
-    for (auto* v : {&d, &dsum}) v->resize(all);
-    off8.resize(all);
-    off32.resize(2 * all);
-    panel.n = n;
-    panel.q = q.data();
-    panel.d = d.data();
-    panel.dsum = dsum.data();
-    panel.off8 = off8.data();
-    panel.off32 = off32.data();
+    const int64_t each = (cols + 255) / 256 * 8;
+    blocks.resize(size_t(n * each));
     for (int t = 0; t < n; ++t) {
-      panel.x[t] = x.data() + t * cols;
-      k.quantize(panel.x[t], cols, panel, t, 0, blocks);
+      k.quantize(x.data() + t * cols, cols, &blocks[size_t(t * each)], each);
+      token.push_back(&blocks[size_t(t * each)]);
+    }
+    for (const ActBlock& b : blocks) {
+      q.insert(q.end(), b.q, b.q + kBlock);
+      d.push_back(b.d);
+      dsum.push_back(b.dsum);
+      offsets.insert(offsets.end(), {b.off8, b.off32[0], b.off32[1]});
     }
   }
 };
@@ -95,21 +92,29 @@ void check_format(const Kernels& k, Format format, int rows, int64_t cols, bool 
   cols = (cols + f.block - 1) / f.block * f.block;
   const std::string what = "format " + std::to_string(int(format)) + " [" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
   const std::vector<uint8_t> bytes = stored_rows(f, rows, cols, wild);
-  std::vector<uint8_t> want_group(size_t(group_bytes(f, cols))), group(want_group.size());
-  kScalarKernels.pack(f, bytes.data(), rows, cols, want_group.data(), nullptr);
-  k.pack(f, bytes.data(), rows, cols, group.data(), nullptr);
-  compare(k.name, what + " packed", want_group, group);
-  for (int n : {1, 2, 4, 8}) {
+  const int64_t group = group_bytes(f, cols);
+  std::vector<uint8_t> want_pair(size_t(2 * group)), pair(want_pair.size());
+  for (int first = 0; first < rows; first += kRows) {
+    const uint8_t* from = bytes.data() + first * row_bytes(f, cols);
+    const int n = rows - first < kRows ? rows - first : kRows;
+    kScalarKernels.pack(f, from, n, cols, want_pair.data() + first / kRows * group, nullptr);
+    k.pack(f, from, n, cols, pair.data() + first / kRows * group, nullptr);
+  }
+  compare(k.name, what + " packed", want_pair, pair);
+  const RowPair w{want_pair.data(), group, rows, want_pair.data()};
+  for (int n : {1, 2, 3, 6, 11, 19}) {  // one tile, several, and so many that weights are widened
     const std::vector<float> x = wild ? hostile(n * cols) : sane(n * cols);
     Acts want_acts(kScalarKernels, x, cols, n), acts(k, x, cols, n);
     compare(k.name, "quantised", want_acts.q, acts.q);
     compare(k.name, "scales", want_acts.d, acts.d);
     compare(k.name, "scaled sums", want_acts.dsum, acts.dsum);
-    compare(k.name, "offsets", want_acts.off8, acts.off8);
-    compare(k.name, "half offsets", want_acts.off32, acts.off32);
+    compare(k.name, "offsets", want_acts.offsets, acts.offsets);
+    std::vector<const void*> floats;
+    for (int t = 0; t < n; ++t) floats.push_back(x.data() + t * cols);
+    const void* const* in = f.integer ? want_acts.token.data() : floats.data();
     std::vector<float> want(size_t(n * rows)), got(want.size());
-    kScalarKernels.gemm(format)(want_group.data(), cols, want_acts.panel, want.data(), rows, rows);
-    k.gemm(format)(want_group.data(), cols, want_acts.panel, got.data(), rows, rows);
+    kScalarKernels.gemm(format)(w, cols, in, n, want.data(), rows);
+    k.gemm(format)(w, cols, in, n, got.data(), rows);
     compare(k.name, what + " x " + std::to_string(n), want, got);
   }
 }
@@ -133,8 +138,8 @@ void check_vectors(const Kernels& k, int64_t n) {
     k.add(got.data(), y.data(), n);
     compare(k.name, "add" + size, want, got);
     std::vector<double> want_sum(size_t(n), 0.25), got_sum(want_sum);
-    s.accumulate(want_sum.data(), x.data(), 0.3f, int(n));
-    k.accumulate(got_sum.data(), x.data(), 0.3f, int(n));
+    s.accumulate(want_sum.data(), x.data(), 0.3f, int(n), want_sum.data());
+    k.accumulate(got_sum.data(), x.data(), 0.3f, int(n), want_sum.data());
     compare(k.name, "accumulate" + size, want_sum, got_sum);
   }
 }
@@ -179,8 +184,9 @@ void check(const Kernels& k) {
   for (Format f : {Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_K, Format::Q5_K,
                    Format::Q6_K, Format::MXFP4})
     for (bool wild : {false, true}) {
-      check_format(k, f, 16, 3 * 256, wild);
-      check_format(k, f, 5, 7 * 32 + (f == Format::F32 ? 3 : 0), wild);
+      check_format(k, f, 32, 3 * 256, wild);
+      check_format(k, f, 21, 7 * 32 + (f == Format::F32 ? 3 : 0), wild);
+      check_format(k, f, 5, 256, wild);
     }
   for (int64_t n : {1, 15, 16, 17, 111}) check_vectors(k, n);
   for (bool half : {false, true})
