@@ -85,9 +85,9 @@ struct Kernels {
   }
 };
 
-constexpr int kProbeChains = 12;  // independent accumulators: more than latency needs, fewer than registers there are
-constexpr int64_t kProbeInt8Macs = kProbeChains * 64;  // per round of int8_tile
-constexpr int64_t kProbeF32Macs = kProbeChains * 16;   // per round of f32_tile
+constexpr int kProbeSteps = 12;  // vectors in a round of the tiles
+constexpr int64_t kProbeInt8Macs = kProbeSteps * 64;
+constexpr int64_t kProbeF32Macs = kProbeSteps * 16;
 
 extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels, kAvx2VnniKernels, kAvx512Kernels;            // x86-64: see isa.cpp

@@ -571,13 +571,15 @@ static int64_t read_bytes(const uint8_t* p, int64_t n) {
 
 // The inner step of the matrix products with everything in registers: what the units can do.
 static int32_t int8_tile(int64_t rounds) {
-  alignas(64) uint8_t w[64];
+  alignas(64) uint8_t w[128];
   alignas(64) int8_t x[64];
-  for (int i = 0; i < 64; ++i) { w[i] = (uint8_t)i; x[i] = (int8_t)(i - 32); }
+  for (int i = 0; i < 64; ++i) { w[i] = w[127 - i] = (uint8_t)i; x[i] = (int8_t)(i - 32); }
   i32 acc[kProbeChains];
-  MOTLEY_EACH(t, kProbeChains) acc[t] = set1i(t);
-  u8v v = load_bytes(w);
-  for (int64_t r = 0; r < rounds; ++r) MOTLEY_EACH(t, kProbeChains) acc[t] = dot4(acc[t], v, x + 4 * t);
+  MOTLEY_EACH(t, kProbeChains) acc[t] = set1i(0);
+  for (int64_t r = 0; r < rounds; ++r) {
+    u8v v = load_bytes(w + (r & 1) * 64);  // another one each round: where dot4 is several instructions, none is saved
+    MOTLEY_EACH(t, kProbeSteps) acc[t % kProbeChains] = dot4(acc[t % kProbeChains], v, x + 4 * t);
+  }
   MOTLEY_EACH(t, kProbeChains - 1) acc[0] = addi(acc[0], acc[t + 1]);
   return sumi(acc[0]);
 }
@@ -586,8 +588,9 @@ static float f32_tile(int64_t rounds) {
   alignas(64) float x[16];
   for (int i = 0; i < 16; ++i) x[i] = 0.5f + (float)i * 0.01f;
   f32 acc[kProbeChains], v = load(x);
-  MOTLEY_EACH(t, kProbeChains) acc[t] = set1((float)t);
-  for (int64_t r = 0; r < rounds; ++r) MOTLEY_EACH(t, kProbeChains) acc[t] = fma(v, set1(x[t]), acc[t]);
+  MOTLEY_EACH(t, kProbeChains) acc[t] = set1(0);
+  for (int64_t r = 0; r < rounds; ++r)
+    MOTLEY_EACH(t, kProbeSteps) acc[t % kProbeChains] = fma(v, set1(x[t]), acc[t % kProbeChains]);
   MOTLEY_EACH(t, kProbeChains - 1) acc[0] = add(acc[0], acc[t + 1]);
   return sum(acc[0]);
 }

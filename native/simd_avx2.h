@@ -19,6 +19,8 @@ struct u8v { __m256i lo, hi; };
 
 // Tokens that a tile of two row groups serves: 8 of the 16 registers hold running dot products.
 constexpr int kTileTokens = 2;
+// Independent accumulators of the probes: more than latency needs, no more than the registers hold.
+constexpr int kProbeChains = 6;
 
 // -- floats
 static inline f32 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

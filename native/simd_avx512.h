@@ -15,6 +15,8 @@ static inline __mmask16 first(int n) { return (__mmask16)((1u << n) - 1); }
 
 // Tokens that a tile of two row groups serves: 12 sums and 12 running dot products in 32 registers.
 constexpr int kTileTokens = 6;
+// Independent accumulators of the probes: more than latency needs, no more than the registers hold.
+constexpr int kProbeChains = 12;
 
 // -- floats
 static inline f32 set1(float x) { return _mm512_set1_ps(x); }

@@ -20,6 +20,8 @@ struct u8v { uint8x16_t a, b, c, d; };
 
 // Tokens that a tile of two row groups serves: 16 of the 32 registers hold running dot products.
 constexpr int kTileTokens = 2;
+// Independent accumulators of the probes: more than latency needs, no more than the registers hold.
+constexpr int kProbeChains = 6;
 
 // -- floats
 static inline f32 set1(float x) { return MOTLEY_ALL(vdupq_n_f32(x)); }

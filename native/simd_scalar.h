@@ -27,6 +27,8 @@ static inline i32 choose(i32 mask, i32 yes, i32 no) { return (mask & yes) | (~ma
 
 // Tokens that a tile of two row groups serves: as many accumulators as registers bear, and not many copies to compile.
 constexpr int kTileTokens = 2;
+// Independent accumulators of the probes: more than latency needs, no more than the registers hold.
+constexpr int kProbeChains = 2;
 
 // -- floats
 static inline f32 set1(float x) { return x - f32{}; }  // -0 - 0 is -0

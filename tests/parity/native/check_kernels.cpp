@@ -196,7 +196,6 @@ void check(const Kernels& k) {
   for (uint8_t& b : bytes) b = uint8_t(rng.bits());
   compare<int64_t>(k.name, "read", {kScalarKernels.read(bytes.data(), 4096)}, {k.read(bytes.data(), 4096)});
   compare<int32_t>(k.name, "int8_tile", {kScalarKernels.int8_tile(9)}, {k.int8_tile(9)});
-  compare<float>(k.name, "f32_tile", {kScalarKernels.f32_tile(9)}, {k.f32_tile(9)});
 }
 
 // Whatever cannot be had is refused in one sentence that names what can.
