@@ -165,25 +165,22 @@ void Device::take_inputs(const float* x, int64_t T, int64_t cols, bool integer) 
   });
 }
 
-// Room for every worker to pack `slots` pairs of row groups, `bytes` each.
-void Device::reserve_pairs(int64_t slots, int64_t bytes) {
-  pair_slots_ = slots;
+// Room for every worker to pack a pair of row groups of `bytes`.
+void Device::reserve_pairs(int64_t bytes) {
   pair_stride_ = (bytes + 63) / 64 * 64;
-  pairs_.grow(size_t(pool_->threads() * slots * pair_stride_));
+  pairs_.grow(size_t(pool_->threads() * pair_stride_));
 }
 
-// Pair p of w as the kernels read it: where it lies, or packed now into the worker's slot if w is stored. `next`: what
-// the worker reads after it, if it is not the following pair.
-RowPair Device::ready(const Packed& w, int64_t p, int worker, int slot, const uint8_t* next) {
+// Pair p of w as the kernels read it: where it lies, or packed now into the worker's place if w is stored: until the
+// next one. `next`: what the worker reads after it, if it is not the following pair.
+RowPair Device::ready(const Packed& w, int64_t p, int worker, const uint8_t* next) {
   RowPair pair = w.pair(p, next);
   if (!w.stored) return pair;
-  const int64_t stride = row_bytes(*w.format, w.cols);
-  uint8_t* to = pairs_.data() + (worker * pair_slots_ + slot) * pair_stride_;
-  for (int first = 0; first < pair.rows; first += kRows) {
-    const uint8_t* rows = w.data + (p * 2 * kRows + first) * stride;
-    kernels_->pack(*w.format, rows, std::min(kRows, pair.rows - first), w.cols, to + first / kRows * w.group_size(),
-                   rows + kRows * stride);
-  }
+  const int64_t group = kRows * row_bytes(*w.format, w.cols);
+  uint8_t* to = pairs_.data() + worker * pair_stride_;
+  for (int r = 0; r * kRows < pair.rows; ++r)
+    kernels_->pack(*w.format, pair.data + r * group, std::min(kRows, pair.rows - r * kRows), w.cols,
+                   to + r * pair.group_bytes, pair.next + r * group);
   pair.data = pair.next = to;
   return pair;
 }
@@ -201,14 +198,14 @@ void Device::linear(const float* x, int64_t T, int64_t cols, const std::vector<c
 
   int64_t largest = 0;
   for (const Matrix* m : w) largest = std::max(largest, m->w.stored ? m->w.pair_bytes() : 0);
-  reserve_pairs(1, largest);
+  reserve_pairs(largest);
 
   // Items: a portion of the tokens and a run of row pairs, 64 KB of them for few tokens; for many, so few that there are
   // items for all threads and so many that the portion's activations pay for their way into the cache.
   const int64_t portions = (T + kTogether - 1) / kTogether;
   std::vector<int64_t> chunk(w.size()), first_item(w.size() + 1, 0);
   for (size_t i = 0; i < w.size(); ++i) {
-    chunk[i] = T > 16 ? 4 : std::max<int64_t>(1, (1 << 16) / w[i]->w.pair_bytes());
+    chunk[i] = T > 16 ? 4 : std::max<int64_t>(1, w[i]->w.item_bytes() / w[i]->w.pair_bytes());
     first_item[i + 1] = first_item[i] + (w[i]->w.pairs() + chunk[i] - 1) / chunk[i];
   }
   pool_->run(first_item.back() * portions, [&](int64_t item, int worker) {
@@ -219,8 +216,10 @@ void Device::linear(const float* x, int64_t T, int64_t cols, const std::vector<c
     const Packed& m = w[i]->w;
     GemmFn gemm = kernels_->gemm(m.format->format);
     int64_t first = (item - first_item[i]) * chunk[i], end = std::min(m.pairs(), first + chunk[i]);
-    for (int64_t p = first; p < end; ++p)
-      gemm(ready(m, p, worker, 0), cols, inputs(m) + t, n, out[i] + t * m.rows + p * 2 * kRows, m.rows);
+    for (int64_t p = first; p < end; ++p) {
+      const uint8_t* next = m.stored && p + 1 == end ? m.pair(p).data : nullptr;  // nothing: the rest is others'
+      gemm(ready(m, p, worker, next), cols, inputs(m) + t, n, out[i] + t * m.rows + p * 2 * kRows, m.rows);
+    }
   });
 }
 

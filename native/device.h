@@ -42,13 +42,16 @@ struct Packed {
   int64_t stored_bytes() const { return rows * row_bytes(*format, cols); }
   int64_t bytes() const { return stored ? stored_bytes() : groups() * group_size(); }
   int64_t pairs() const { return (groups() + 1) / 2; }
-  int64_t pair_bytes() const { return 2 * group_size(); }
-  // Two row groups, 32 rows; `next`: what will be read after them, the following pair if nothing is said.
+  int64_t pair_bytes() const { return 2 * group_size(); }  // packed
+  // Two row groups, 32 rows, where they lie; `next`: what will be read after them, the following pair if nothing is said.
   RowPair pair(int64_t p, const uint8_t* next = nullptr) const {
-    const uint8_t* at = data + p * pair_bytes();
-    int64_t left = rows - p * 2 * kRows;
-    return {at, group_size(), int(left < 2 * kRows ? left : 2 * kRows), next ? next : at + pair_bytes()};
+    const int64_t bytes = stored ? 2 * kRows * row_bytes(*format, cols) : pair_bytes(), left = rows - p * 2 * kRows;
+    const uint8_t* at = data + p * bytes;
+    return {at, group_size(), int(left < 2 * kRows ? left : 2 * kRows), next ? next : at + bytes};
   }
+  // How much one thread takes at a time when a token is in a hurry. Stored rows are asked for a pair ahead, which is lost
+  // at the end of an item: longer ones.
+  int64_t item_bytes() const { return stored ? 1 << 18 : 1 << 16; }
 };
 
 struct Matrix {
@@ -167,8 +170,8 @@ class Device {
   void pack_into(const Packed& from, uint8_t* to, bool release, Report& report);
   void take_inputs(const float* x, int64_t T, int64_t cols, bool integer);
   const void* const* inputs(const Packed& w) const { return w.format->integer ? quantised_.data() : floats_.data(); }
-  void reserve_pairs(int64_t slots, int64_t bytes);
-  RowPair ready(const Packed& w, int64_t pair, int worker, int slot, const uint8_t* next = nullptr);
+  void reserve_pairs(int64_t bytes);
+  RowPair ready(const Packed& w, int64_t pair, int worker, const uint8_t* next = nullptr);
   template <class F> void over_tokens(int64_t T, int64_t work_per_token, F&& f);
   void route_token(float* logits, int64_t E, int64_t n_used, bool normalize, int32_t* ids, float* weights) const;
   template <class F> double rate(F&& work, double work_done, int reps);
@@ -183,8 +186,8 @@ class Device {
   std::vector<const void*> quantised_, floats_;  // each token's activations, both ways
   Acts acts_, hidden_;
   Buffer scratch_, hidden_floats_;
-  Buffer pairs_;  // of stored matrices, packed for the moment: [worker][slot]
-  int64_t pair_slots_ = 0, pair_stride_ = 0;
+  Buffer pairs_;  // of stored matrices, packed for the moment: [worker]
+  int64_t pair_stride_ = 0;
   struct RopeTable {
     std::vector<int32_t> positions;
     int64_t dim = 0;

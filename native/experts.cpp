@@ -70,36 +70,36 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
 
   // Pass 1: an item is an expert and some blocks of 32 hidden rows.
   const int64_t blocks = (F + kBlock - 1) / kBlock;
-  const int64_t per_item = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / (set.gate.pair_bytes() + set.up.pair_bytes()));
+  const int64_t per_item = T > 16 ? 1 : std::max<int64_t>(1, set.gate.item_bytes() / (set.gate.pair_bytes() + set.up.pair_bytes()));
   const int64_t items = (blocks + per_item - 1) / per_item;
   GemmFn gate_gemm = kernels_->gemm(set.gate.format->format), up_gemm = kernels_->gemm(set.up.format->format);
-  if (set.gate.stored) reserve_pairs(2, std::max({set.gate.pair_bytes(), set.up.pair_bytes(), set.down.pair_bytes()}));
+  if (set.gate.stored) reserve_pairs(std::max({set.gate.pair_bytes(), set.up.pair_bytes(), set.down.pair_bytes()}));
   pool_->run(int64_t(chosen.size()) * items, [&](int64_t item, int worker) {
     const Chosen& c = chosen[size_t(item / items)];
     const Packed gate = ExpertSet::at(set.gate, c.index), up = ExpertSet::at(set.up, c.index);
     const int64_t first = item % items * per_item, end = std::min(blocks, first + per_item);
     alignas(64) float g[kTogether * kBlock], u[kTogether * kBlock];
     for (int64_t b = first; b < end; ++b) {
-      const RowPair gate_rows = ready(gate, b, worker, 0, up.pair(b).data);
-      const RowPair up_rows = ready(up, b, worker, 1, gate.pair(b + 1).data);
+      const int rows = gate.pair(b).rows;
+      const uint8_t* after = gate.pair(up.stored && b + 1 == end ? b : b + 1).data;
       for (int64_t i = c.first_pair, n, left = c.n_pairs; left > 0; i += n, left -= n) {
         n = portion(left);
-        gate_gemm(gate_rows, D, inputs_of(set.gate) + i, n, g, kBlock);
-        up_gemm(up_rows, D, inputs_of(set.up) + i, n, u, kBlock);
+        gate_gemm(ready(gate, b, worker, up.pair(b).data), D, inputs_of(set.gate) + i, n, g, kBlock);
+        up_gemm(ready(up, b, worker, after), D, inputs_of(set.up) + i, n, u, kBlock);
         for (int64_t t = 0; t < n; ++t) {
           float* value = g + t * kBlock;
-          kernels_->silu_mul(value, u + t * kBlock, gate_rows.rows, value);
+          kernels_->silu_mul(value, u + t * kBlock, rows, value);
           if (int_hidden)
-            kernels_->quantize(value, gate_rows.rows, hidden_.token(i + t) + b, b + 1 < blocks ? 1 : hidden_.blocks() - b);
+            kernels_->quantize(value, rows, hidden_.token(i + t) + b, b + 1 < blocks ? 1 : hidden_.blocks() - b);
           else
-            std::memcpy(hidden_floats + (i + t) * F + b * kBlock, value, size_t(gate_rows.rows) * sizeof(float));
+            std::memcpy(hidden_floats + (i + t) * F + b * kBlock, value, size_t(rows) * sizeof(float));
         }
       }
     }
   });
 
   // Pass 2: an item is some pairs of row groups of the output, over all chosen experts.
-  const int64_t per_item2 = T > 16 ? 1 : std::max<int64_t>(1, (1 << 16) / set.down.pair_bytes());
+  const int64_t per_item2 = T > 16 ? 1 : std::max<int64_t>(1, set.down.item_bytes() / set.down.pair_bytes());
   GemmFn down_gemm = kernels_->gemm(set.down.format->format);
   pool_->run((set.down.pairs() + per_item2 - 1) / per_item2, [&](int64_t item, int worker) {
     const int64_t first = item * per_item2, end = std::min(set.down.pairs(), first + per_item2);
@@ -110,7 +110,7 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
       for (int64_t p = first; p < end; ++p) {
         const bool last = p + 1 == end && e + 1 < chosen.size();
         const RowPair rows =
-            ready(down, p, worker, 0, last ? ExpertSet::at(set.down, chosen[e + 1].index).pair(first).data : nullptr);
+            ready(down, p, worker, last ? ExpertSet::at(set.down, chosen[e + 1].index).pair(first).data : nullptr);
         for (int64_t i = c.first_pair, n, left = c.n_pairs; left > 0; i += n, left -= n) {
           n = portion(left);
           down_gemm(rows, F, hidden.data() + i, n, part, kBlock);

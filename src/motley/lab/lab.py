@@ -12,7 +12,7 @@ from typing import Self
 
 from motley.errors import UsageError
 
-_STORED_SHARE = 0.75  # of the repacked layout's speed, where reading weights as they are stored was not measured
+_STORED_SHARE = 0.7  # of the repacked layout's speed, where reading weights as they are stored was not measured
 
 
 @dataclass(frozen=True)
