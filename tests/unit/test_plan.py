@@ -16,7 +16,7 @@ from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.plan.show import plan_json, plan_text
 from motley.predict.cost import CostModel
-from motley.predict.memory import RESERVE_BYTES, memory_needed
+from motley.predict.memory import RESERVE_BYTES, memory_needed, packed_bytes
 from motley.predict.predict import predict, price
 from motley.predict.routes import Routes
 from motley.predict.workload import Workload
@@ -233,6 +233,14 @@ def test_weights_are_repacked_where_that_fits() -> None:
     assert plan.stored == frozenset()
     assert "repacked while loading in about 2 s, into 4.03 GB" in said
     assert "% slower" in said
+
+
+def test_a_full_device_is_full_of_repacked_weights() -> None:
+    shape = ModelShape.named("olmoe-1b-7b")
+    plan = find_placement(shape, lab(device("a", 2.5e9), device("b", 64e9)), TG, context=256, homes=["a"])
+    need = memory_needed(shape, plan.placement, 256)["a"]
+    assert plan.stored == frozenset()
+    assert 2.3e9 < need.total - need.weights + packed_bytes(shape, need.weights) <= 2.5e9
 
 
 def test_weights_stay_in_the_file_when_asked() -> None:

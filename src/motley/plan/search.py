@@ -50,14 +50,19 @@ def find_placement(
         raise UsageError(f"the lab has no link between {pairs}: measure it with `motley probe` or write it in the file")
     context = max(min(context, shape.context), workload.context)
     may_be_home = None if homes is None else frozenset(lab.devices.index(lab.device(name)) for name in homes)
-    model = CostModel(shape, lab if repack else lab.with_stored(d.name for d in lab.devices), workload, routes, head)
-    pricer = Pricer(model, context, max(slots, workload.batch), STEP_TOKENS, may_be_home)
-    starts = [(name, s) for name, s in dict.fromkeys(candidates(pricer)) if pricer.allowed(s)]
-    state, ms = _best(pricer, [s for _, s in starts], monotonic() + seconds)
-    if ms == inf:
-        raise CapacityError(_what_is_missing(pricer, starts, context, max(slots, workload.batch)))
+    slots = max(slots, workload.batch)
+    for as_stored in (False, True) if repack else (True,):  # what repacked does not fit may fit as the file has it
+        there = lab.with_stored(d.name for d in lab.devices) if as_stored else lab
+        model = CostModel(shape, there, workload, routes, head)
+        pricer = Pricer(model, context, slots, STEP_TOKENS, may_be_home, not as_stored)
+        starts = [(name, s) for name, s in dict.fromkeys(candidates(pricer)) if pricer.allowed(s)]
+        state, ms = _best(pricer, [s for _, s in starts], monotonic() + seconds)
+        if ms < inf:
+            break
+    else:
+        raise CapacityError(_what_is_missing(pricer, starts, context, slots))
     placement = pricer.placement(state)
-    needs = memory_needed(shape, placement, context, max(slots, workload.batch))
+    needs = memory_needed(shape, placement, context, slots)
     stored = stored_devices(shape, lab, needs, repack)
     prediction = price(model.on(lab.with_stored(stored)), placement)
     alternatives = _alternatives(pricer, starts)

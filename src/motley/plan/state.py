@@ -15,7 +15,7 @@ from motley.lab.lab import Device
 from motley.lab.placement import LayerPlacement, Placement
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import WorkingSets
-from motley.predict.memory import kv_bytes, work_bytes
+from motley.predict.memory import kv_bytes, packed_bytes, work_bytes
 from motley.predict.predict import stages
 
 Counts = tuple[int, ...]  # experts of one layer on each device
@@ -33,16 +33,28 @@ class State:
 
 
 class Pricer:
-    """Milliseconds and memory of states, for one question. Remembers layers. `may_be_home`: device indices."""
+    """Milliseconds and memory of states, for one question. Remembers layers. `may_be_home`: device indices. `repack`:
+    weights take what their repacked copies take."""
 
     def __init__(
-        self, model: CostModel, context: int, slots: int, step_tokens: int, may_be_home: frozenset[int] | None = None
+        self,
+        model: CostModel,
+        context: int,
+        slots: int,
+        step_tokens: int,
+        may_be_home: frozenset[int] | None = None,
+        repack: bool = True,
     ) -> None:
         self._may_be_home = may_be_home
         self.model, self.shape, self.devices = model, model.shape, model.lab.devices
         shape, n = self.shape, self.shape.n_layers
-        self.home_bytes = [shape.home_bytes(i) for i in range(n)]
-        self.expert_bytes = [shape.expert_bytes(i) for i in range(n)]
+
+        def held(n_bytes: int) -> int:
+            return packed_bytes(shape, n_bytes) if repack else n_bytes
+
+        self.home_bytes = [held(shape.home_bytes(i)) for i in range(n)]
+        self.expert_bytes = [held(shape.expert_bytes(i)) for i in range(n)]
+        self.embed_bytes, self.head_bytes = held(shape.embed_bytes), held(shape.head_bytes)
         self.kv = kv_bytes(shape, context, slots)
         self.work = work_bytes(shape, step_tokens, home=True), work_bytes(shape, step_tokens, home=False)
         self._alike = [model.alike(i) for i in range(n)]
@@ -59,8 +71,8 @@ class Pricer:
         homes = [0] * len(self.devices)
         for n_bytes, home in zip(self.home_bytes, state.homes):
             homes[home] += n_bytes
-        homes[state.homes[0]] += self.shape.embed_bytes
-        homes[state.homes[-1]] += self.shape.head_bytes
+        homes[state.homes[0]] += self.embed_bytes
+        homes[state.homes[-1]] += self.head_bytes
         return homes, experts
 
     def needs(self, state: State, weights: tuple[list[int], list[int]]) -> list[int]:

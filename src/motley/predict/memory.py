@@ -80,9 +80,10 @@ PACKED = {"q4_k": 2368 / 2304, "q5_k": 2880 / 2816, "q6_k": 3392 / 3360}
 
 
 def packed_bytes(shape: ModelShape, stored: int) -> int:
-    """What `stored` bytes of this model take once they are repacked, by its mix of precisions."""
-    packed = sum(t.n_bytes * PACKED.get(t.quant.name.lower(), 1.0) for t in shape.tensors)
-    return round(stored * packed / shape.n_bytes)
+    """What `stored` bytes of this model take once they are repacked, by its mix of precisions. Rounded up: parts never
+    sum to less than the whole."""
+    packed = round(sum(t.n_bytes * PACKED.get(t.quant.name.lower(), 1.0) for t in shape.tensors))
+    return -(-stored * packed // shape.n_bytes)
 
 
 def check_fits(lab: Lab, needs: dict[str, Need]) -> None:
