@@ -21,7 +21,7 @@ import numpy as np
 from motley.formats.synth import random_blocks
 from motley.formats.tensor import QuantTensor
 from motley.ops.native import NativeOps
-from motley.ops.protocol import Batch, Rope, Routing
+from motley.ops.protocol import Batch, Rope, Routing, Upload
 from motley.shape.quant import Quant
 
 D, F, E, A, HEADS, N, V, LAYERS = 2048, 1024, 64, 8, 16, 128, 50304, 16  # OLMoE-1B-7B
@@ -80,6 +80,11 @@ def bench_format(ops: NativeOps, quant: Quant, tokens: int, rows: list[Row]) -> 
     report(rows, op="pack", **name, GB_s=4 * stored / (time.perf_counter() - start) / 1e9)
 
     turn = count()
+    as_stored = ops.experts_weight(*tensors, range(E), Upload(repack=False))
+    picks, x, weights = [choices(1, i) for i in range(8)], floats(1, D), np.full((1, A), 1 / A, np.float32)
+    t = seconds(lambda: ops.experts(x, picks[next(turn) % 8], weights, as_stored), 40)
+    report(rows, op="experts x1, as stored", **name, **rates(A / E * stored, "GB_s", t))
+
     for n in (1, 2, 4, 8):
         x, weights = floats(n, D), np.full((n, A), 1 / A, np.float32)
         picks = [choices(n, i) for i in range(8)]
