@@ -27,7 +27,7 @@ from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.lab import Device
 from motley.ops.protocol import Batch, Ops
-from motley.predict.memory import kv_bytes, work_bytes
+from motley.predict.memory import kv_bytes, packed_bytes, work_bytes
 from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress
 from motley.shape.model import ModelShape
@@ -163,7 +163,8 @@ class NodeRuntime:
             return
         cache = len(layers) * kv_bytes(shape, assignment.context, assignment.slots)
         work = work_bytes(shape, STEP_TOKENS, home=bool(layers))
-        need = planned_bytes(shape, layers, assignment.experts) + cache + work
+        weights = planned_bytes(shape, layers, assignment.experts)
+        need = (packed_bytes(shape, weights) if assignment.repack else weights) + cache + work
         if need > self._memory_bytes:
             raise CapacityError(
                 f"{assignment.device} was given {self._memory_bytes / 1e6:.0f} MB, and its part of the model needs "
