@@ -6,6 +6,7 @@ import pytest
 
 from motley.cli.main import COMMANDS, build_parser, main
 from motley.cli.options import memory
+from motley.lab.machine import Machine
 from tiny_models import write_tiny
 
 LAB = "tests/unit/cli"
@@ -115,3 +116,19 @@ def test_an_interrupt_during_the_imports_is_quiet(
     monkeypatch.setattr("motley.cli.main.command", interrupted)
     assert main(["report"]) == 130
     assert capsys.readouterr().err == "motley: interrupted\n"
+
+
+def test_weights_stay_in_the_file_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(write_tiny(tmp_path, "olmoe", "q4_k"))
+    said = {}
+    for words in ([], ["--no-repack"]):
+        assert main(["run", model, "-p", "hi", "-n", "4", *words]) == 0
+        said[len(words)] = capsys.readouterr()
+    monkeypatch.setattr("motley.cli.run.this_machine", lambda: Machine("host", "cpu", 1, 1 << 30, 1 << 20))
+    assert main(["run", model, "-p", "hi", "-n", "4"]) == 0
+    short = capsys.readouterr()
+    assert "its weights stay in the mapped file" in short.err
+    assert "mapped file" not in said[0].err
+    assert short.out == said[0].out == said[1].out
