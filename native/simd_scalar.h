@@ -53,7 +53,7 @@ static inline float fma_lane(float a, float b, float c) {
   int64_t bits;
   memcpy(&bits, &s, 8);
   int64_t even = ~bits & 1, away = (lost > 0) == (s > 0) ? 1 : -1;
-  bits += (lost > 0) | (lost < 0) ? even * away : 0;
+  bits += ((lost > 0) | (lost < 0)) ? even * away : 0;
   memcpy(&s, &bits, 8);
   return (float)s;
 }
