@@ -459,11 +459,13 @@ static void score_tiles(const KvShape& s, const float* const* q, const typename 
     f32 f[4][Q];
     MOTLEY_EACH(c, 4) MOTLEY_EACH(i, Q) f[c][i] = set1(0);
     int n = 0;
-    for (; n + 4 <= dim; n += 4)
+    for (; n + 4 <= dim; n += 4) {
+      prefetch_lines((const uint8_t*)(keys + n * 16) + kAhead, 4 * 16 * sizeof(*keys));
       MOTLEY_EACH(c, 4) {
         f32 k = Kv::get(keys + (n + c) * 16);
         MOTLEY_EACH(i, Q) f[c][i] = fma(k, set1(q[i][n + c]), f[c][i]);
       }
+    }
     MOTLEY_EACH(c, 3) {
       if (n + c >= dim) break;
       f32 k = Kv::get(keys + (n + c) * 16);
@@ -500,6 +502,7 @@ static inline void weigh(const typename Kv::type* values, int64_t stride, int64_
                          const float* weights, int64_t ld, f32 acc[Q][V]) {
   for (int64_t p = from; p < to; ++p) {
     const typename Kv::type* row = values + p * stride;
+    prefetch_lines((const uint8_t*)row + kAhead, 16 * V * sizeof(*row));
     MOTLEY_EACH(j, V) {
       f32 v = Kv::get(row + 16 * j);
       MOTLEY_EACH(i, Q) acc[i][j] = fma(v, set1(weights[i * ld + p]), acc[i][j]);

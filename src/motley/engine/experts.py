@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from motley.engine.times import Clock
 from motley.ops.protocol import Array, Experts, Ops
 
+_MOST_UNCOUNTED = 1024
+
 
 class Busy(Protocol):
     busy_s: float
@@ -58,9 +60,8 @@ class Remote:
 
 
 class PlacedExperts:
-    """Runs one layer's chosen experts (`models.layers.RunExperts`) and counts how often each was chosen.
-
-    chosen: int64 [layers, E]; each remote counts its own rounds."""
+    """Runs one layer's chosen experts (`models.layers.RunExperts`) and counts how often each was chosen; each remote
+    counts its own rounds."""
 
     def __init__(
         self,
@@ -72,15 +73,28 @@ class PlacedExperts:
         n_experts: int,
     ) -> None:
         self._ops, self._clock, self._local, self.remotes = ops, clock, local, remotes
-        self.chosen = np.zeros((n_layers, n_experts), np.int64)
+        self._counts = np.zeros((n_layers, n_experts), np.int64)
+        self._uncounted: list[tuple[int, NDArray[np.int32]]] = []  # counted later: a step has better things to do
 
     def __call__(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
         host_ids: NDArray[np.int32] = self._ops.to_host(ids)
-        self.chosen[layer] += np.bincount(host_ids.ravel(), minlength=self.chosen.shape[1])
+        self._uncounted.append((layer, host_ids))
+        if len(self._uncounted) > _MOST_UNCOUNTED:
+            self._count()
         asked = [r for r in self.remotes if layer in r.owned and r.owned[layer][host_ids].any()]
         if asked:
             return self._with_others(layer, h, ids, weights, asked)
         return self._here(layer, h, ids, weights)
+
+    def chosen(self) -> NDArray[np.int64]:
+        """How often each expert was chosen so far: [layers, E], a copy."""
+        self._count()
+        return self._counts.copy()
+
+    def _count(self) -> None:
+        for layer, ids in self._uncounted:
+            self._counts[layer] += np.bincount(ids.ravel(), minlength=self._counts.shape[1])
+        self._uncounted.clear()
 
     def _here(self, layer: int, h: Array, ids: Array, weights: Array) -> list[Array]:
         return [self._ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []

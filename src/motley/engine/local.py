@@ -55,10 +55,10 @@ class LocalRunner:
         return run_stages(self._stages(), batch)
 
     def times(self) -> StepTimes:
-        return self.model.clock.times + StepTimes()
+        return self.model.clock.times
 
     def routes(self) -> NDArray[np.int64]:
-        return self.model.placed.chosen.copy()
+        return self.model.placed.chosen()
 
     def exchanges(self) -> list[ExchangeCount]:
         return []

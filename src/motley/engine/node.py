@@ -21,7 +21,6 @@ from motley.cluster.link import Link
 from motley.cluster.remote import RemoteExperts, measure
 from motley.engine.device import DeviceModel, planned_bytes
 from motley.engine.runner import ExchangeCount
-from motley.engine.times import StepTimes
 from motley.errors import CapacityError, ClusterError, FormatError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
@@ -86,7 +85,7 @@ class NodeRuntime:
         model = self._model()
         if model.stage is None:
             raise ClusterError("no layers are at home on this node")
-        before = model.clock.times + StepTimes()
+        before = model.clock.times
         y = model.stage.forward(batch, x)
         return y, (model.clock.times - before).parts()
 
@@ -111,7 +110,7 @@ class NodeRuntime:
 
     def routes(self) -> NDArray[np.int64]:
         """How often the layers at home here chose each expert: [layers, E]."""
-        return self._model().placed.chosen.copy()
+        return self._model().placed.chosen()
 
     def exchanges(self) -> list[ExchangeCount]:
         """What the layers at home here asked of experts elsewhere, by owner."""

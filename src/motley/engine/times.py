@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
+
+_MOST_LAPS = 1 << 14
 
 
 @dataclass
@@ -35,25 +38,42 @@ class StepTimes:
 
 class Clock:
     """Laps: what the device was busy with since the last lap goes to the named part, the rest to `python`; time
-    reported by `waited` goes to `link`."""
+    reported by `waited` goes to `link`.
+
+    A lap is only noted; the sums are made when `times` is read: a step's weights sweep the caches, and every line of
+    Python between two operations starts cold."""
 
     def __init__(self, busy_seconds: Callable[[], float]) -> None:
-        self.times = StepTimes()
+        self._times = StepTimes()
         self._busy = busy_seconds
         self._waited = 0.0
+        self._laps: list[tuple[str | None, float, float, float]] = []  # part, time, busy and waited so far
         self.start()
+
+    @property
+    def times(self) -> StepTimes:
+        """A copy."""
+        self._add_up()
+        return self._times + StepTimes()
 
     def start(self) -> None:
         """Forget the time since the last lap: it was not part of a step."""
-        self._at, self._busy_at, self._waited = perf_counter(), self._busy(), 0.0
+        if len(self._laps) > _MOST_LAPS:
+            self._add_up()
+        self._laps.append((None, perf_counter(), self._busy(), self._waited))
 
     def waited(self, seconds: float) -> None:
         self._waited += seconds
 
     def lap(self, part: str) -> None:
-        now, busy, times = perf_counter(), self._busy(), self.times
-        spent = busy - self._busy_at
-        setattr(times, part, getattr(times, part) + spent)
-        times.link += self._waited
-        times.python += now - self._at - spent - self._waited
-        self._at, self._busy_at, self._waited = now, busy, 0.0
+        self._laps.append((part, perf_counter(), self._busy(), self._waited))
+
+    def _add_up(self) -> None:
+        parts = self._times.parts()
+        for (_, from_time, from_busy, from_waited), (part, time, busy, waited) in pairwise(self._laps):
+            if part is None:
+                continue
+            parts[part] += busy - from_busy
+            parts["link"] += waited - from_waited
+            parts["python"] += time - from_time - (busy - from_busy) - (waited - from_waited)
+        self._times, self._laps = StepTimes(**parts), self._laps[-1:]
