@@ -294,6 +294,14 @@ void Device::add(float* x, const float* y, int64_t n) {
   kernels_->add(x, y, n);
 }
 
+void Device::take(const float* x, int64_t T, int64_t cols, const int32_t* rows, int64_t n, float* out) {
+  Op op(*this);
+  for (int64_t i = 0; i < n; ++i) {
+    if (rows[i] < 0 || rows[i] >= T) throw bad("row ", rows[i], " is outside the ", T);
+    std::memcpy(out + i * cols, x + rows[i] * cols, size_t(cols) * sizeof(float));
+  }
+}
+
 // ---------------------------------------------------------------- router
 
 // logits [E] of one token to its n_used experts. A NaN counts as minus infinity; ties go to the lower id.

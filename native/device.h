@@ -156,6 +156,7 @@ class Device {
                const ExpertSet& set, double* y);
   void combine(float* x, int64_t n, const std::vector<const double*>& parts);
   void add(float* x, const float* y, int64_t n);
+  void take(const float* x, int64_t T, int64_t cols, const int32_t* rows, int64_t n, float* out);
 
   // -- probes
   double read_gb_s(int64_t bytes, int reps);  // median

@@ -9,9 +9,9 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <deque>
 
 #include "arrays.h"
+#include "program.h"
 #include "isa.h"
 
 namespace nb = nanobind;
@@ -67,8 +67,8 @@ void embed(Device& d, nb::handle table, int type, int64_t cols, nb::handle token
   Array<const int32_t> t(tokens, 1);
   Array<float> o(out, 2);
   o.expect("out", t.size(), cols);
-  NoGil no_gil;
-  d.embed(a.data(), a.size(), type, cols, t.data(), t.size(), o.data());
+  perform({table, tokens, out}, [&d, type, cols, data = a.data(), bytes = a.size(), t = t.data(), T = t.size(),
+                                 o = o.data()] { d.embed(data, bytes, type, cols, t, T, o); });
 }
 
 void rms_norm(Device& d, nb::handle x, nb::handle weight, float eps, nb::handle out) {
@@ -76,23 +76,22 @@ void rms_norm(Device& d, nb::handle x, nb::handle weight, float eps, nb::handle 
   Array<float> o(out, 2);
   if (w.size() == 0 || a.dim(1) % w.size()) throw bad("rows of ", a.dim(1), " are not groups of ", w.size());
   o.expect("out", a.dim(0), a.dim(1));
-  NoGil no_gil;
-  d.rms_norm(a.data(), a.size() / w.size(), w.data(), w.size(), eps, o.data());
+  perform({x, weight, out}, [&d, eps, x = a.data(), groups = a.size() / w.size(), w = w.data(), width = w.size(),
+                             o = o.data()] { d.rms_norm(x, groups, w, width, eps, o); });
 }
 
 void linear(Device& d, nb::handle x, nb::tuple weights, nb::tuple outs) {
   Array<const float> a(x, 2);
-  std::deque<Array<float>> arrays;  // views stay where they are
   std::vector<const Matrix*> w;
   std::vector<float*> out;
   for (size_t i = 0; i < weights.size(); ++i) {
     w.push_back(nb::cast<const Matrix*>(weights[i]));
-    arrays.emplace_back(outs[i], 2);
-    arrays.back().expect("out", a.dim(0), w.back()->w.rows);
-    out.push_back(arrays.back().data());
+    Array<float> o(outs[i], 2);
+    o.expect("out", a.dim(0), w.back()->w.rows);
+    out.push_back(o.data());
   }
-  NoGil no_gil;
-  d.linear(a.data(), a.dim(0), a.dim(1), w, out);
+  perform({x, weights, outs}, [&d, x = a.data(), T = a.dim(0), cols = a.dim(1), w = std::move(w),
+                               out = std::move(out)] { d.linear(x, T, cols, w, out); });
 }
 
 void rope(Device& d, nb::handle x, int64_t head_dim, nb::handle positions, int64_t dim, double theta,
@@ -101,8 +100,10 @@ void rope(Device& d, nb::handle x, int64_t head_dim, nb::handle positions, int64
   Array<const int32_t> p(positions, 1);
   p.expect("positions", a.dim(0));
   if (head_dim < 1 || a.dim(1) % head_dim) throw bad("rows of ", a.dim(1), " are not heads of ", head_dim);
-  NoGil no_gil;
-  d.rope(a.data(), a.dim(0), a.dim(1) / head_dim, head_dim, p.data(), dim, theta, interleaved);
+  perform({x, positions}, [&d, head_dim, dim, theta, interleaved, x = a.data(), T = a.dim(0),
+                           heads = a.dim(1) / head_dim, p = p.data()] {
+    d.rope(x, T, heads, head_dim, p, dim, theta, interleaved);
+  });
 }
 
 void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, Cache& cache, nb::handle positions,
@@ -117,9 +118,9 @@ void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, Cache& cache
   p.expect("positions", T);
   s.expect("slots", T);
   o.expect("out", T, qa.dim(1));
-  NoGil no_gil;
-  d.attention(qa.data(), ka.data(), va.data(), cache, p.data(), s.data(), T, qa.dim(1) / cache.head_dim, scale,
-              o.data());
+  perform({q, k, v, positions, slots, out},
+          [&d, &cache, scale, T, q = qa.data(), k = ka.data(), v = va.data(), p = p.data(), s = s.data(),
+           heads = qa.dim(1) / cache.head_dim, o = o.data()] { d.attention(q, k, v, cache, p, s, T, heads, scale, o); });
 }
 
 void router(Device& d, nb::handle x, const Matrix& w, int64_t n_used, bool normalize, nb::handle ids,
@@ -129,8 +130,8 @@ void router(Device& d, nb::handle x, const Matrix& w, int64_t n_used, bool norma
   Array<float> o(weights, 2);
   i.expect("ids", a.dim(0), n_used);
   o.expect("weights", a.dim(0), n_used);
-  NoGil no_gil;
-  d.router(a.data(), a.dim(0), a.dim(1), w, n_used, normalize, i.data(), o.data());
+  perform({x, ids, weights}, [&d, &w, n_used, normalize, x = a.data(), T = a.dim(0), cols = a.dim(1), i = i.data(),
+                              o = o.data()] { d.router(x, T, cols, w, n_used, normalize, i, o); });
 }
 
 void experts(Device& d, nb::handle x, nb::handle ids, nb::handle weights, const ExpertSet& set, nb::handle out) {
@@ -140,29 +141,36 @@ void experts(Device& d, nb::handle x, nb::handle ids, nb::handle weights, const 
   if (i.dim(0) != a.dim(0)) throw bad("ids for ", i.dim(0), " tokens, x for ", a.dim(0));
   w.expect("weights", a.dim(0), i.dim(1));
   o.expect("out", a.dim(0), a.dim(1));
-  NoGil no_gil;
-  d.experts(a.data(), a.dim(0), a.dim(1), i.data(), w.data(), i.dim(1), set, o.data());
+  perform({x, ids, weights, out}, [&d, &set, x = a.data(), T = a.dim(0), width = a.dim(1), i = i.data(), w = w.data(),
+                                   n_used = i.dim(1), o = o.data()] { d.experts(x, T, width, i, w, n_used, set, o); });
 }
 
 void combine(Device& d, nb::handle x, nb::list parts) {
   Array<float> a(x);
-  std::deque<Array<const double>> arrays;
   std::vector<const double*> p;
   for (nb::handle part : parts) {
-    arrays.emplace_back(part);
-    arrays.back().expect("a part", a.size());
-    p.push_back(arrays.back().data());
+    Array<const double> array(part);
+    array.expect("a part", a.size());
+    p.push_back(array.data());
   }
-  NoGil no_gil;
-  d.combine(a.data(), a.size(), p);
+  perform({x, parts}, [&d, x = a.data(), n = a.size(), p = std::move(p)] { d.combine(x, n, p); });
 }
 
 void add(Device& d, nb::handle x, nb::handle y) {
   Array<float> a(x);
   Array<const float> b(y);
   b.expect("y", a.size());
-  NoGil no_gil;
-  d.add(a.data(), b.data(), a.size());
+  perform({x, y}, [&d, x = a.data(), y = b.data(), n = a.size()] { d.add(x, y, n); });
+}
+
+void take(Device& d, nb::handle x, nb::handle rows, nb::handle out) {
+  Array<const float> a(x, 2);
+  Array<const int32_t> r(rows, 1);
+  Array<float> o(out, 2);
+  o.expect("out", r.size(), a.dim(1));
+  perform({x, rows, out}, [&d, x = a.data(), T = a.dim(0), cols = a.dim(1), r = r.data(), n = r.size(), o = o.data()] {
+    d.take(x, T, cols, r, n, o);
+  });
 }
 
 }  // namespace
@@ -188,6 +196,11 @@ NB_MODULE(_native, m) {
     return s.memory[0].size() + s.memory[1].size() + s.memory[2].size();
   });
   nb::class_<Cache>(m, "Cache");
+  nb::class_<Program>(m, "Program")
+      .def("start", [](Program& p) { Program::recording = &p; })
+      .def("stop", [](Program&) { Program::recording = nullptr; })
+      .def("mark", &Program::mark)
+      .def("run", &Program::run);
   nb::class_<Device>(m, "Device")
       .def(nb::init<int, const std::string&, bool>())
       .def_prop_ro("isa", &Device::isa)
@@ -209,6 +222,8 @@ NB_MODULE(_native, m) {
       .def("experts", &experts)
       .def("combine", &combine)
       .def("add", &add)
+      .def("take", &take)
+      .def("program", [](const Device& d) { return new Program(d); }, nb::keep_alive<0, 1>())
       .def("read_gb_s", &Device::read_gb_s, nb::call_guard<NoGil>())
       .def("int8_gops", &Device::int8_gops, nb::call_guard<NoGil>())
       .def("f32_gflops", &Device::f32_gflops, nb::call_guard<NoGil>());

@@ -78,13 +78,22 @@ class PlacedExperts:
 
     def __call__(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
         host_ids: NDArray[np.int32] = self._ops.to_host(ids)
-        self._uncounted.append((layer, host_ids))
-        if len(self._uncounted) > _MOST_UNCOUNTED:
-            self._count()
+        self.note(layer, host_ids)
         asked = [r for r in self.remotes if layer in r.owned and r.owned[layer][host_ids].any()]
         if asked:
             return self._with_others(layer, h, ids, weights, asked)
         return self._here(layer, h, ids, weights)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no expert lives elsewhere."""
+        return not self.remotes
+
+    def note(self, layer: int, ids: NDArray[np.int32]) -> None:
+        """These experts were chosen: int32 [T, A], kept for counting."""
+        self._uncounted.append((layer, ids))
+        if len(self._uncounted) > _MOST_UNCOUNTED:
+            self._count()
 
     def chosen(self) -> NDArray[np.int64]:
         """How often each expert was chosen so far: [layers, E], a copy."""

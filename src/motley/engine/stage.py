@@ -1,12 +1,14 @@
 """Stage: a contiguous range of layers on one device, with the embedding if it starts the model and the head if it ends
-it. Knows its layers, its KV cache and its clock; not where the routed experts live (`RunExperts` does)."""
+it. Knows its layers, its KV cache and its clock; not where the routed experts live (`PlacedExperts` does)."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.engine.experts import PlacedExperts
+from motley.engine.remembered import MOST_TOKENS, RememberedStep
 from motley.engine.times import Clock
 from motley.models.config import Config
-from motley.models.layers import Embedding, Head, Loader, RunExperts
+from motley.models.layers import Embedding, Head, Lap, Loader, RunExperts
 from motley.models.registry import family
 from motley.ops.protocol import Array, Batch
 
@@ -19,7 +21,7 @@ class Stage:
         config: Config,
         load: Loader,
         layers: range,
-        experts: RunExperts,
+        experts: PlacedExperts,
         clock: Clock,
         *,
         n_slots: int,
@@ -32,17 +34,38 @@ class Stage:
         self._head = Head(config, load) if layers.stop == config.n_layers else None
         self._states = [block.attention.state(load.ops, n_slots, context) for block in self._blocks]
 
+        self._remembered: dict[int, RememberedStep] = {}  # by number of tokens
+
     def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """x [T, D] from the stage before (None for the first) -> x [T, D], or logits [R, V] from the last."""
-        ops, clock = self._ops, self._clock
+        clock = self._clock
         clock.start()
+        out = self._from_memory(batch, x)
+        if out is None:
+            out = self._ops.to_host(self._run(batch, x, self._experts, clock.lap))
+        clock.lap("other")
+        return out
+
+    def _run(self, batch: Batch, x: NDArray[np.float32] | None, experts: RunExperts, lap: Lap) -> Array:
+        ops = self._ops
         h: Array = self._embedding(ops, batch) if self._embedding else ops.from_host(x)  # type: ignore[arg-type]
         for block, state in zip(self._blocks, self._states):
-            h = block(ops, h, batch, state, self._experts, clock.lap)
-        if self._head and not len(batch.rows):  # a chunk in the middle of a prompt wants no logits
-            return np.empty((0, self._vocab), np.float32)
-        if self._head:
-            h = self._head(ops, h, batch)
-        out: NDArray[np.float32] = ops.to_host(h)
-        clock.lap("head" if self._head else "other")
-        return out
+            h = block(ops, h, batch, state, experts, lap)
+        if self._head is None:
+            return h
+        if not len(batch.rows):  # a chunk in the middle of a prompt wants no logits
+            return ops.from_host(np.empty((0, self._vocab), np.float32))
+        h = self._head(ops, h, batch)
+        lap("head")
+        return h
+
+    def _from_memory(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """A step that decodes on this device alone, if the device can remember it."""
+        n = len(batch)
+        if n != len(batch.rows) or n > MOST_TOKENS or not self._experts.alone:
+            return None
+        if n in self._remembered:
+            step = self._remembered[n]
+            return step.run(batch, x) if step.works else None
+        step = self._remembered[n] = RememberedStep(self._ops, self._run, self._experts, self._clock, batch, x)
+        return step.out if step.works else None

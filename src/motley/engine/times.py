@@ -68,6 +68,10 @@ class Clock:
     def lap(self, part: str) -> None:
         self._laps.append((part, perf_counter(), self._busy(), self._waited))
 
+    def note(self, part: str, time: float, busy: float) -> None:
+        """A lap that ended at `time` (of `perf_counter`), when the device had been busy for `busy` seconds."""
+        self._laps.append((part, time, busy, self._waited))
+
     def _add_up(self) -> None:
         parts = self._times.parts()
         for (_, from_time, from_busy, from_waited), (part, time, busy, waited) in pairwise(self._laps):

@@ -87,6 +87,17 @@ class Upload:
 REPACKED = Upload()
 
 
+class Program(Protocol):
+    """Operations remembered with their arrays, to be done again as one call: on what their inputs, the host's arrays
+    among them (tokens, positions, slots, rows), hold then. The same arithmetic, so the same bits."""
+
+    out: Array  # what the work returned; every run writes it anew
+
+    def run(self) -> Sequence[tuple[float, float]]:
+        """For each mark: seconds since the start, and the device's busy seconds."""
+        ...
+
+
 class Ops(Protocol):
     """One device. Constructed with its own settings (threads, device name); holds no model."""
 
@@ -155,6 +166,11 @@ class Ops(Protocol):
 
     def take(self, x: Array, rows: NDArray[np.int32]) -> Array:
         """Rows of x: [T, D] -> [R, D]"""
+        ...
+
+    def record(self, work: Callable[[Callable[[], None]], Array]) -> Program | None:
+        """Do the work, and remember its operations; it is given `mark`, to call where times are wanted. None, and
+        nothing done, where the device cannot. For small steps: Python between two operations is much of their time."""
         ...
 
     # -- host

@@ -122,6 +122,10 @@ class ReferenceOps:
     def take(self, x: F32, rows: NDArray[np.int32]) -> F32:
         return x[rows]
 
+    def record(self, work: object) -> None:
+        """Slow and obvious: nothing is remembered."""
+        return
+
     # -- host
 
     def from_host(self, a: NDArray[Any]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ Test: pytest tests/parity/test_ops_native.py tests/parity/test_ops_parity.py; sp
 """
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from statistics import median
 from time import perf_counter
@@ -72,6 +72,22 @@ class NativeWeight:
                 tensor = tensor if is_float else QuantTensor(tensor.name, tensor.dims, Quant.F32, values)
                 self._router = _matrix(self._device, tensor, REPACKED)
         return self._router
+
+
+class NativeProgram:
+    """See `ops.protocol.Program`."""
+
+    def __init__(self, program: "_native.Program", work: Callable[[Callable[[], None]], Floats]) -> None:
+        self._program = program
+        program.start()
+        try:
+            self.out = work(program.mark)
+        finally:
+            program.stop()
+
+    def run(self) -> list[tuple[float, float]]:
+        marks = self._program.run()
+        return list(zip(marks[::2], marks[1::2]))
 
 
 class NativeOps:
@@ -185,7 +201,12 @@ class NativeOps:
         return x
 
     def take(self, x: Floats, rows: NDArray[np.int32]) -> Floats:
-        return x[rows]
+        out = np.empty((len(rows), x.shape[1]), np.float32)
+        self._device.take(x, rows, out)
+        return out
+
+    def record(self, work: Callable[[Callable[[], None]], Floats]) -> "NativeProgram":
+        return NativeProgram(self._device.program(), work)
 
     # -- host
 

@@ -1,0 +1,61 @@
+// A step's operations, remembered with their arrays while they run for the first time, to be run again from one call:
+// between two operations Python costs some microseconds each, cold, because the weights have swept the caches.
+#pragma once
+#include <nanobind/nanobind.h>
+
+#include <chrono>
+#include <functional>
+#include <initializer_list>
+#include <vector>
+
+#include "device.h"
+
+namespace motley {
+
+class Program {
+ public:
+  explicit Program(const Device& device) : device_(device) {}
+
+  // The program that this thread's operations are added to; nullptr: none.
+  static inline thread_local Program* recording = nullptr;
+
+  void add(std::initializer_list<nanobind::handle> arrays, std::function<void()> step) {
+    for (nanobind::handle a : arrays) keep(a);
+    steps_.push_back(std::move(step));
+  }
+  void keep(nanobind::handle array) { arrays_.push_back(nanobind::borrow(array)); }
+
+  // From here on another part of the step: `run` will note the time.
+  void mark() {
+    steps_.push_back([this] {
+      marks_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count());
+      marks_.push_back(device_.busy_seconds());
+    });
+  }
+
+  // Everything again, on what the arrays hold now. By mark: seconds since the start, the device's busy seconds.
+  const std::vector<double>& run() {
+    nanobind::gil_scoped_release no_gil;
+    marks_.clear();
+    start_ = std::chrono::steady_clock::now();
+    for (auto& step : steps_) step();
+    return marks_;
+  }
+
+ private:
+  const Device& device_;
+  std::vector<std::function<void()>> steps_;
+  std::vector<nanobind::object> arrays_;  // that the steps point into
+  std::vector<double> marks_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+// Do an operation on these arrays without the GIL, and remember it if this thread records.
+template <class Step>
+void perform(std::initializer_list<nanobind::handle> arrays, Step step) {
+  if (Program::recording) Program::recording->add(arrays, step);
+  nanobind::gil_scoped_release no_gil;
+  step();
+}
+
+}  // namespace motley

@@ -1,0 +1,68 @@
+"""Steps that decode run from memory: a stage's operations for a number of tokens are remembered when it first comes
+(`ops.protocol.Program`), then done again as one call, with no Python between them."""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.engine.experts import PlacedExperts
+from motley.engine.times import Clock
+from motley.models.layers import Lap, RunExperts
+from motley.ops.protocol import Array, Batch, Ops
+
+MOST_TOKENS = 16  # larger steps have work enough between two lines of Python
+
+Run = Callable[[Batch, NDArray[np.float32] | None, RunExperts, Lap], Array]
+
+
+class RememberedStep:
+    """Constructing it does the step; `out` is what it gave. The arrays are its own: each run fills them in."""
+
+    def __init__(
+        self, ops: Ops, run: Run, experts: PlacedExperts, clock: Clock, batch: Batch, x: NDArray[np.float32] | None
+    ) -> None:
+        self._ops, self._experts, self._clock = ops, experts, clock
+        self._batch = Batch(batch.tokens.copy(), batch.positions.copy(), batch.slots.copy(), batch.rows.copy())
+        self._x = None if x is None else x.copy()
+        self._parts: list[str] = []
+        self._routed: list[tuple[int, Array]] = []
+        self._program = ops.record(lambda mark: run(self._batch, self._x, self._watched, self._lap(mark)))
+
+    @property
+    def works(self) -> bool:
+        """False where the device can't remember: nothing was done."""
+        return self._program is not None
+
+    @property
+    def out(self) -> NDArray[np.float32]:
+        assert self._program is not None
+        return np.array(self._ops.to_host(self._program.out))  # a copy: the next run writes over it
+
+    def run(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """As many tokens as the first time, any others. x [T, D], or None as the first time."""
+        assert self._program is not None
+        for name in Batch.__slots__:
+            getattr(self._batch, name)[:] = getattr(batch, name)
+        if self._x is not None:
+            self._x[:] = x
+        started = perf_counter()
+        marks = self._program.run()
+        for part, (seconds, busy) in zip(self._parts, marks, strict=True):
+            self._clock.note(part, started + seconds, busy)
+        for layer, ids in self._routed:
+            self._experts.note(layer, np.array(self._ops.to_host(ids)))
+        return self.out
+
+    def _watched(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
+        self._routed.append((layer, ids))
+        return self._experts(layer, h, ids, weights)
+
+    def _lap(self, mark: Callable[[], None]) -> Lap:
+        def lap(part: str) -> None:
+            mark()
+            self._parts.append(part)
+            self._clock.lap(part)
+
+        return lap
