@@ -90,8 +90,8 @@ class PlacedExperts:
         return not self.remotes
 
     def note(self, layer: int, ids: NDArray[np.int32]) -> None:
-        """These experts were chosen: int32 [T, A], kept for counting."""
-        self._uncounted.append((layer, ids))
+        """These experts were chosen: int32 [T, A]. A copy is kept: a remembered step writes over its arrays."""
+        self._uncounted.append((layer, ids.copy()))
         if len(self._uncounted) > _MOST_UNCOUNTED:
             self._count()
 

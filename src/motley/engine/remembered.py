@@ -52,7 +52,7 @@ class RememberedStep:
         for part, (seconds, busy) in zip(self._parts, marks, strict=True):
             self._clock.note(part, started + seconds, busy)
         for layer, ids in self._routed:
-            self._experts.note(layer, np.array(self._ops.to_host(ids)))
+            self._experts.note(layer, self._ops.to_host(ids))
         return self.out
 
     def _watched(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
