@@ -31,7 +31,7 @@ void Device::close() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (pool_->threads() > 1) pool_ = std::make_unique<Pool>(1);
   for (Acts* a : {&acts_, &hidden_}) *a = Acts();
-  for (Buffer* b : {&scratch_, &hidden_floats_}) *b = Buffer();
+  for (Buffer* b : {&scratch_, &hidden_floats_, &sums_}) *b = Buffer();
 }
 
 const FormatInfo& Device::format(int type) const {
@@ -200,12 +200,12 @@ void Device::linear(const float* x, int64_t T, int64_t cols, const std::vector<c
   for (const Matrix* m : w) largest = std::max(largest, m->w.stored ? m->w.pair_bytes() : 0);
   reserve_pairs(largest);
 
-  // Items: a portion of the tokens and a run of row pairs, 64 KB of them for few tokens; for many, so few that there are
+  // Items: a portion of the tokens and a run of row pairs, few bytes of them for few tokens; for many, so few that there are
   // items for all threads and so many that the portion's activations pay for their way into the cache.
   const int64_t portions = (T + kTogether - 1) / kTogether;
   std::vector<int64_t> chunk(w.size()), first_item(w.size() + 1, 0);
   for (size_t i = 0; i < w.size(); ++i) {
-    chunk[i] = T > 16 ? 4 : std::max<int64_t>(1, w[i]->w.item_bytes() / w[i]->w.pair_bytes());
+    chunk[i] = T > 16 ? 4 : std::max<int64_t>(1, kItemBytes / w[i]->w.pair_bytes());
     first_item[i + 1] = first_item[i] + (w[i]->w.pairs() + chunk[i] - 1) / chunk[i];
   }
   pool_->run(first_item.back() * portions, [&](int64_t item, int worker) {

@@ -30,6 +30,10 @@ std::invalid_argument bad(const Parts&... parts) {
   return std::invalid_argument(text);
 }
 
+// About what an item of work reads where few tokens make memory the limit: little, so that nobody waits long at the
+// end. A worker's items are neighbours (pool.h), so their borders cost nothing.
+constexpr int64_t kItemBytes = 1 << 15;
+
 // A matrix somewhere in memory: packed, or `stored` as the file has it, to be packed a few rows at a time when used.
 struct Packed {
   const FormatInfo* format = nullptr;
@@ -49,9 +53,6 @@ struct Packed {
     const uint8_t* at = data + p * bytes;
     return {at, group_size(), int(left < 2 * kRows ? left : 2 * kRows), next ? next : at + bytes};
   }
-  // How much one thread takes at a time when a token is in a hurry. Stored rows are asked for a pair ahead, which is lost
-  // at the end of an item: longer ones.
-  int64_t item_bytes() const { return stored ? 1 << 18 : 1 << 16; }
 };
 
 struct Matrix {
@@ -186,7 +187,7 @@ class Device {
   // scratch, kept between operations
   std::vector<const void*> quantised_, floats_;  // each token's activations, both ways
   Acts acts_, hidden_;
-  Buffer scratch_, hidden_floats_;
+  Buffer scratch_, hidden_floats_, sums_;
   Buffer pairs_;  // of stored matrices, packed for the moment: [worker]
   int64_t pair_stride_ = 0;
   struct RopeTable {

@@ -2,7 +2,7 @@
 //
 // Pairs are grouped by expert, so that an expert's weights are read once however many tokens chose it. Two parallel
 // passes: the first makes hidden activations, 32 rows of gate and up at a time, and quantises them at once (32 is a
-// quantisation block); the second multiplies by down and adds into float64. Each output element belongs to one item,
+// quantisation block); the second multiplies by down and adds in float64. Each output element belongs to one item,
 // which goes through the experts in ascending order: the sum's order depends on nothing but the token's choice.
 #include <algorithm>
 #include <cstring>
@@ -31,7 +31,6 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
   if (d_model != D) throw bad("x has ", d_model, " columns, the experts ", D);
   for (int64_t i = 0; i < T * n_used; ++i)
     if (ids[i] < 0 || ids[i] >= E) throw bad("expert ", ids[i], " is outside the layer's ", E);
-  std::memset(y, 0, size_t(T * D) * sizeof(double));
 
   // Count and sort the pairs by owned index: experts ascending, tokens ascending within.
   std::vector<int64_t> start(size_t(E) + 1, 0);
@@ -45,7 +44,10 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
     chosen.push_back({set.local[size_t(e)], n_pairs, n});
     n_pairs += n;
   }
-  if (n_pairs == 0) return;
+  if (n_pairs == 0) {
+    std::memset(y, 0, size_t(T * D) * sizeof(double));
+    return;
+  }
   std::vector<Pair> pairs(static_cast<size_t>(n_pairs));
   for (int64_t i = 0; i < T * n_used; ++i) {
     if (set.local[size_t(ids[i])] < 0) continue;
@@ -70,7 +72,7 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
 
   // Pass 1: an item is an expert and some blocks of 32 hidden rows.
   const int64_t blocks = (F + kBlock - 1) / kBlock;
-  const int64_t per_item = T > 16 ? 1 : std::max<int64_t>(1, set.gate.item_bytes() / (set.gate.pair_bytes() + set.up.pair_bytes()));
+  const int64_t per_item = T > 16 ? 1 : std::max<int64_t>(1, kItemBytes / (set.gate.pair_bytes() + set.up.pair_bytes()));
   const int64_t items = (blocks + per_item - 1) / per_item;
   GemmFn gate_gemm = kernels_->gemm(set.gate.format->format), up_gemm = kernels_->gemm(set.up.format->format);
   if (set.gate.stored) reserve_pairs(std::max({set.gate.pair_bytes(), set.up.pair_bytes(), set.down.pair_bytes()}));
@@ -98,31 +100,32 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
     }
   });
 
-  // Pass 2: an item is some pairs of row groups of the output, over all chosen experts.
-  const int64_t per_item2 = T > 16 ? 1 : std::max<int64_t>(1, set.down.item_bytes() / set.down.pair_bytes());
+  // Pass 2: an item is a pair of row groups of the output, over all chosen experts. Its sums are made side by side and
+  // copied to y at the end: y's rows lie so far apart that they push each other out of the caches.
   GemmFn down_gemm = kernels_->gemm(set.down.format->format);
-  pool_->run((set.down.pairs() + per_item2 - 1) / per_item2, [&](int64_t item, int worker) {
-    const int64_t first = item * per_item2, end = std::min(set.down.pairs(), first + per_item2);
+  sums_.grow(size_t(pool_->threads() * T * kBlock) * sizeof(double));
+  pool_->run(set.down.pairs(), [&](int64_t p, int worker) {
+    auto* sums = reinterpret_cast<double*>(sums_.data()) + worker * T * kBlock;
+    std::memset(sums, 0, size_t(T * kBlock) * sizeof(double));
     alignas(64) float part[kTogether * kBlock];
+    int rows = 0;
     for (size_t e = 0; e < chosen.size(); ++e) {
       const Chosen& c = chosen[e];
-      const Packed down = ExpertSet::at(set.down, c.index);
-      for (int64_t p = first; p < end; ++p) {
-        const bool last = p + 1 == end && e + 1 < chosen.size();
-        const RowPair rows =
-            ready(down, p, worker, last ? ExpertSet::at(set.down, chosen[e + 1].index).pair(first).data : nullptr);
-        for (int64_t i = c.first_pair, n, left = c.n_pairs; left > 0; i += n, left -= n) {
-          n = portion(left);
-          down_gemm(rows, F, hidden.data() + i, n, part, kBlock);
-          for (int64_t t = 0; t < n; ++t) {
-            const Pair& pair = pairs[size_t(i + t)];
-            const int64_t soon = pairs[size_t(std::min(i + t + 4, n_pairs - 1))].token;  // a line of y takes a while
-            kernels_->accumulate(y + pair.token * D + p * kBlock, part + t * kBlock, pair.weight, rows.rows,
-                                 y + soon * D + p * kBlock);
-          }
+      const bool last = e + 1 == chosen.size();
+      const Packed next = ExpertSet::at(set.down, chosen[last ? 0 : e + 1].index);
+      const RowPair w = ready(ExpertSet::at(set.down, c.index), p, worker, next.pair(last ? p + 1 : p).data);
+      rows = w.rows;
+      for (int64_t i = c.first_pair, n, left = c.n_pairs; left > 0; i += n, left -= n) {
+        n = portion(left);
+        down_gemm(w, F, hidden.data() + i, n, part, kBlock);
+        for (int64_t t = 0; t < n; ++t) {
+          const Pair& pair = pairs[size_t(i + t)];
+          kernels_->accumulate(sums + pair.token * kBlock, part + t * kBlock, pair.weight, rows);
         }
       }
     }
+    for (int64_t t = 0; t < T; ++t)
+      std::memcpy(y + t * D + p * kBlock, sums + t * kBlock, size_t(rows) * sizeof(double));
   });
 }
 

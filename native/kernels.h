@@ -54,8 +54,7 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* w, int64_t n, float eps, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);
-  // y += weight * x, exact products; `next`: where the coming call adds
-  void (*accumulate)(double* y, const float* x, float weight, int n, const double* next);
+  void (*accumulate)(double* y, const float* x, float weight, int n);  // y += weight * x, exact products
   void (*exp)(const float* x, int64_t n, float* out);
 
   // Keys live in tiles of 16 positions, [tile][N][16]; values in rows [position][padded N]. `half`: f16 storage.

@@ -183,17 +183,29 @@ static inline void add_tile(f32 (&f)[2][N], const uint8_t* const* w, const uint8
   if constexpr ((B + 1) * kBlock < F::tile) add_tile<F, N, B + 1>(f, w, ahead, x, b);
 }
 
+// What is asked for while tile `i` of a pair is worked on by portion `share` of `portions` of the tokens. One portion
+// streams: a little further on, in the next pair at the end. Several portions find the pair in the cache after the first
+// one, and share the next pair out among them, so that memory works all the time.
+static inline const uint8_t* coming(const RowPair& w, int64_t i, int64_t tile_bytes, int64_t share, int64_t portions) {
+  if (portions > 1) return i % portions == share ? w.next + i * tile_bytes : w.data;
+  const int64_t at = i * tile_bytes + kAhead;
+  return at < w.group_bytes ? w.data + at : w.next + at - w.group_bytes;
+}
+
 // Tokens 0 .. N-1 over `cols` elements from block b on: out (+)= w * x. `add`: the sum so far is in out.
 template <class F, int N>
-static void int_panel(const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, float* out, int64_t ld) {
+static void int_panel(const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, int64_t share, int64_t portions,
+                      float* out, int64_t ld) {
   const int rows[2] = {w.rows < 16 ? w.rows : 16, w.rows - 16};
   const uint8_t* at[2] = {w.data, w.data + (w.rows > 16 ? w.group_bytes : 0)};  // one group alone stands for both
   f32 f[2][N];
   MOTLEY_EACH(r, 2) MOTLEY_EACH(t, N) f[r][t] = add && rows[r] > 0 ? load_n(out + t * ld + 16 * r, rows[r]) : set1(0);
-  int64_t to_come = kAhead;
-  for (int64_t k = 0; k < cols; k += F::tile, b += F::tile / kBlock, to_come += F::bytes) {
-    const uint8_t* first = to_come < w.group_bytes ? w.data + to_come : w.next + to_come - w.group_bytes;
-    const uint8_t* ahead[2] = {first, first + w.group_bytes};
+  for (int64_t i = 0; i * F::tile < cols; ++i, b += F::tile / kBlock) {
+    const uint8_t* ahead[2] = {nullptr, nullptr};
+    if constexpr (F::kStreams) {
+      ahead[0] = coming(w, i, F::bytes, share, portions);
+      ahead[1] = ahead[0] + w.group_bytes;
+    }
     add_tile<F, N>(f, at, ahead, x, b);
     at[0] += F::bytes;
     at[1] += F::bytes;
@@ -206,10 +218,10 @@ static void int_panel(const RowPair& w, int64_t cols, Tokens x, int64_t b, bool 
 
 // int_panel for a number of tokens that is known at run time, N at most
 template <class F, int N>
-static inline void panel_of(int64_t n, const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, float* out,
-                            int64_t ld) {
-  if (n == N) return int_panel<F, N>(w, cols, x, b, add, out, ld);
-  if constexpr (N > 1) panel_of<F, N - 1>(n, w, cols, x, b, add, out, ld);
+static inline void panel_of(int64_t n, const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, int64_t share,
+                            int64_t portions, float* out, int64_t ld) {
+  if (n == N) return int_panel<F, N>(w, cols, x, b, add, share, portions, out, ld);
+  if constexpr (N > 1) panel_of<F, N - 1>(n, w, cols, x, b, add, share, portions, out, ld);
 }
 
 // As many tokens at a time as the registers bear, in portions of nearly equal size. `meanwhile(i, n)` runs after portion
@@ -221,7 +233,7 @@ static inline void int_tokens(const RowPair& w, int64_t cols, Tokens x, int64_t 
   const int64_t portions = (n + most - 1) / most;
   for (int64_t i = 0; i < portions; ++i) {
     const int64_t now = n / (portions - i);
-    panel_of<F, most>(now, w, cols, x, b, add, out, ld);
+    panel_of<F, most>(now, w, cols, x, b, add, i, portions, out, ld);
     meanwhile(i, portions);
     n -= now;
     x += now;
@@ -412,8 +424,7 @@ static void add_all(float* x, const float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] += y[i];
 }
 
-static void accumulate(double* y, const float* x, float weight, int n, const double* next) {
-  for (int i = 0; i < n; i += 8) prefetch(next + i);
+static void accumulate(double* y, const float* x, float weight, int n) {
   for (int i = 0; i < n; ++i) y[i] += (double)weight * (double)x[i];
 }
 

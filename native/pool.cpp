@@ -18,6 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kItemBits = 20;
 constexpr uint64_t kItemMask = (1u << kItemBits) - 1;
+constexpr uint32_t kGenerationMask = (1u << 24) - 1;
 constexpr auto kSpin = std::chrono::microseconds(30);    // with the pause instruction
 constexpr auto kYield = std::chrono::microseconds(100);  // then giving the core away in between, until parking
 
@@ -60,7 +61,7 @@ bool wait_for(Ready ready, bool crowded, std::chrono::microseconds limit) {
 
 }  // namespace
 
-Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
+Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), items_(size_t(threads_)) {
   count_forks();
   fork_count_ = forks.load();
   unsigned cores = std::thread::hardware_concurrency();
@@ -79,18 +80,24 @@ Pool::~Pool() {
   for (std::thread& t : crew_->workers) t.join();
 }
 
-bool Pool::work(int index) {
-  bool any = false;
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+bool Pool::claim(Items& from, bool first, int64_t* item) {
+  uint64_t left = from.left.load(std::memory_order_acquire);
   for (;;) {
-    uint64_t next = ticket & kItemMask, n = ticket >> kItemBits & kItemMask;
-    if (next >= n) return any;
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-    // The claim succeeded, so this job cannot end, nor fn_ change, before the item is counted as done.
-    fn_(context_, int64_t(next), index);
-    done_.fetch_add(1, std::memory_order_release);
-    any = true;
-    ticket = ticket_.load(std::memory_order_acquire);
+    const uint64_t next = left & kItemMask, end = left >> kItemBits & kItemMask;
+    if (next >= end) return false;
+    const uint64_t rest = first ? left + 1 : left - (uint64_t(1) << kItemBits);
+    if (!from.left.compare_exchange_weak(left, rest, std::memory_order_acq_rel)) continue;
+    *item = int64_t(first ? next : end - 1);
+    return true;
+  }
+}
+
+void Pool::work(int index) {
+  for (int i = 0; i < threads_; ++i) {
+    Items& from = items_[size_t((index + i) % threads_)];
+    // A successful claim: the job cannot end, nor fn_ change, before the item is counted as done.
+    for (int64_t item; claim(from, i == 0, &item); done_.fetch_add(1, std::memory_order_release))
+      fn_(context_, item, index);
   }
 }
 
@@ -105,8 +112,13 @@ void Pool::run_raw(int64_t n, Raw fn, void* context) {
   fn_ = fn;
   context_ = context;
   done_.store(0, std::memory_order_relaxed);
-  uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 2 * kItemBits) + 1;
-  ticket_.store(generation << 2 * kItemBits | uint64_t(n) << kItemBits);  // seq_cst, as parked_: no lost wake-up
+  const uint32_t generation = (generation_.load(std::memory_order_relaxed) + 1) & kGenerationMask;
+  for (int64_t w = 0; w < threads_; ++w) {
+    const uint64_t first = uint64_t(n * w / threads_), end = uint64_t(n * (w + 1) / threads_);
+    items_[size_t(w)].left.store(uint64_t(generation) << 2 * kItemBits | end << kItemBits | first,
+                                 std::memory_order_release);
+  }
+  generation_.store(generation);  // sequentially consistent, as parked_: no wake-up is lost
   if (parked_.load() > 0) {
     { std::lock_guard<std::mutex> lock(crew_->mutex); }
     crew_->wake.notify_all();
@@ -120,13 +132,13 @@ void Pool::run_raw(int64_t n, Raw fn, void* context) {
 void Pool::park(uint32_t seen) {
   std::unique_lock<std::mutex> lock(crew_->mutex);
   parked_.fetch_add(1);
-  crew_->wake.wait(lock, [&] { return stop_.load() || uint32_t(ticket_.load() >> 2 * kItemBits) != seen; });
+  crew_->wake.wait(lock, [&] { return stop_.load() || generation_.load() != seen; });
   parked_.fetch_sub(1);
 }
 
 void Pool::worker(int index) {
   uint32_t seen = 0;
-  auto generation = [&] { return uint32_t(ticket_.load(std::memory_order_acquire) >> 2 * kItemBits); };
+  auto generation = [&] { return generation_.load(std::memory_order_acquire); };
   while (!stop_.load(std::memory_order_relaxed)) {
     auto changed = [&] { return generation() != seen || stop_.load(std::memory_order_relaxed); };
     auto limit = crowded_ ? std::chrono::microseconds(5) : std::chrono::microseconds(kYield);

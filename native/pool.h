@@ -1,9 +1,11 @@
 // A persistent thread pool for many short jobs: spin a little, then yield, then park.
 //
 // `run(n, f)` calls f(item, worker) for items 0..n-1 on the caller and the workers and returns when all are done.
-// One atomic word holds the generation, the item count and the next item, so that claiming an item proves that its
-// job is the current one: a worker that wakes late finds nothing to claim and can do no harm. Nobody waits for a
-// worker, only for items: one that the system does not schedule costs nothing but its help.
+// Each worker starts with a run of neighbouring items of its own, so that what it asks of memory ahead of time is what
+// it reads next; who has finished takes from the ends of the others' runs. A run is one atomic word that holds its
+// job's generation too: claiming an item proves that its job is the current one, and a worker that wakes late finds
+// nothing to claim and can do no harm. Nobody waits for a worker, only for items: one that the system does not schedule
+// costs nothing but its help.
 // A forked child has no workers; its jobs run on the caller alone.
 #pragma once
 #include <atomic>
@@ -38,15 +40,21 @@ class Pool {
   using Raw = void (*)(void* context, int64_t item, int worker);
   void run_raw(int64_t n, Raw fn, void* context);
   void worker(int index);
-  bool work(int index);  // claim and do items until there are none; whether any was done
+  void work(int index);  // claim and do items until there are none
   void park(uint32_t seen);
 
   const int threads_;
   bool crowded_;       // more threads than cores: spinning would take time from whoever works
   int fork_count_;     // of this process when the workers were started
 
-  // ticket: generation (24 bits) | items (20) | next item (20)
-  alignas(64) std::atomic<uint64_t> ticket_{0};
+  // generation (24 bits) | end (20) | next item (20)
+  struct alignas(64) Items {
+    std::atomic<uint64_t> left{0};
+  };
+  bool claim(Items& from, bool first, int64_t* item);  // its first or its last
+
+  std::vector<Items> items_;  // of each worker
+  alignas(64) std::atomic<uint32_t> generation_{0};
   alignas(64) std::atomic<int64_t> done_{0};
   Raw fn_ = nullptr;
   void* context_ = nullptr;

@@ -138,8 +138,8 @@ void check_vectors(const Kernels& k, int64_t n) {
     k.add(got.data(), y.data(), n);
     compare(k.name, "add" + size, want, got);
     std::vector<double> want_sum(size_t(n), 0.25), got_sum(want_sum);
-    s.accumulate(want_sum.data(), x.data(), 0.3f, int(n), want_sum.data());
-    k.accumulate(got_sum.data(), x.data(), 0.3f, int(n), want_sum.data());
+    s.accumulate(want_sum.data(), x.data(), 0.3f, int(n));
+    k.accumulate(got_sum.data(), x.data(), 0.3f, int(n));
     compare(k.name, "accumulate" + size, want_sum, got_sum);
   }
 }
