@@ -205,7 +205,8 @@ void Device::linear(const float* x, int64_t T, int64_t cols, const std::vector<c
   const int64_t portions = (T + kTogether - 1) / kTogether;
   std::vector<int64_t> chunk(w.size()), first_item(w.size() + 1, 0);
   for (size_t i = 0; i < w.size(); ++i) {
-    chunk[i] = T > 16 ? 4 : std::max<int64_t>(1, kItemBytes / w[i]->w.pair_bytes());
+    const int64_t pairs = w[i]->w.pairs(), spare = pairs * portions / (4 * pool_->threads());  // four items a thread
+    chunk[i] = std::max<int64_t>(1, T > 16 ? std::min<int64_t>(4, spare) : kItemBytes / w[i]->w.pair_bytes());
     first_item[i + 1] = first_item[i] + (w[i]->w.pairs() + chunk[i] - 1) / chunk[i];
   }
   pool_->run(first_item.back() * portions, [&](int64_t item, int worker) {

@@ -86,7 +86,7 @@ class NativeMeter:
         return pieces * kind.n_bytes(rows * _COLS) / took / 1e9
 
     def gemm_gops(self, quant: str) -> float:
-        rows = 512
+        rows = 2048
         weight = self._ops.weight(_zeros(Quant.named(quant), rows))
         x = np.ones((_GEMM_TOKENS, _COLS), np.float32)
         took = max(_median_s(lambda: self._ops.linear(x, weight)) - self._overhead_s, 1e-9)
