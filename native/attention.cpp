@@ -65,13 +65,13 @@ void Device::attention(const float* q, const float* k, const float* v, Cache& ca
   std::vector<Run> pieces;
   for (const Run& r : runs)
     for (int64_t t = 0; t < r.n; t += together) pieces.push_back({r.first + t, std::min(together, r.n - t)});
-  std::reverse(pieces.begin(), pieces.end());  // the late ones see most: the long items first
 
   const int64_t ld = (longest + 15) / 16 * 16, per_worker = 4 * ld;
   auto* scratch = reinterpret_cast<float*>(scratch_.grow(size_t(per_worker * pool_->threads()) * sizeof(float)));
   auto attend = [&](int64_t item, int worker) {
-    const Run& r = pieces[size_t(item / K)];
-    int64_t head = item % K, slot = slots[r.first];
+    // A head's pieces one after the other: its keys and values stay in the cache, and every worker has long and short.
+    const Run& r = pieces[size_t(item % int64_t(pieces.size()))];
+    int64_t head = item / int64_t(pieces.size()), slot = slots[r.first];
     if (decode) store(r.first, head);
     constexpr int64_t kMost = 64;
     const float* queries[kMost];

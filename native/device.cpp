@@ -31,7 +31,7 @@ void Device::close() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (pool_->threads() > 1) pool_ = std::make_unique<Pool>(1);
   for (Acts* a : {&acts_, &hidden_}) *a = Acts();
-  for (Buffer* b : {&scratch_, &hidden_floats_, &sums_}) *b = Buffer();
+  for (Buffer* b : {&scratch_, &hidden_floats_, &sums_, &pairs_}) *b = Buffer();
 }
 
 const FormatInfo& Device::format(int type) const {
@@ -73,7 +73,7 @@ void Device::pack_into(const Packed& from, uint8_t* to, bool release, Report& re
       for (int64_t g = first; g < end; ++g) {
         const uint8_t* rows = from.data + g * kRows * stride;
         const int n = int(std::min<int64_t>(kRows, from.rows - g * kRows));
-        kernels_->pack(f, rows, n, from.cols, to + g * group, g + 1 < end ? rows + kRows * stride : nullptr);
+        kernels_->pack(f, rows, n, from.cols, to + g * group, rows + kRows * stride);
       }
     });
     const int64_t first_byte = begin * kRows * stride, end_byte = std::min(upto * kRows, from.rows) * stride;
@@ -217,10 +217,8 @@ void Device::linear(const float* x, int64_t T, int64_t cols, const std::vector<c
     const Packed& m = w[i]->w;
     GemmFn gemm = kernels_->gemm(m.format->format);
     int64_t first = (item - first_item[i]) * chunk[i], end = std::min(m.pairs(), first + chunk[i]);
-    for (int64_t p = first; p < end; ++p) {
-      const uint8_t* next = m.stored && p + 1 == end ? m.pair(p).data : nullptr;  // nothing: the rest is others'
-      gemm(ready(m, p, worker, next), cols, inputs(m) + t, n, out[i] + t * m.rows + p * 2 * kRows, m.rows);
-    }
+    for (int64_t p = first; p < end; ++p)
+      gemm(ready(m, p, worker), cols, inputs(m) + t, n, out[i] + t * m.rows + p * 2 * kRows, m.rows);
   });
 }
 
@@ -338,7 +336,7 @@ void Device::router(const float* x, int64_t T, int64_t cols, const Matrix& w, in
   int64_t E = w.w.rows;
   if (w.w.cols != cols) throw bad("x has ", cols, " columns, the router ", w.w.cols);
   if (n_used < 1 || n_used > E) throw bad("cannot choose ", n_used, " of ", E, " experts");
-  if (w.w.format->integer) throw bad("the router needs float weights");
+  if (w.w.format->integer || w.w.stored) throw bad("the router needs packed float weights");
   auto* logits = reinterpret_cast<float*>(scratch_.grow(size_t(T * E) * sizeof(float)));
   take_inputs(x, T, cols, false);
   GemmFn gemm = kernels_->gemm(w.w.format->format);

@@ -111,7 +111,7 @@ class Acts {
   int64_t blocks() const { return blocks_; }
 
  private:
-  int64_t blocks_ = 0, stride_ = 0;  // per token, in blocks of 32; a tile's worth is an even number of them
+  int64_t blocks_ = 0, stride_ = 0;  // per token, in blocks of 32; padded to a multiple of 4 of them
   Buffer memory_;
 };
 

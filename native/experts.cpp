@@ -18,7 +18,7 @@ struct Pair {
 };
 
 struct Chosen {  // an expert that some token chose
-  int64_t index;         // among the owned
+  int64_t index;         // among those that are there
   int64_t first_pair, n_pairs;
 };
 
@@ -83,11 +83,10 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
     alignas(64) float g[kTogether * kBlock], u[kTogether * kBlock];
     for (int64_t b = first; b < end; ++b) {
       const int rows = gate.pair(b).rows;
-      const uint8_t* after = gate.pair(up.stored && b + 1 == end ? b : b + 1).data;
       for (int64_t i = c.first_pair, n, left = c.n_pairs; left > 0; i += n, left -= n) {
         n = portion(left);
         gate_gemm(ready(gate, b, worker, up.pair(b).data), D, inputs_of(set.gate) + i, n, g, kBlock);
-        up_gemm(ready(up, b, worker, after), D, inputs_of(set.up) + i, n, u, kBlock);
+        up_gemm(ready(up, b, worker, gate.pair(b + 1).data), D, inputs_of(set.up) + i, n, u, kBlock);
         for (int64_t t = 0; t < n; ++t) {
           float* value = g + t * kBlock;
           kernels_->silu_mul(value, u + t * kBlock, rows, value);

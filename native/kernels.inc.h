@@ -194,7 +194,7 @@ static inline const uint8_t* coming(const RowPair& w, int64_t i, int64_t tile_by
 
 // Tokens 0 .. N-1 over `cols` elements from block b on: out (+)= w * x. `add`: the sum so far is in out.
 template <class F, int N>
-static void int_panel(const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, int64_t share, int64_t portions,
+static void int_tile(const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, int64_t share, int64_t portions,
                       float* out, int64_t ld) {
   const int rows[2] = {w.rows < 16 ? w.rows : 16, w.rows - 16};
   const uint8_t* at[2] = {w.data, w.data + (w.rows > 16 ? w.group_bytes : 0)};  // one group alone stands for both
@@ -216,12 +216,12 @@ static void int_panel(const RowPair& w, int64_t cols, Tokens x, int64_t b, bool 
   }
 }
 
-// int_panel for a number of tokens that is known at run time, N at most
+// int_tile for a number of tokens that is known at run time, N at most
 template <class F, int N>
-static inline void panel_of(int64_t n, const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, int64_t share,
+static inline void tile_of(int64_t n, const RowPair& w, int64_t cols, Tokens x, int64_t b, bool add, int64_t share,
                             int64_t portions, float* out, int64_t ld) {
-  if (n == N) return int_panel<F, N>(w, cols, x, b, add, share, portions, out, ld);
-  if constexpr (N > 1) panel_of<F, N - 1>(n, w, cols, x, b, add, share, portions, out, ld);
+  if (n == N) return int_tile<F, N>(w, cols, x, b, add, share, portions, out, ld);
+  if constexpr (N > 1) tile_of<F, N - 1>(n, w, cols, x, b, add, share, portions, out, ld);
 }
 
 // As many tokens at a time as the registers bear, in portions of nearly equal size. `meanwhile(i, n)` runs after portion
@@ -233,7 +233,7 @@ static inline void int_tokens(const RowPair& w, int64_t cols, Tokens x, int64_t 
   const int64_t portions = (n + most - 1) / most;
   for (int64_t i = 0; i < portions; ++i) {
     const int64_t now = n / (portions - i);
-    panel_of<F, most>(now, w, cols, x, b, add, i, portions, out, ld);
+    tile_of<F, most>(now, w, cols, x, b, add, i, portions, out, ld);
     meanwhile(i, portions);
     n -= now;
     x += now;
@@ -270,10 +270,10 @@ static void int_gemm(const RowPair& w, int64_t cols, const void* const* inputs, 
     for (int64_t r = 0; 16 * r < w.rows; ++r)
       for (int64_t i = 0; i < now; i += F::tile)
         widen_tile<F>(from + r * w.group_bytes + i / F::tile * F::bytes, slab + r * wide_bytes + i / kBlock * W::bytes);
-    const uint8_t* coming = k + kSlab < cols ? from + slab_bytes : w.next;
+    const uint8_t* ahead = k + kSlab < cols ? from + slab_bytes : w.next;
     int_tokens<W>(wide, now, x, k / kBlock, k > 0, n, out, ld, [&](int64_t i, int64_t portions) {
       const int64_t first = slab_bytes * i / portions, end = slab_bytes * (i + 1) / portions;
-      MOTLEY_EACH(r, 2) prefetch_lines(coming + r * w.group_bytes + first, int(end - first));
+      MOTLEY_EACH(r, 2) prefetch_lines(ahead + r * w.group_bytes + first, int(end - first));
     });
   }
 }
@@ -295,7 +295,7 @@ struct BF16 {
 };
 
 template <class Format, int N>
-static void float_panel(const uint8_t* w, int64_t cols, const float* const* x, float* out, int64_t ld, int rows) {
+static void float_tile(const uint8_t* w, int64_t cols, const float* const* x, float* out, int64_t ld, int rows) {
   f32 f[4][N];
   MOTLEY_EACH(c, 4) MOTLEY_EACH(t, N) f[c][t] = set1(0);
   int64_t k = 0;
@@ -322,9 +322,9 @@ static void float_gemm(const RowPair& w, int64_t cols, const void* const* x, int
     const int rows = w.rows - first < 16 ? w.rows - first : 16;
     float* to = out + first;
     int64_t t = 0;  // four at most: 16 accumulators
-    for (; t + 4 <= n; t += 4) float_panel<Format, 4>(group, cols, in + t, to + t * ld, ld, rows);
-    for (; t + 2 <= n; t += 2) float_panel<Format, 2>(group, cols, in + t, to + t * ld, ld, rows);
-    for (; t < n; ++t) float_panel<Format, 1>(group, cols, in + t, to + t * ld, ld, rows);
+    for (; t + 4 <= n; t += 4) float_tile<Format, 4>(group, cols, in + t, to + t * ld, ld, rows);
+    for (; t + 2 <= n; t += 2) float_tile<Format, 2>(group, cols, in + t, to + t * ld, ld, rows);
+    for (; t < n; ++t) float_tile<Format, 1>(group, cols, in + t, to + t * ld, ld, rows);
   }
 }
 

@@ -106,8 +106,9 @@ void rope(Device& d, nb::handle x, int64_t head_dim, nb::handle positions, int64
   });
 }
 
-void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, Cache& cache, nb::handle positions,
+void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, nb::handle kv, nb::handle positions,
                nb::handle slots, float scale, nb::handle out) {
+  Cache& cache = nb::cast<Cache&>(kv);
   Array<const float> qa(q, 2), ka(k, 2), va(v, 2);
   Array<const int32_t> p(positions, 1), s(slots, 1);
   Array<float> o(out, 2);
@@ -118,30 +119,32 @@ void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, Cache& cache
   p.expect("positions", T);
   s.expect("slots", T);
   o.expect("out", T, qa.dim(1));
-  perform({q, k, v, positions, slots, out},
+  perform({q, k, v, kv, positions, slots, out},
           [&d, &cache, scale, T, q = qa.data(), k = ka.data(), v = va.data(), p = p.data(), s = s.data(),
            heads = qa.dim(1) / cache.head_dim, o = o.data()] { d.attention(q, k, v, cache, p, s, T, heads, scale, o); });
 }
 
-void router(Device& d, nb::handle x, const Matrix& w, int64_t n_used, bool normalize, nb::handle ids,
+void router(Device& d, nb::handle x, nb::handle matrix, int64_t n_used, bool normalize, nb::handle ids,
             nb::handle weights) {
+  const Matrix& w = nb::cast<const Matrix&>(matrix);
   Array<const float> a(x, 2);
   Array<int32_t> i(ids, 2);
   Array<float> o(weights, 2);
   i.expect("ids", a.dim(0), n_used);
   o.expect("weights", a.dim(0), n_used);
-  perform({x, ids, weights}, [&d, &w, n_used, normalize, x = a.data(), T = a.dim(0), cols = a.dim(1), i = i.data(),
+  perform({x, matrix, ids, weights}, [&d, &w, n_used, normalize, x = a.data(), T = a.dim(0), cols = a.dim(1), i = i.data(),
                               o = o.data()] { d.router(x, T, cols, w, n_used, normalize, i, o); });
 }
 
-void experts(Device& d, nb::handle x, nb::handle ids, nb::handle weights, const ExpertSet& set, nb::handle out) {
+void experts(Device& d, nb::handle x, nb::handle ids, nb::handle weights, nb::handle owned, nb::handle out) {
+  const ExpertSet& set = nb::cast<const ExpertSet&>(owned);
   Array<const float> a(x, 2), w(weights, 2);
   Array<const int32_t> i(ids, 2);
   Array<double> o(out, 2);
   if (i.dim(0) != a.dim(0)) throw bad("ids for ", i.dim(0), " tokens, x for ", a.dim(0));
   w.expect("weights", a.dim(0), i.dim(1));
   o.expect("out", a.dim(0), a.dim(1));
-  perform({x, ids, weights, out}, [&d, &set, x = a.data(), T = a.dim(0), width = a.dim(1), i = i.data(), w = w.data(),
+  perform({x, ids, weights, owned, out}, [&d, &set, x = a.data(), T = a.dim(0), width = a.dim(1), i = i.data(), w = w.data(),
                                    n_used = i.dim(1), o = o.data()] { d.experts(x, T, width, i, w, n_used, set, o); });
 }
 
@@ -197,8 +200,8 @@ NB_MODULE(_native, m) {
   });
   nb::class_<Cache>(m, "Cache");
   nb::class_<Program>(m, "Program")
-      .def("start", [](Program& p) { Program::recording = &p; })
-      .def("stop", [](Program&) { Program::recording = nullptr; })
+      .def("start", &Program::start)
+      .def("stop", &Program::stop)
       .def("mark", &Program::mark)
       .def("run", &Program::run);
   nb::class_<Device>(m, "Device")

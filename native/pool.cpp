@@ -16,9 +16,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kItemBits = 20;
-constexpr uint64_t kItemMask = (1u << kItemBits) - 1;
-constexpr uint32_t kGenerationMask = (1u << 24) - 1;
+constexpr int kItemBits = 32;
+constexpr uint64_t kItemMask = (uint64_t(1) << kItemBits) - 1;
 constexpr auto kSpin = std::chrono::microseconds(30);    // with the pause instruction
 constexpr auto kYield = std::chrono::microseconds(100);  // then giving the core away in between, until parking
 
@@ -66,7 +65,19 @@ Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), items_(size_t(thr
   fork_count_ = forks.load();
   unsigned cores = std::thread::hardware_concurrency();
   crowded_ = cores != 0 && unsigned(threads_) > cores;
-  for (int i = 1; i < threads_; ++i) crew_->workers.emplace_back([this, i] { worker(i); });
+  try {
+    for (int i = 1; i < threads_; ++i) crew_->workers.emplace_back([this, i] { worker(i); });
+  } catch (...) {  // the system has no thread more
+    end_workers();
+    throw;
+  }
+}
+
+void Pool::end_workers() {
+  stop_ = true;
+  { std::lock_guard<std::mutex> lock(crew_->mutex); }
+  crew_->wake.notify_all();
+  for (std::thread& t : crew_->workers) t.join();
 }
 
 Pool::~Pool() {
@@ -74,16 +85,13 @@ Pool::~Pool() {
     (void)crew_.release();
     return;
   }
-  stop_ = true;
-  { std::lock_guard<std::mutex> lock(crew_->mutex); }
-  crew_->wake.notify_all();
-  for (std::thread& t : crew_->workers) t.join();
+  end_workers();
 }
 
 bool Pool::claim(Items& from, bool first, int64_t* item) {
   uint64_t left = from.left.load(std::memory_order_acquire);
   for (;;) {
-    const uint64_t next = left & kItemMask, end = left >> kItemBits & kItemMask;
+    const uint64_t next = left & kItemMask, end = left >> kItemBits;
     if (next >= end) return false;
     const uint64_t rest = first ? left + 1 : left - (uint64_t(1) << kItemBits);
     if (!from.left.compare_exchange_weak(left, rest, std::memory_order_acq_rel)) continue;
@@ -106,19 +114,14 @@ void Pool::run_raw(int64_t n, Raw fn, void* context) {
     for (int64_t i = 0; i < n; ++i) fn(context, i, 0);
     return;
   }
-  while (n > int64_t(kItemMask)) {  // more items than the word can count: some of them first, by the caller
-    fn(context, --n, 0);
-  }
   fn_ = fn;
   context_ = context;
   done_.store(0, std::memory_order_relaxed);
-  const uint32_t generation = (generation_.load(std::memory_order_relaxed) + 1) & kGenerationMask;
   for (int64_t w = 0; w < threads_; ++w) {
     const uint64_t first = uint64_t(n * w / threads_), end = uint64_t(n * (w + 1) / threads_);
-    items_[size_t(w)].left.store(uint64_t(generation) << 2 * kItemBits | end << kItemBits | first,
-                                 std::memory_order_release);
+    items_[size_t(w)].left.store(end << kItemBits | first, std::memory_order_release);
   }
-  generation_.store(generation);  // sequentially consistent, as parked_: no wake-up is lost
+  jobs_.fetch_add(1);  // sequentially consistent, as parked_: no wake-up is lost
   if (parked_.load() > 0) {
     { std::lock_guard<std::mutex> lock(crew_->mutex); }
     crew_->wake.notify_all();
@@ -132,18 +135,17 @@ void Pool::run_raw(int64_t n, Raw fn, void* context) {
 void Pool::park(uint32_t seen) {
   std::unique_lock<std::mutex> lock(crew_->mutex);
   parked_.fetch_add(1);
-  crew_->wake.wait(lock, [&] { return stop_.load() || generation_.load() != seen; });
+  crew_->wake.wait(lock, [&] { return stop_.load() || jobs_.load() != seen; });
   parked_.fetch_sub(1);
 }
 
 void Pool::worker(int index) {
   uint32_t seen = 0;
-  auto generation = [&] { return generation_.load(std::memory_order_acquire); };
   while (!stop_.load(std::memory_order_relaxed)) {
-    auto changed = [&] { return generation() != seen || stop_.load(std::memory_order_relaxed); };
+    auto changed = [&] { return jobs_.load(std::memory_order_acquire) != seen || stop_.load(std::memory_order_relaxed); };
     auto limit = crowded_ ? std::chrono::microseconds(5) : std::chrono::microseconds(kYield);
     if (!wait_for(changed, crowded_, limit)) park(seen);
-    seen = generation();
+    seen = jobs_.load(std::memory_order_acquire);
     work(index);
   }
 }

@@ -2,10 +2,10 @@
 //
 // `run(n, f)` calls f(item, worker) for items 0..n-1 on the caller and the workers and returns when all are done.
 // Each worker starts with a run of neighbouring items of its own, so that what it asks of memory ahead of time is what
-// it reads next; who has finished takes from the ends of the others' runs. A run is one atomic word that holds its
-// job's generation too: claiming an item proves that its job is the current one, and a worker that wakes late finds
-// nothing to claim and can do no harm. Nobody waits for a worker, only for items: one that the system does not schedule
-// costs nothing but its help.
+// it reads next; who has finished takes from the ends of the others' runs. A run is one atomic word, and a claim that
+// succeeds is one of the current job whatever the claimer saw before: a worker that wakes late finds nothing, or helps,
+// and can do no harm. Nobody waits for a worker, only for items: one that the system does not schedule costs nothing but
+// its help.
 // A forked child has no workers; its jobs run on the caller alone.
 #pragma once
 #include <atomic>
@@ -40,6 +40,7 @@ class Pool {
   using Raw = void (*)(void* context, int64_t item, int worker);
   void run_raw(int64_t n, Raw fn, void* context);
   void worker(int index);
+  void end_workers();
   void work(int index);  // claim and do items until there are none
   void park(uint32_t seen);
 
@@ -47,14 +48,13 @@ class Pool {
   bool crowded_;       // more threads than cores: spinning would take time from whoever works
   int fork_count_;     // of this process when the workers were started
 
-  // generation (24 bits) | end (20) | next item (20)
   struct alignas(64) Items {
-    std::atomic<uint64_t> left{0};
+    std::atomic<uint64_t> left{0};  // end (32 bits) | next item (32)
   };
   bool claim(Items& from, bool first, int64_t* item);  // its first or its last
 
   std::vector<Items> items_;  // of each worker
-  alignas(64) std::atomic<uint32_t> generation_{0};
+  alignas(64) std::atomic<uint32_t> jobs_{0};  // so far; it may wrap
   alignas(64) std::atomic<int64_t> done_{0};
   Raw fn_ = nullptr;
   void* context_ = nullptr;

@@ -15,15 +15,21 @@ namespace motley {
 class Program {
  public:
   explicit Program(const Device& device) : device_(device) {}
+  Program(const Program&) = delete;  // `mark` points back
 
   // The program that this thread's operations are added to; nullptr: none.
   static inline thread_local Program* recording = nullptr;
 
-  void add(std::initializer_list<nanobind::handle> arrays, std::function<void()> step) {
-    for (nanobind::handle a : arrays) keep(a);
+  void start() {
+    if (recording) throw bad("this thread records already");
+    recording = this;
+  }
+  void stop() { recording = nullptr; }
+
+  void add(std::initializer_list<nanobind::handle> used, std::function<void()> step) {
+    for (nanobind::handle object : used) used_.push_back(nanobind::borrow(object));
     steps_.push_back(std::move(step));
   }
-  void keep(nanobind::handle array) { arrays_.push_back(nanobind::borrow(array)); }
 
   // From here on another part of the step: `run` will note the time.
   void mark() {
@@ -45,17 +51,19 @@ class Program {
  private:
   const Device& device_;
   std::vector<std::function<void()>> steps_;
-  std::vector<nanobind::object> arrays_;  // that the steps point into
+  std::vector<nanobind::object> used_;  // arrays, weights and caches that the steps point into
   std::vector<double> marks_;
   std::chrono::steady_clock::time_point start_;
 };
 
-// Do an operation on these arrays without the GIL, and remember it if this thread records.
+// Do an operation that uses these objects without the GIL, and remember it if this thread records.
 template <class Step>
-void perform(std::initializer_list<nanobind::handle> arrays, Step step) {
-  if (Program::recording) Program::recording->add(arrays, step);
-  nanobind::gil_scoped_release no_gil;
-  step();
+void perform(std::initializer_list<nanobind::handle> used, Step step) {
+  {
+    nanobind::gil_scoped_release no_gil;
+    step();
+  }
+  if (Program::recording) Program::recording->add(used, std::move(step));
 }
 
 }  // namespace motley

@@ -12,6 +12,7 @@ from test_ops_parity import FLOATS, INTEGERS, assert_close, experts_in_numpy, ex
 
 from motley.formats.tensor import QuantTensor
 from motley.ops.native import NativeOps, isas
+from motley.ops.protocol import Upload
 from motley.ops.reference import ReferenceOps
 from motley.shape.quant import Quant
 
@@ -117,6 +118,8 @@ def test_experts_beyond_2_to_the_31_elements(ops: NativeOps, tmp_path: Path, qua
     weights = np.ones((3, 1), np.float32)
     experts = ops.experts_weight(*tensors, [n_experts - 1])
     got = ops.experts(x, ids, weights, experts)
+    in_place = ops.experts_weight(*tensors, [n_experts - 1], Upload(repack=False))  # up to the mapping's last byte
+    np.testing.assert_array_equal(ops.experts(x, ids, weights, in_place), got)
     want = experts_in_numpy([QuantTensor("e", (1, width, width), quant, t) for t in last], [0], x, ids - ids, weights)
     want[1] = 0
     assert_close(got, want, tolerance(quant))

@@ -1,16 +1,20 @@
 """Steps run from memory against the same steps through Python, to the bit."""
 
+import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from random_weights import random_tensor
 
 from motley.engine import stage
 from motley.engine.local import LocalRunner
 from motley.engine.runner import Runner
 from motley.formats.checkpoint import open_checkpoint
 from motley.ops.native import NativeOps
-from motley.ops.protocol import Batch
+from motley.ops.protocol import Batch, Routing
+from motley.shape.quant import Quant
 from tiny_models import FAMILIES, write_tiny
 
 PROMPTS = {0: [5, 6, 7, 8, 9], 1: [300], 2: [17, 4]}
@@ -38,16 +42,20 @@ def test_remembered_steps_give_the_same_logits_and_counts(
 ) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path, family, "q4_k"))
 
-    def run() -> tuple[list[np.ndarray], np.ndarray, dict[str, float]]:
+    def run(sizes: list[int]) -> tuple[list[np.ndarray], np.ndarray, dict[str, float]]:
         runner = LocalRunner(checkpoint, NativeOps(threads=2), n_slots=3, context=32)
         logits = decode(runner)
+        assert runner.model.stage is not None
+        steps = runner.model.stage._remembered
+        assert list(steps) == sizes
+        assert all(step.works for step in steps.values())
         routes, times = runner.routes(), runner.times().parts()
         runner.close()
         return logits, routes, times
 
-    remembered, routes, times = run()
+    remembered, routes, times = run([3, 2])  # the last two sizes of STEPS
     monkeypatch.setattr(stage, "MOST_TOKENS", 0)
-    through_python, expected_routes, _ = run()
+    through_python, expected_routes, _ = run([])
     for got, want in zip(remembered, through_python, strict=True):
         np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(routes, expected_routes)
@@ -77,3 +85,42 @@ def test_logits_of_one_step_are_not_overwritten_by_the_next(tmp_path: Path) -> N
     for logits, copy in zip(first, kept):
         np.testing.assert_array_equal(logits, copy)
     runner.close()
+
+
+def test_a_program_keeps_what_it_uses_and_outlives_its_device() -> None:
+    ops = NativeOps(threads=2)
+    x = np.ones((1, 256), np.float32)
+    norm = ops.weight(random_tensor(Quant.F32, (256,)))
+
+    def work(mark: Callable[[], None]) -> np.ndarray:
+        weight, router = (
+            ops.weight(random_tensor(Quant.Q8_0, (64, 256))),
+            ops.weight(random_tensor(Quant.F32, (4, 256))),
+        )
+        gate, down = random_tensor(Quant.Q4_0, (4, 64, 256), 1), random_tensor(Quant.Q4_0, (4, 256, 64), 2)
+        cache, batch = ops.kv_cache(1, 8, 1, 64), Batch([0], [0], [0], [0])
+        h = ops.rms_norm(x, norm, 1e-5)
+        (q,) = ops.linear(h, weight)
+        mark()
+        ops.attention(q, q, q, cache, batch, 1.0)
+        ids, weights = ops.router(h, router, Routing(2, False))
+        (part,) = [ops.experts(h, ids, weights, ops.experts_weight(gate, gate, down, range(4)))]
+        return ops.combine(h, [part])
+
+    program = ops.record(work)
+    want = program.out.copy()
+    gc.collect()
+    for _ in range(2):  # the second time on the caller alone: the device was closed
+        program.out[:] = 0
+        marks = program.run()
+        np.testing.assert_array_equal(program.out, want)
+        assert len(marks) == 1
+        assert 0 < marks[0][0] < 10
+        ops.close()
+
+
+def test_two_recordings_do_not_mix() -> None:
+    ops = NativeOps(threads=1)
+    with pytest.raises(ValueError, match="records already"):
+        ops.record(lambda mark: ops.record(lambda mark: np.zeros(1, np.float32)).out)
+    assert ops.record(lambda mark: np.ones(1, np.float32)).run() == []

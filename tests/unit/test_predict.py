@@ -14,6 +14,7 @@ from labs import device, lab, placed, tiny_shape
 from motley.errors import CapacityError, FormatError, UsageError
 from motley.lab.lab import Kernel, Lab
 from motley.lab.placement import LayerPlacement, Placement
+from motley.predict.device_cost import DeviceCost, Matrix, WorkingSets
 from motley.predict.memory import memory_needed
 from motley.predict.predict import predict
 from motley.predict.routes import Routes
@@ -101,6 +102,15 @@ def test_a_model_that_stays_in_cache_is_read_from_there() -> None:
     assert warm.p50 == pytest.approx(cold.p50)
     wide = device("a", kernels=tuple(Kernel(q, 600, ((2**30, 90.0), (2**31, 18.0))) for q in ("q4_k", "q6_k", "q8_0")))
     assert predict(shape, lab(wide), placed(shape, "a", "a"), TG).p50 > cold.p50
+
+
+def test_a_precision_that_was_not_measured_costs_like_the_nearest() -> None:
+    kernels = (Kernel("q4_k", 600, ((2**14, 18.0),)), Kernel("q8_0", 300, ((2**14, 9.0),)))
+    cost = DeviceCost(device("a", kernels=kernels), WorkingSets(2**14, 2**14))
+    for tokens in (1, 64):
+        unmeasured, nearest = (cost.matrix(Matrix(q, 18_000, 32_000), tokens) for q in ("q4_0", "q4_k"))
+        assert unmeasured == nearest
+        assert cost.matrix(Matrix("q8_0", 18_000, 32_000), tokens) != nearest
 
 
 def test_a_kernel_at_its_best_rate_is_limited_by_arithmetic() -> None:

@@ -16,6 +16,7 @@ from motley.engine.times import Clock
 from motley.ops.protocol import Array, Experts, Ops
 
 _MOST_UNCOUNTED = 1024
+_SMALL = 16  # tokens: a larger step has the time to count
 
 
 class Busy(Protocol):
@@ -92,7 +93,7 @@ class PlacedExperts:
     def note(self, layer: int, ids: NDArray[np.int32]) -> None:
         """These experts were chosen: int32 [T, A]. A copy is kept: a remembered step writes over its arrays."""
         self._uncounted.append((layer, ids.copy()))
-        if len(self._uncounted) > _MOST_UNCOUNTED:
+        if len(self._uncounted) > _MOST_UNCOUNTED or len(ids) > _SMALL:
             self._count()
 
     def chosen(self) -> NDArray[np.int64]:
@@ -101,9 +102,9 @@ class PlacedExperts:
         return self._counts.copy()
 
     def _count(self) -> None:
-        for layer, ids in self._uncounted:
+        noted, self._uncounted = self._uncounted, []  # at once: somebody may be noting meanwhile
+        for layer, ids in noted:
             self._counts[layer] += np.bincount(ids.ravel(), minlength=self._counts.shape[1])
-        self._uncounted.clear()
 
     def _here(self, layer: int, h: Array, ids: Array, weights: Array) -> list[Array]:
         return [self._ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []

@@ -12,7 +12,8 @@ from motley.engine.times import Clock
 from motley.models.layers import Lap, RunExperts
 from motley.ops.protocol import Array, Batch, Ops
 
-MOST_TOKENS = 16  # larger steps have work enough between two lines of Python
+MOST_TOKENS = 8  # larger steps have work enough between two lines of Python
+MOST_SIZES = 2  # remembered at a time: each keeps its arrays of all layers (predict.memory counts them)
 
 Run = Callable[[Batch, NDArray[np.float32] | None, RunExperts, Lap], Array]
 

@@ -1,11 +1,13 @@
 """Stage: a contiguous range of layers on one device, with the embedding if it starts the model and the head if it ends
 it. Knows its layers, its KV cache and its clock; not where the routed experts live (`PlacedExperts` does)."""
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
 from motley.engine.experts import PlacedExperts
-from motley.engine.remembered import MOST_TOKENS, RememberedStep
+from motley.engine.remembered import MOST_SIZES, MOST_TOKENS, RememberedStep
 from motley.engine.times import Clock
 from motley.models.config import Config
 from motley.models.layers import Embedding, Head, Lap, Loader, RunExperts
@@ -34,17 +36,19 @@ class Stage:
         self._head = Head(config, load) if layers.stop == config.n_layers else None
         self._states = [block.attention.state(load.ops, n_slots, context) for block in self._blocks]
 
-        self._remembered: dict[int, RememberedStep] = {}  # by number of tokens
+        self._remembered: dict[int, RememberedStep] = {}  # by number of tokens, the latest last
+        self._one_at_a_time = threading.Lock()  # a remembered step has one set of arrays
 
     def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """x [T, D] from the stage before (None for the first) -> x [T, D], or logits [R, V] from the last."""
         clock = self._clock
-        clock.start()
-        out = self._from_memory(batch, x)
-        if out is None:
-            out = self._ops.to_host(self._run(batch, x, self._experts, clock.lap))
-        clock.lap("other")
-        return out
+        with self._one_at_a_time:
+            clock.start()
+            out = self._from_memory(batch, x)
+            if out is None:
+                out = self._ops.to_host(self._run(batch, x, self._experts, clock.lap))
+            clock.lap("other")
+            return out
 
     def _run(self, batch: Batch, x: NDArray[np.float32] | None, experts: RunExperts, lap: Lap) -> Array:
         ops = self._ops
@@ -64,8 +68,11 @@ class Stage:
         n = len(batch)
         if n != len(batch.rows) or n > MOST_TOKENS or not self._experts.alone:
             return None
-        if n in self._remembered:
-            step = self._remembered[n]
+        step = self._remembered.pop(n, None)
+        if step is not None:
+            self._remembered[n] = step
             return step.run(batch, x) if step.works else None
+        while len(self._remembered) >= MOST_SIZES:
+            del self._remembered[next(iter(self._remembered))]
         step = self._remembered[n] = RememberedStep(self._ops, self._run, self._experts, self._clock, batch, x)
         return step.out if step.works else None

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from math import exp, log2
 from typing import Self
 
-from motley.lab.lab import Device
+from motley.lab.lab import Device, Kernel
+from motley.shape.quant import Quant
 
+_FLOATS = frozenset({"f32", "f16", "bf16"})
 _GEMM_SHARE = 0.5  # of the peak int8 rate, where the device's own kernels were not measured
 _NEARLY = 0.85  # a kernel that arithmetic keeps so busy is not waiting for memory
 _GLUE = 1.3  # Python between two ops, in calls of a small one: measured on the native engine
@@ -89,11 +91,10 @@ class DeviceCost:
         call."""
         if touched == 0 or tokens == 0:
             return Cost()
-        d, kernel = self._device, self._device.kernel(weights.quant)
+        d, kernel = self._device, self._kernel(weights)
         n_bytes, operations = weights.n_bytes * touched, 2.0 * weights.n_params * tokens
         if kernel is None:
-            is_float = weights.quant in ("f32", "f16", "bf16")
-            rate = d.f32_gflops if is_float else d.int8_gops * _GEMM_SHARE
+            rate = d.f32_gflops if weights.quant in _FLOATS else d.int8_gops * _GEMM_SHARE
             return Cost.larger(n_bytes / d.read_gb_s / 1e6, operations / rate / 1e6)
         reach = kernel.matvec_gb_s(self._sets.expert if expert else self._sets.home)
         # From the nearest cache the first token's product is bound by unpacking; each further one adds arithmetic.
@@ -103,6 +104,19 @@ class DeviceCost:
         if computing >= _NEARLY * moving:
             return Cost(compute=max(moving, computing) / 1e6)
         return Cost(bandwidth=moving / 1e6)
+
+    def _kernel(self, weights: Matrix) -> Kernel | None:
+        """The measured one; for a precision that was not, the measured integer one with the nearest size."""
+        known = self._device.kernel(weights.quant)
+        alike = [k for k in self._device.kernels if k.quant not in _FLOATS]
+        if known or weights.quant in _FLOATS or not alike:
+            return known
+
+        def distance(kernel: Kernel) -> float:
+            quant = Quant.named(kernel.quant)
+            return abs(log2(weights.n_bytes / weights.n_params * quant.block / quant.block_bytes))
+
+        return min(alike, key=distance)
 
     def elements(self, n: float) -> Cost:
         """Element-wise work, in units of a norm's."""

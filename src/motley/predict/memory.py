@@ -8,6 +8,7 @@ from motley.lab.placement import Placement
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 
+REMEMBERED_TOKENS = 15  # of the two largest steps that engine.remembered keeps, with arrays of their own for each layer
 RESERVE_BYTES = 96 << 20  # a node's interpreter and libraries (65 to 80 MB measured), alignment and small buffers
 
 
@@ -31,11 +32,13 @@ def kv_bytes(shape: ModelShape, context: int, slots: int) -> int:
 
 def work_bytes(shape: ModelShape, tokens: int, home: bool) -> int:
     """Buffers of a step of `tokens`: activations in and out, float64 partial sums, one expert's inner row; a home
-    also has queries, keys, values, attention's output and one row of logits."""
+    also has queries, keys, values, attention's output, one row of logits, and remembers small steps."""
     per_token = 4 * (2 * shape.d_model + 2 * shape.d_expert) + 8 * shape.d_model
-    if home:
-        per_token += 4 * (2 * shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim + 4 * shape.n_experts
-    return RESERVE_BYTES + tokens * per_token + (4 * shape.vocab_size if home else 0)
+    if not home:
+        return RESERVE_BYTES + tokens * per_token
+    per_token += 4 * (2 * shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim + 4 * shape.n_experts
+    remembered = REMEMBERED_TOKENS * (shape.n_layers * per_token + 4 * shape.vocab_size)
+    return RESERVE_BYTES + tokens * per_token + 4 * shape.vocab_size + remembered
 
 
 @dataclass(frozen=True)
