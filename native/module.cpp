@@ -11,8 +11,8 @@
 
 
 #include "arrays.h"
-#include "program.h"
 #include "isa.h"
+#include "program.h"
 
 namespace nb = nanobind;
 using namespace motley;
