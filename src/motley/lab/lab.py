@@ -57,6 +57,12 @@ class Device:
     attention_gflops: float = 0.0  # of attention over a prompt; 0: as `f32_gflops`
     elements_g_s: float = 0.0  # 1e9 elements a second through a norm of many tokens; 0: not counted
     pack_gb_s: float = 0.0  # repacking weights at load, into memory the machine has at hand; 0: not measured
+    step_us: float = 0.0  # once a step: launching a graph, synchronising, sampling
+    layer_us: float = 0.0  # once a layer: launches and synchronisation that no other figure holds
+    exchange_us: float = 0.0  # this side's software of one exchange with another node; 0: so many calls (predict.cost)
+    expert_share: float = 1.0  # of the rate of other weights, that chosen experts are read at
+    cache_gb_s: float = 0.0  # reading the KV cache; 0: as `read_gb_s`
+    sigma: float = 0.0  # relative spread of what is predicted from these figures; 0: as for measured ones
     kernels: tuple[Kernel, ...] = ()
 
     def kernel(self, quant: str) -> Kernel | None:
