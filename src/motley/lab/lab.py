@@ -58,11 +58,15 @@ class Device:
     elements_g_s: float = 0.0  # 1e9 elements a second through a norm of many tokens; 0: not counted
     pack_gb_s: float = 0.0  # repacking weights at load, into memory the machine has at hand; 0: not measured
     step_us: float = 0.0  # once a step: launching a graph, synchronising, sampling
-    layer_us: float = 0.0  # once a layer: launches and synchronisation that no other figure holds
-    exchange_us: float = 0.0  # this side's software of one exchange with another node; 0: so many calls (predict.cost)
+    layer_us: float = 0.0  # once a layer: launches that no other figure holds
+    routed_us: float = 0.0  # more of them where a layer has experts
+    recurrent_us: float = 0.0  # more of them where a layer keeps a state instead of a cache
+    exchange_us: float = 0.0  # this side's software of an exchange with another node; 0: so many calls (predict.cost)
+    reduce_us: float = 0.0  # one all-reduce among the members of a group that works as one device (lab.group)
+    reduce_gb_s: float = 0.0  # its bandwidth
     expert_share: float = 1.0  # of the rate of other weights, that chosen experts are read at
     cache_gb_s: float = 0.0  # reading the KV cache; 0: as `read_gb_s`
-    sigma: float = 0.0  # relative spread of what is predicted from these figures; 0: as for measured ones
+    sigma: float = 0.0  # relative spread of measured speeds around predicted ones; 0: as for measured figures
     kernels: tuple[Kernel, ...] = ()
 
     def kernel(self, quant: str) -> Kernel | None:

@@ -35,6 +35,8 @@ _EXCHANGE_OPS = 20  # on each side of an exchange with experts elsewhere: measur
 _STAGE_OPS = 20  # likewise with a stage elsewhere
 _ROUTING_OPS = 3  # counting choices and looking up who holds them, between a layer's router and its experts
 _STEP_OPS = 10  # building the batch and walking the stages, in Python's cost of as many ops
+_REDUCES = 2  # of a layer split by tensors: after attention and after the experts
+_REDUCED_BYTES = 4  # per element: 16-bit activations, out and back
 # Element-wise work per element, in units of a norm's: measured in the native engine (motley-8m, long prompts).
 _INPUT = 2.7  # rounding a product's input to int8
 _ROPE = 1.9
@@ -69,6 +71,7 @@ class _Parts:
     router: tuple[Matrix, ...]
     expert: tuple[Matrix, ...]  # one expert's
     qk_norm: bool
+    recurrent: bool  # a state instead of a cache
 
 
 class CostModel:
@@ -139,13 +142,15 @@ class CostModel:
         q, k = s.n_heads * s.head_dim, s.n_kv_heads * s.head_dim
         per_token = s.d_model * (1 + _INPUT + _ADD) + _INPUT * q + (_ROPE + parts.qk_norm) * (q + k)
         cost = here.calls(*_CALLS["attention"]) + here.elements(per_token * tokens) + self._kv(here)
+        cost += here.layer(parts.recurrent) + here.reduce(_REDUCED_BYTES * s.d_model * tokens, _REDUCES)
         if parts.qk_norm:
             cost += here.calls(*_CALLS["qk_norm"])
         return sum((here.matrix(m, tokens) for m in parts.attention), cost)
 
     def _router(self, parts: _Parts, here: DeviceCost) -> Cost:
         s, tokens = self.shape, self.workload.step_tokens
-        cost = here.calls(*_CALLS["router"]) + here.elements((s.d_model + _CHOICE * s.n_experts) * tokens)
+        cost = here.calls(*_CALLS["router"]) + here.routed()
+        cost += here.elements((s.d_model + _CHOICE * s.n_experts) * tokens)
         return sum((here.matrix(m, tokens) for m in parts.router), cost)
 
     def _wait(
@@ -229,7 +234,7 @@ class CostModel:
     def _round_trip(self, a: int, b: int, n_bytes: float, n_ops: int) -> float:
         """Milliseconds. Packing and unpacking is Python on both sides: it costs as much as `n_ops` small ops."""
         rtt_ms, ms_per_byte = self._joins[a][b]
-        software_us = n_ops * (self.lab.devices[a].call_us + self.lab.devices[b].call_us)
+        software_us = sum(d.exchange_us or n_ops * d.call_us for d in (self.lab.devices[a], self.lab.devices[b]))
         return rtt_ms + software_us / 1e3 + n_bytes * ms_per_byte
 
     def hop(self, first: int, home: int, last: bool) -> float:
@@ -252,7 +257,7 @@ class CostModel:
     def step(self, home: int, sets: Sequence[WorkingSets]) -> Cost:
         """What every step has once: the embedding's lookup, the batch, and Python around them."""
         here = self._device(home, sets)
-        return here.calls(*_CALLS["embed"]) + here.glue(_STEP_OPS)
+        return here.calls(*_CALLS["embed"]) + here.glue(_STEP_OPS) + here.step()
 
     def _device(self, index: int, sets: Sequence[WorkingSets]) -> DeviceCost:
         key = (index, sets[index])
@@ -284,6 +289,7 @@ def _layer_parts(shape: ModelShape, index: int) -> _Parts:
         router=_matrices(shape, index, (Role.ROUTER,)),
         expert=one,
         qk_norm=any("attn_q_norm" in t.name for t in tensors),
+        recurrent=False,
     )
 
 

@@ -97,9 +97,11 @@ class DeviceCost:
             rate = d.f32_gflops if weights.quant in _FLOATS else d.int8_gops * _GEMM_SHARE
             return Cost.larger(n_bytes / d.read_gb_s / 1e6, operations / rate / 1e6)
         reach = kernel.matvec_gb_s(self._sets.expert if expert else self._sets.home)
+        reach *= d.expert_share if expert else 1.0
         # From the nearest cache the first token's product is bound by unpacking; each further one adds arithmetic.
         first = 2.0 * weights.n_params * min(touched, tokens)
-        computing = n_bytes / kernel.matvec[0][1] + max(0.0, operations - first) / kernel.gemm_gops
+        unpacking = n_bytes / kernel.matvec[0][1] if len(kernel.matvec) > 1 else 0.0
+        computing = unpacking + max(0.0, operations - first) / kernel.gemm_gops
         moving = n_bytes / reach
         if computing >= _NEARLY * moving:
             return Cost(compute=max(moving, computing) / 1e6)
@@ -125,7 +127,8 @@ class DeviceCost:
 
     def attention(self, kv_bytes: float, operations: float) -> Cost:
         d = self._device
-        return Cost.larger(kv_bytes / d.read_gb_s / 1e6, operations / (d.attention_gflops or d.f32_gflops) / 1e6)
+        reading = kv_bytes / (d.cache_gb_s or d.read_gb_s) / 1e6
+        return Cost.larger(reading, operations / (d.attention_gflops or d.f32_gflops) / 1e6)
 
     def calls(self, threaded: float, single: float) -> Cost:
         """Dispatch of ops that use all threads, and of those that need one."""
@@ -134,3 +137,21 @@ class DeviceCost:
     def glue(self, n_ops: float) -> Cost:
         """Python between `n_ops` ops: it runs as fast as its calls do."""
         return Cost(overhead=n_ops * _GLUE * self._device.call_us / 1e3)
+
+    def step(self) -> Cost:
+        return Cost(overhead=self._device.step_us / 1e3)
+
+    def layer(self, recurrent: bool) -> Cost:
+        """Launches of a layer's attention and what surrounds it."""
+        d = self._device
+        return Cost(overhead=(d.layer_us + d.recurrent_us * recurrent) / 1e3)
+
+    def routed(self) -> Cost:
+        return Cost(overhead=self._device.routed_us / 1e3)
+
+    def reduce(self, n_bytes: float, times: int) -> Cost:
+        """All-reduces of `n_bytes` each, where the device is a group."""
+        d = self._device
+        if not d.reduce_gb_s:
+            return Cost()
+        return Cost(overhead=times * (d.reduce_us / 1e3 + n_bytes / d.reduce_gb_s / 1e6))
