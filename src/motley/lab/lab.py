@@ -4,13 +4,17 @@ Units are in the names: bytes, GB/s (1e9 bytes), Gop/s (1e9 operations, a multip
 microseconds. Reading and writing the file is `toml`'s work.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import log
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from motley.errors import UsageError
+
+if TYPE_CHECKING:
+    from motley.lab.joins import Joins
 
 _STORED_SHARE = 0.7  # of the repacked layout's speed, where reading weights as they are stored was not measured
 
@@ -75,7 +79,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Link:
-    """Between two nodes (or two devices, by name); symmetric."""
+    """Between two nodes (or two devices, by name), or two groups of them (`mac*`: see `joins`); symmetric."""
 
     a: str
     b: str
@@ -111,33 +115,39 @@ class Lab:
         Path(path).write_text(self.dumps())
 
     def device(self, name: str) -> Device:
-        for device in self.devices:
-            if device.name == name:
-                return device
-        raise UsageError(f"the lab has no device {name!r}: it has {', '.join(d.name for d in self.devices)}")
+        if name in self._positions:
+            return self.devices[self._positions[name]]
+        raise UsageError(f"the lab has no device {name!r}: it has {shortened([d.name for d in self.devices])}")
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {d.name: i for i, d in reversed(list(enumerate(self.devices)))}
+
+    @cached_property
+    def joins(self) -> "Joins":
+        """Which link joins each pair of devices."""
+        from motley.lab.joins import Joins
+
+        return Joins(self.devices, self.links)
 
     def link(self, a: str, b: str) -> Link:
         """The link between devices `a` and `b`. Devices of one node need none: their exchange is a call.
         Raises UsageError where the lab has none."""
+        from motley.lab.joins import LOCAL, MISSING
+
         first, second = self.device(a), self.device(b)
-        found = self._find(first, second)
-        if found is None:
+        i, j = self._positions[a], self._positions[b]
+        found = int(self.joins.index[i, j])
+        if found == MISSING:
             raise UsageError(f"the lab has no link between {a} and {b}: add a [[link]] with a = {a!r} and b = {b!r}")
-        return found
+        if found == LOCAL:
+            gb_s = max(min(first.read_gb_s, second.read_gb_s), 1e-9)
+            return Link(a, b, "local", 0.0, gb_s, "same node")
+        return self.links[found]
 
     def missing_links(self) -> list[tuple[str, str]]:
         """Pairs of devices that nothing joins."""
-        pairs = ((a, b) for i, a in enumerate(self.devices) for b in self.devices[i + 1 :])
-        return [(a.name, b.name) for a, b in pairs if self._find(a, b) is None]
-
-    def _find(self, a: Device, b: Device) -> Link | None:
-        for link in self.links:
-            for x, y in ((a, b), (b, a)):
-                if link.a in (x.name, x.node) and link.b in (y.name, y.node):
-                    return link
-        if a.node == b.node:
-            return Link(a.name, b.name, "local", 0.0, max(min(a.read_gb_s, b.read_gb_s), 1e-9), "same node")
-        return None
+        return [(self.devices[i].name, self.devices[j].name) for i, j in self.joins.missing]
 
     def with_stored(self, names: Iterable[str]) -> Self:
         """As it is when these devices leave their weights as the file has them."""
@@ -155,3 +165,13 @@ class Lab:
         kept = set(names)
         devices = tuple(d for d in self.devices if d.name in kept)
         return type(self)(devices, self.links)
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """`a, b, c`; of many names the first and how many more."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 1 else ", ".join(names[:most]) + f" and {more:,} more"
+
+
+def missing_pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return shortened([f"{a} - {b}" for a, b in pairs])

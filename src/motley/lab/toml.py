@@ -17,6 +17,21 @@
     rtt_us = 55.0
     gb_s = 1.1
 
+An end may stand for many: a node for all its devices, a pattern for all names that fit. An island is one table, and what
+joins islands another; the more specific link counts (`joins` has the rule), and devices of one node need none:
+
+    [[link]]                         # the Macs among themselves, by RDMA
+    a = "mac*"
+    b = "mac*"
+    transport = "jaccl"
+    ...
+
+    [[link]]                         # everything else
+    a = "*"
+    b = "*"
+    transport = "tcp"
+    ...
+
 Nothing is skipped: an unknown key, a missing one, a wrong type, a negative number or a pair of devices without a link
 is a UsageError that names it.
 """
@@ -25,13 +40,15 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from motley.errors import UsageError
-from motley.lab.lab import Device, Kernel, Lab, Link
+from motley.lab.joins import Ends, is_pattern
+from motley.lab.lab import Device, Kernel, Lab, Link, missing_pairs
 
 Row = TypeVar("Row", Device, Kernel, Link)
 
@@ -67,21 +84,16 @@ def _tables(table: Mapping[str, Any], key: str, where: str) -> list[Mapping[str,
 def _check(devices: tuple[Device, ...], links: tuple[Link, ...], where: str) -> None:
     if not devices:
         raise UsageError(f"{where}: a lab needs at least one [[device]]")
-    names = [d.name for d in devices]
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(d.name for d in devices).items():
+        if times > 1:
             raise UsageError(f"{where}: two devices are called {name!r}")
-    known = {n for d in devices for n in (d.name, d.node)}
-    for link in links:
-        for end in (link.a, link.b):
-            if end not in known:
-                raise UsageError(
-                    f"{where}: a link ends at {end!r}, which no device or node is called{_near(end, known)}"
-                )
-    missing = Lab(devices, links).missing_links()
-    if missing:
-        pairs = ", ".join(f"{a} - {b}" for a, b in missing)
-        raise UsageError(f"{where}: no [[link]] between {pairs}")
+    ends, known = Ends(devices), {n for d in devices for n in (d.name, d.node)}
+    for end in dict.fromkeys(end for link in links for end in (link.a, link.b)):
+        if not ends.of(end):
+            what = "fits" if is_pattern(end) else "is called"
+            raise UsageError(f"{where}: a link ends at {end!r}, which no device or node {what}{_near(end, known)}")
+    if missing := Lab(devices, links).missing_links():
+        raise UsageError(f"{where}: no [[link]] between {missing_pairs(missing)}")
 
 
 def _row(kind: type[Row], table: Mapping[str, Any], where: str) -> Row:

@@ -8,7 +8,6 @@ split evenly, 4 + 4 is the mean, but 5 + 3 and worse are the rule. So the cost m
 - many tokens without a trace: the expectation alone, as the counts hardly vary.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
@@ -21,15 +20,37 @@ _DRAWN_TOKENS = 4096  # a drawn case of few tokens says little: the fewer, the m
 _LEAST_DRAWS = 96
 _MANY_TOKENS = 64  # from here the expectation stands for all cases
 
+Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True, eq=False)
 class Spread:
     """S cases over D devices. `weight` [S] sums to 1; `distinct` [S, D]: different experts touched on a device;
-    `pairs` [S, D]: (token, expert) pairs computed there."""
+    `pairs` [S, D]: (token, expert) pairs computed there. The same array where every pair is another expert."""
 
     weight: NDArray[np.float64]
     distinct: NDArray[np.float64]
     pairs: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Drawn cases, whoever holds the experts: the case and the expert of every choice, and of every expert touched."""
+
+    n: int
+    chosen: tuple[Ints, Ints]  # cases, experts
+    touched: tuple[Ints, Ints]
+
+    def on(self, owner: Ints, n_devices: int) -> Spread:
+        """`owner` [E]: index of each expert's device."""
+        pairs = self._counted(self.chosen, owner, n_devices)
+        distinct = pairs if self.touched is self.chosen else self._counted(self.touched, owner, n_devices)
+        return Spread(np.full(self.n, 1 / self.n), distinct, pairs)
+
+    def _counted(self, choices: tuple[Ints, Ints], owner: Ints, n_devices: int) -> NDArray[np.float64]:
+        cases, experts = choices
+        counts = np.bincount(owner[experts] * self.n + cases, minlength=n_devices * self.n)
+        return counts.reshape(n_devices, self.n).T.astype(np.float64)
 
 
 @lru_cache(maxsize=4096)
@@ -42,18 +63,19 @@ def uniform_spread(counts: tuple[int, ...], n_used: int, tokens: int) -> Spread:
     if tokens >= _MANY_TOKENS:
         touched = held * (1 - (1 - n_used / total) ** tokens)
         return Spread(np.ones(1), touched[None], (tokens * n_used / total * held)[None])
-    owner = np.repeat(np.arange(len(counts)), counts)
+    return _uniform_draws(total, n_used, tokens).on(np.repeat(np.arange(len(counts)), counts), len(counts))
+
+
+@lru_cache(maxsize=8)
+def _uniform_draws(n_experts: int, n_used: int, tokens: int) -> Draws:
     rng = np.random.default_rng(0)
-    keys = rng.random((max(_LEAST_DRAWS, _DRAWN_TOKENS // tokens), tokens, total))
-    chosen = np.argpartition(keys, n_used - 1, axis=-1)[..., :n_used]
-    return _counted(chosen, owner, len(counts))
+    keys = rng.random((max(_LEAST_DRAWS, _DRAWN_TOKENS // tokens), tokens, n_experts), np.float32)
+    return _draws(np.argpartition(keys, n_used - 1, axis=-1)[..., :n_used], n_experts)
 
 
-def traced_spread(
-    chosen: NDArray[np.int32], owner: NDArray[np.int64], n_devices: int, tokens: int, run: bool
-) -> Spread:
+def traced_draws(chosen: NDArray[np.int32], n_experts: int, tokens: int, run: bool) -> Draws:
     """From a layer's trace [n, A]. `run`: the step's tokens follow each other in one text (prefill); otherwise each
-    belongs to another sequence (decode). `owner` [E]: index of each expert's device."""
+    belongs to another sequence (decode)."""
     rng = np.random.default_rng(0)
     n = len(chosen)
     draws = max(8, _DRAWN_TOKENS // tokens)
@@ -63,35 +85,42 @@ def traced_spread(
         rows = (rng.integers(0, n, draws)[:, None] + np.arange(tokens)) % n
     else:
         rows = rng.integers(0, n, (draws, tokens))
-    return _counted(chosen[rows], owner, n_devices)
+    return _draws(chosen[rows], n_experts)
+
+
+def _draws(chosen: NDArray[np.integer], n_experts: int) -> Draws:
+    """From expert ids [draws, T, A]."""
+    n, tokens, used = chosen.shape
+    cases, experts = np.repeat(np.arange(n), tokens * used), chosen.astype(np.int64).ravel()
+    choices = cases, experts
+    if tokens == 1:
+        return Draws(n, choices, choices)
+    touched = np.zeros((n, n_experts), bool)
+    touched[cases, experts] = True
+    first, second = np.nonzero(touched)
+    return Draws(n, choices, (first, second))
 
 
 def _exact(counts: tuple[int, ...], n_used: int, total: int) -> Spread:
-    cases = np.array(list(_compositions(n_used, counts)), np.float64)
-    ways = [np.prod([float(comb(c, int(k))) for c, k in zip(counts, case)]) for case in cases]
-    return Spread(np.array(ways) / comb(total, n_used), cases, cases)
+    cases = _compositions(n_used, len(counts))
+    ways = np.ones(len(cases))
+    for device, count in enumerate(counts):
+        ways *= _choices(count, n_used)[cases[:, device]]
+    possible = ways > 0
+    found = cases[possible].astype(np.float64)
+    return Spread(ways[possible] / comb(total, n_used), found, found)
 
 
-def _compositions(n: int, limits: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """All ways to take n in total with at most limits[d] of each."""
-    if len(limits) == 1:
-        if n <= limits[0]:
-            yield (n,)
-        return
-    for first in range(min(n, limits[0]) + 1):
-        for rest in _compositions(n - first, limits[1:]):
-            yield (first, *rest)
+@lru_cache(maxsize=4096)
+def _choices(count: int, n_used: int) -> NDArray[np.float64]:
+    """Ways to choose 0 to `n_used` of `count`."""
+    return np.array([float(comb(count, k)) for k in range(n_used + 1)])
 
 
-def _counted(chosen: NDArray[np.integer], owner: NDArray[np.integer], n_devices: int) -> Spread:
-    """chosen [draws, T, A] expert ids -> their spread, equal cases counted together."""
-    draws, n_experts = len(chosen), len(owner)
-    flat = chosen.reshape(draws, -1)
-    touched = np.zeros((draws, n_experts), bool)
-    np.put_along_axis(touched, flat.astype(np.int64), True, axis=1)
-    held = owner[None, :] == np.arange(n_devices)[:, None]  # [D, E]
-    on = owner[flat]  # [S, T*A]
-    pairs = np.stack([(on == d).sum(1) for d in range(n_devices)], 1)
-    cases = np.concatenate([touched @ held.T.astype(np.float64), pairs], axis=1)
-    found, times = np.unique(cases, axis=0, return_counts=True)
-    return Spread(times / draws, found[:, :n_devices], found[:, n_devices:])
+@lru_cache(maxsize=256)
+def _compositions(n: int, parts: int) -> Ints:
+    """All ways to take n in total from so many parts: [ways, parts]."""
+    if parts == 1:
+        return np.array([[n]])
+    rows = [np.insert(_compositions(n - first, parts - 1), 0, first, axis=1) for first in range(n + 1)]
+    return np.concatenate(rows)
