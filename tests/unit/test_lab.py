@@ -239,3 +239,59 @@ def test_probing_keeps_to_the_memory_it_was_given() -> None:
     found = probe_device(Counting(), "a", "a", 1, memory_bytes=64 << 20)
     assert max(asked) == 16 << 20
     assert found.kernels[0].matvec[-1][0] == 16 << 20
+
+
+# -- links between many
+
+
+def many(links: str, *names: str) -> Lab:
+    devices = "\n".join(changed("name", f'name = "{n}"').replace('node = "big"', f'node = "{n}"') for n in names)
+    return loads(devices + links)
+
+
+def joined(a: str, b: str, rtt_us: float) -> str:
+    return f'\n[[link]]\na = "{a}"\nb = "{b}"\ntransport = "tcp"\nrtt_us = {rtt_us}\ngb_s = 1.0\n'
+
+
+def test_a_pattern_joins_an_island_and_the_more_specific_link_counts() -> None:
+    links = joined("*", "*", 300) + joined("mac*", "mac*", 100) + joined("mac-a*", "mac-a*", 10)
+    links += joined("mac-a1", "mac-b1", 50)
+    where = many(links, "mac-a1", "mac-a2", "mac-b1", "box")
+    for a, b, rtt_us in (
+        ("mac-a1", "mac-a2", 10),
+        ("mac-a2", "mac-b1", 100),
+        ("mac-b1", "mac-a1", 50),
+        ("box", "mac-a2", 300),
+    ):
+        assert where.link(a, b).rtt_us == where.link(b, a).rtt_us == rtt_us
+
+
+def test_a_pattern_leaves_the_devices_of_one_node_as_they_are() -> None:
+    two = lab(device("x0", node="box"), device("x1", node="box"), device("y"))
+    links = (Link("*", "*", "tcp", 300, 1), Link("box", "y", "rdma", 20, 5))
+    where = Lab(two.devices, links)
+    assert where.link("x0", "x1").transport == "local"
+    assert where.link("x0", "y").transport == where.link("y", "x1").transport == "rdma"
+
+
+def test_among_equally_specific_links_the_first_counts() -> None:
+    where = many(joined("a*", "b*", 1) + joined("b*", "a*", 2), "a1", "b1")
+    assert where.link("a1", "b1").rtt_us == 1
+
+
+def test_patterns_that_fit_nothing_and_many_missing_links_are_said() -> None:
+    with pytest.raises(UsageError, match=r"'max\*', which no device or node fits"):
+        many(joined("max*", "mac1", 1), "mac1", "mac2")
+    with pytest.raises(UsageError, match=r"no \[\[link\]\] between d0 - d1, .* and 37 more"):
+        many("", *(f"d{i}" for i in range(10)))
+
+
+def test_a_thousand_devices_with_a_link_each_are_joined_quickly() -> None:
+    from time import monotonic
+
+    devices = [device(f"d{i}") for i in range(400)]
+    started = monotonic()
+    where = lab(*devices)  # 79,800 links
+    assert where.missing_links() == []
+    assert where.link("d7", "d399").rtt_us == 50
+    assert monotonic() - started < 5

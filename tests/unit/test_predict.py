@@ -18,7 +18,7 @@ from motley.predict.device_cost import DeviceCost, Matrix, WorkingSets
 from motley.predict.memory import memory_needed
 from motley.predict.predict import predict
 from motley.predict.routes import Routes
-from motley.predict.spread import traced_spread, uniform_spread
+from motley.predict.spread import traced_draws, uniform_spread
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
 
@@ -178,7 +178,7 @@ def test_traced_spreads_count_what_is_there(tokens: int, run: bool) -> None:
     rng = np.random.default_rng(1)
     chosen = np.array([rng.permutation(6)[:2] for _ in range(30)], np.int32)
     owner = np.array([0, 0, 1, 1, 2, 2])
-    spread = traced_spread(chosen, owner, 3, tokens, run)
+    spread = traced_draws(chosen, 6, tokens, run).on(owner, 3)
     assert np.allclose(spread.pairs.sum(1), tokens * 2)
     assert (spread.distinct <= 2).all()
     if tokens == 1:

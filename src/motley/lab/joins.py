@@ -1,8 +1,8 @@
-"""Joins: which of a lab's links joins each pair of its devices. A thousand devices have half a million pairs, so this is
-arrays, not searches.
+"""Joins: which of a lab's links joins each pair of its devices. A thousand devices have half a million pairs, so this
+is arrays, not searches.
 
-An end of a link is a device, a node (all its devices), or a pattern with `*`, `?` or `[...]` over their names: an island
-of any size is one [[link]]. Where several links join a pair, in this order:
+An end of a link is a device, a node (all its devices), or a pattern with `*`, `?` or `[...]` over their names: an
+island of any size is one [[link]]. Where several links join a pair, in this order:
 
 1. links without patterns, the first of the file first;
 2. devices of one node need no link: their exchange is a call;
@@ -10,9 +10,10 @@ of any size is one [[link]]. Where several links join a pair, in this order:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import translate
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +60,7 @@ class Ends:
 
 
 @lru_cache
-def _matcher(pattern: str):  # type: ignore[no-untyped-def]
+def _matcher(pattern: str) -> Callable[[str], object]:
     return re.compile(translate(pattern)).match
 
 
@@ -94,14 +95,16 @@ def _index(devices: "Sequence[Device]", links: "Sequence[Link]") -> NDArray[np.i
         index[np.ix_(a, b)] = n
         index[np.ix_(b, a)] = n
     index[node[:, None] == node[None, :]] = LOCAL
-    rows, columns, which, given = [], [], [], set(loose)
+    rows: list[int] = []
+    columns: list[int] = []
+    which: list[int] = []
+    given = set(loose)
     for n in range(len(links) - 1, -1, -1):
         if n not in given:
-            for a in ends.of(links[n].a):
-                for b in ends.of(links[n].b):
-                    rows += (a, b)
-                    columns += (b, a)
-                    which += (n, n)
+            for x, y in product(ends.of(links[n].a), ends.of(links[n].b)):
+                rows += (x, y)
+                columns += (y, x)
+                which += (n, n)
     index[rows, columns] = which
     np.fill_diagonal(index, LOCAL)
     return index

@@ -17,8 +17,8 @@
     rtt_us = 55.0
     gb_s = 1.1
 
-An end may stand for many: a node for all its devices, a pattern for all names that fit. An island is one table, and what
-joins islands another; the more specific link counts (`joins` has the rule), and devices of one node need none:
+An end may stand for many: a node for all its devices, a pattern for all names that fit. An island is one table, and
+what joins islands another; the more specific link counts (`joins` has the rule), and devices of one node need none:
 
     [[link]]                         # the Macs among themselves, by RDMA
     a = "mac*"

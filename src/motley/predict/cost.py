@@ -8,17 +8,18 @@ most are alike.
 What a layer calls is in `_CALLS`, counted in `motley.models.layers`: (ops on all threads, ops on one).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.lab.lab import Lab
+from motley.lab.joins import LOCAL, MISSING
+from motley.lab.lab import Device, Lab
 from motley.predict.device_cost import Cost, DeviceCost, Matrix, WorkingSets
 from motley.predict.routes import Routes
-from motley.predict.spread import Spread, traced_spread, uniform_spread
+from motley.predict.spread import Draws, Spread, traced_draws, uniform_spread
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape, Role
 
@@ -74,9 +75,21 @@ class _Parts:
     recurrent: bool  # a state instead of a cache
 
 
+@dataclass(frozen=True, eq=False)
+class _Race:
+    """A layer's holders of experts against each other: the home first, then the others."""
+
+    holders: list[int]
+    weight: NDArray[np.float64]  # [S] of each case
+    codes: list[NDArray[np.int64]]  # [holders][S]: which entry of a holder's costs
+    costs: list[list[Cost]]
+    link_ms: list[float]
+    total: NDArray[np.float64]  # [holders, S] milliseconds
+
+
 class CostModel:
-    """For one workload. Devices are indices into `lab.devices`; an owner is the device of each expert, as bytes or
-    16-bit integers."""
+    """For one workload. Devices are indices into `lab.devices`; an owner is the device of each expert, an array [E]
+    (empty in a layer without experts)."""
 
     def __init__(
         self,
@@ -88,18 +101,30 @@ class CostModel:
     ) -> None:
         if routes is not None:
             routes.check(shape)
-        self._driver = None if head is None else lab.devices.index(lab.device(head))
-        self.shape, self.lab, self.workload, self.routes = shape, lab, workload, routes
+        self.shape, self.workload, self.routes = shape, workload, routes
         self._parts = [_layer_parts(shape, i) for i in range(shape.n_layers)]
+        self._part = [self._parts.index(parts) for parts in self._parts]
         self._output = _matrices(shape, None, (Role.HEAD,)) or _matrices(shape, None, (Role.EMBED,))
+        self._draws: dict[int, Draws] = {}  # of a traced layer
+        self._use(lab, head)
+
+    def _use(self, lab: Lab, head: str | None) -> None:
+        self.lab = lab
+        self._driver = None if head is None else lab.devices.index(lab.device(head))
+        kinds: dict[Device, int] = {}
+        self.kinds = [kinds.setdefault(replace(d, name="", node=""), len(kinds)) for d in lab.devices]
+        self.join_kinds = _join_kinds(lab)
         self._memo: dict[object, LayerCost] = {}
+        self._races: dict[object, float] = {}
+        self._ends: dict[object, float] = {}
+        self._works: dict[object, Cost] = {}
         self._costs: dict[tuple[int, WorkingSets], DeviceCost] = {}
-        self._joins = _joins(lab)
 
     def on(self, lab: Lab) -> "CostModel":
         """The same question of another lab with the same devices."""
-        head = None if self._driver is None else lab.devices[self._driver].name
-        return CostModel(self.shape, lab, self.workload, self.routes, head)
+        other = copy(self)
+        other._use(lab, None if self._driver is None else lab.devices[self._driver].name)
+        return other
 
     def working_sets(self, home_bytes: Sequence[int], expert_bytes: Sequence[int]) -> tuple[WorkingSets, ...]:
         """From the bytes of home and expert weights on each device [D]."""
@@ -111,14 +136,14 @@ class CostModel:
 
     # -- one layer
     def alike(self, index: int) -> int:
-        """The first layer that costs what layer `index` costs. With a trace, every layer is its own."""
-        return index if self.routes is not None else self._parts.index(self._parts[index])
+        """The first layer that costs what layer `index` costs. With a trace, every layer with experts is its own."""
+        return index if self.routes is not None and self._parts[index].expert else self._part[index]
 
     def layer(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> LayerCost:
         """`sets` [D]: what each device reads over and over (`working_sets`)."""
         if self.routes is None:  # only the counts matter, and equal layers are equal
             counts = tuple(np.bincount(owner, minlength=len(self.lab.devices)).tolist())
-            key: object = (self._parts[index], home, counts, tuple(sets))
+            key: object = (self._part[index], home, counts, tuple(sets))
         else:
             key = (index, home, owner.tobytes(), tuple(sets))
         found = self._memo.get(key)
@@ -126,16 +151,96 @@ class CostModel:
             found = self._memo[key] = self._layer(index, home, owner, sets)
         return found
 
+    def layer_ms(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> float:
+        """Milliseconds of `layer`, for when many are compared."""
+        held = np.bincount(owner) if len(owner) else owner
+        holders = self._holders(home, {int(d): int(held[d]) for d in np.flatnonzero(held)})
+        return self._ms(index, home, holders, sets, owner)
+
+    def counted_ms(self, index: int, home: int, held: Mapping[int, int], sets: Sequence[WorkingSets]) -> float:
+        """Likewise from how many experts each device holds, where there is no trace to tell them apart."""
+        return self._ms(index, home, self._holders(home, held), sets, None)
+
+    def _ms(
+        self,
+        index: int,
+        home: int,
+        holders: dict[int, int],
+        sets: Sequence[WorkingSets],
+        owner: NDArray[np.int64] | None,
+    ) -> float:
+        """Devices of one kind, alike joined, cost the same: that is what is remembered."""
+        traced = None
+        if self.routes is not None and owner is not None:
+            traced = index, self._local(holders, owner).tobytes()
+        joins, kinds = self.join_kinds[home], self.kinds
+        key = (
+            self._part[index],
+            kinds[home],
+            sets[home],
+            tuple((n, kinds[d], sets[d].expert, joins[d]) for d, n in holders.items()),
+            traced,
+        )
+        found = self._races.get(key)
+        if found is None:
+            race = self._race(index, home, holders, sets, owner)
+            found = self._at_home_ms(index, home, sets)
+            found += float(race.total.max(0) @ race.weight) if race else 0.0
+            self._races[key] = found
+        return found
+
+    def _at_home_ms(self, index: int, home: int, sets: Sequence[WorkingSets]) -> float:
+        key = self._part[index], self.kinds[home], sets[home]
+        found = self._ends.get(key)
+        if found is None:
+            parts, here = self._parts[index], self._device(home, sets)
+            found = self._attention(parts, here).ms + self._python(parts, here).ms
+            if parts.expert:
+                found += self._router(parts, here).ms + self._combine(here).ms
+            self._ends[key] = found
+        return found
+
+    def _holders(self, home: int, held: Mapping[int, int]) -> dict[int, int]:
+        """The home first, whatever it holds; then from many experts to few, so that names decide nothing."""
+        joins, kinds = self.join_kinds[home], self.kinds
+        others = sorted((-n, kinds[d], joins[d], d) for d, n in held.items() if n and d != home)
+        return {home: held.get(home, 0)} | {d: -n for n, _, _, d in others}
+
+    @staticmethod
+    def _local(holders: Mapping[int, int], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[E]: each expert's position among the holders."""
+        position = np.zeros(max(holders) + 1, np.int64)
+        position[list(holders)] = np.arange(len(holders))
+        return position[owner]
+
     def _layer(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> LayerCost:
         parts, here = self._parts[index], self._device(home, sets)
-        held = np.bincount(owner, minlength=len(self.lab.devices))
-        others = sorted(np.flatnonzero(held).tolist(), key=lambda d: -held[d])  # so that names decide nothing
-        holders = [home, *(d for d in others if d != home)]
-        local = np.array([holders.index(d) for d in owner])
-        spread = self._spread(index, local, len(holders))
-        attention = self._attention(parts, here)
-        router = self._router(parts, here)
-        return self._wait(parts, home, holders, spread, sets, attention, router)
+        held = np.bincount(owner) if len(owner) else owner
+        holders = self._holders(home, {int(d): int(held[d]) for d in np.flatnonzero(held)})
+        attention, python = self._attention(parts, here), self._python(parts, here)
+        race = self._race(index, home, holders, sets, owner)
+        if race is None:
+            return LayerCost(attention, Cost(), Cost(), (), (), python)
+        own, remote, link = self._waited(race)
+        own += self._combine(here)
+        return LayerCost(attention, self._router(parts, here), own, remote, link, python)
+
+    def _waited(self, race: _Race) -> tuple[Cost, tuple[tuple[str, Cost], ...], tuple[tuple[str, float], ...]]:
+        """The slowest holder in each case, averaged: the home's own experts, others' and waiting for the links."""
+        slowest = race.total.argmax(0)
+        own, remote, link = Cost(), [], []
+        for i, device in enumerate(race.holders):
+            which = slowest == i
+            weights = np.bincount(race.codes[i][which], race.weight[which], len(race.costs[i])).tolist()
+            cost = sum((c * w for c, w in zip(race.costs[i], weights) if w), Cost())
+            if i == 0:
+                own = cost
+            elif any(weights):
+                name = self.lab.devices[device].name
+                remote.append((name, cost))
+                asked = sum(w for c, w in zip(race.costs[i], weights) if c.ms)
+                link.append((name, race.link_ms[i] * asked))
+        return own, tuple(remote), tuple(link)
 
     def _attention(self, parts: _Parts, here: DeviceCost) -> Cost:
         s, tokens = self.shape, self.workload.step_tokens
@@ -153,68 +258,70 @@ class CostModel:
         cost += here.elements((s.d_model + _CHOICE * s.n_experts) * tokens)
         return sum((here.matrix(m, tokens) for m in parts.router), cost)
 
-    def _wait(
+    def _combine(self, here: DeviceCost) -> Cost:
+        elements = _COMBINE * self.shape.d_model * self.workload.step_tokens
+        return here.calls(*_CALLS["combine"]) + here.elements(elements)
+
+    def _python(self, parts: _Parts, here: DeviceCost) -> Cost:
+        names = ("attention", "router", "experts", "combine") if parts.expert else ("attention",)
+        n_ops = sum(sum(_CALLS[name]) for name in names) + sum(_CALLS["qk_norm"]) * parts.qk_norm
+        return here.glue(n_ops + (_ROUTING_OPS if parts.expert else 0))
+
+    def _race(
         self,
-        parts: _Parts,
+        index: int,
         home: int,
-        holders: list[int],
-        spread: Spread,
+        holders: Mapping[int, int],
         sets: Sequence[WorkingSets],
-        attention: Cost,
-        router: Cost,
-    ) -> LayerCost:
-        """The slowest holder in each case of the spread, averaged."""
-        costs = [
-            [self._experts(parts, d, sets, *case) for case in self._cases(spread, i)] for i, d in enumerate(holders)
-        ]
-        links = [
-            [0.0 if d == home or not pairs else self._exchange(home, d) for _, pairs in self._cases(spread, i)]
-            for i, d in enumerate(holders)
-        ]
-        total = np.array([[c.ms for c in row] for row in costs]) + np.array(links)  # [D, S]
-        slowest = total.argmax(0)
-        here, s = self._device(home, sets), self.shape
-        own = here.calls(*_CALLS["combine"]) + here.elements(_COMBINE * s.d_model * self.workload.step_tokens)
-        n_ops = sum(sum(_CALLS[name]) for name in ("attention", "router", "experts", "combine"))
-        n_ops += sum(_CALLS["qk_norm"]) * parts.qk_norm + _ROUTING_OPS
-        remote: dict[int, Cost] = {}
-        link: dict[int, float] = {}
-        for case, (i, weight) in enumerate(zip(slowest.tolist(), spread.weight.tolist())):
-            device = holders[i]
-            if device == home:
-                own += costs[i][case] * weight
-            else:
-                remote[device] = remote.get(device, Cost()) + costs[i][case] * weight
-                link[device] = link.get(device, 0.0) + links[i][case] * weight
-        names = [d.name for d in self.lab.devices]
-        return LayerCost(
-            attention,
-            router,
-            own,
-            tuple((names[d], c) for d, c in remote.items()),
-            tuple((names[d], ms) for d, ms in link.items()),
-            here.glue(n_ops),
-        )
+        owner: NDArray[np.int64] | None,
+    ) -> _Race | None:
+        """None in a layer without experts. `owner` is needed only with a trace."""
+        if not self._parts[index].expert:
+            return None
+        spread = self._spread(index, holders, owner)
+        devices = list(holders)
+        codes, costs, links, total = [], [], [], np.empty((len(devices), len(spread.weight)))
+        for i, device in enumerate(devices):
+            code, cases = self._cases(spread, i)
+            cost = [self._experts(index, device, sets, *case) for case in cases]
+            exchange = 0.0 if device == home else self._exchange(home, device)
+            ms = np.array([c.ms + (exchange if pairs else 0.0) for c, (_, pairs) in zip(cost, cases)])
+            total[i] = ms[code]
+            codes.append(code)
+            costs.append(cost)
+            links.append(exchange)
+        return _Race(devices, spread.weight, codes, costs, links, total)
 
-    @staticmethod
-    def _cases(spread: Spread, holder: int) -> list[tuple[float, float]]:
-        return list(zip(spread.distinct[:, holder].tolist(), spread.pairs[:, holder].tolist()))
+    def _cases(self, spread: Spread, holder: int) -> tuple[NDArray[np.int64], list[tuple[float, float]]]:
+        """Different (distinct, pairs) of one holder, and which of them each case is."""
+        pairs = spread.pairs[:, holder]
+        if spread.distinct is spread.pairs:
+            return pairs.astype(np.int64), [(float(k), float(k)) for k in range(self.shape.n_experts_used + 1)]
+        both, codes = np.unique(pairs + 1j * spread.distinct[:, holder], return_inverse=True)
+        return codes, list(zip(both.imag.tolist(), both.real.tolist()))
 
-    def _experts(self, parts: _Parts, device: int, sets: Sequence[WorkingSets], distinct: float, pairs: float) -> Cost:
+    def _experts(self, index: int, device: int, sets: Sequence[WorkingSets], distinct: float, pairs: float) -> Cost:
         """`distinct` experts read, `pairs` (token, expert) products computed."""
         if not pairs:
             return Cost()
-        here, s = self._device(device, sets), self.shape
-        cost = here.calls(*_CALLS["experts"]) + here.elements(_EXPERT * pairs * (2 * s.d_model + 3 * s.d_expert))
-        return sum((here.matrix(m, pairs, distinct, expert=True) for m in parts.expert), cost)
+        key = self._part[index], self.kinds[device], sets[device], distinct, pairs
+        found = self._works.get(key)
+        if found is None:
+            here, s = self._device(device, sets), self.shape
+            found = here.calls(*_CALLS["experts"]) + here.elements(_EXPERT * pairs * (2 * s.d_model + 3 * s.d_expert))
+            for m in self._parts[index].expert:
+                found += here.matrix(m, pairs, distinct, expert=True)
+            self._works[key] = found
+        return found
 
-    def _spread(self, index: int, local: NDArray[np.int64], n_holders: int) -> Spread:
+    def _spread(self, index: int, holders: Mapping[int, int], owner: NDArray[np.int64] | None) -> Spread:
         w, used = self.workload, self.shape.n_experts_used
-        if self.routes is None:
-            counts = tuple(np.bincount(local, minlength=n_holders).tolist())
-            return uniform_spread(counts, used, w.step_tokens)
-        chosen = self.routes.chosen[:, index]
-        return traced_spread(chosen, local, n_holders, w.step_tokens, run=w.kind == "prefill")
+        if self.routes is None or owner is None:
+            return uniform_spread(tuple(holders.values()), used, w.step_tokens)
+        if index not in self._draws:
+            chosen = self.routes.chosen[:, index]
+            self._draws[index] = traced_draws(chosen, self.shape.n_experts, w.step_tokens, run=w.kind == "prefill")
+        return self._draws[index].on(self._local(holders, owner), len(holders))
 
     def _kv(self, here: DeviceCost) -> Cost:
         """Attention over the cache: float32 arithmetic, the cache read once for each sequence of a step."""
@@ -233,7 +340,7 @@ class CostModel:
 
     def _round_trip(self, a: int, b: int, n_bytes: float, n_ops: int) -> float:
         """Milliseconds. Packing and unpacking is Python on both sides: it costs as much as `n_ops` small ops."""
-        rtt_ms, ms_per_byte = self._joins[a][b]
+        rtt_ms, ms_per_byte = self.lab.joins.rtt_us.item(a, b) / 1e3, 1e-6 / self.lab.joins.gb_s.item(a, b)
         software_us = sum(d.exchange_us or n_ops * d.call_us for d in (self.lab.devices[a], self.lab.devices[b]))
         return rtt_ms + software_us / 1e3 + n_bytes * ms_per_byte
 
@@ -260,24 +367,18 @@ class CostModel:
         return here.calls(*_CALLS["embed"]) + here.glue(_STEP_OPS) + here.step()
 
     def _device(self, index: int, sets: Sequence[WorkingSets]) -> DeviceCost:
-        key = (index, sets[index])
+        key = (self.kinds[index], sets[index])
         if key not in self._costs:
             self._costs[key] = DeviceCost(self.lab.devices[index], sets[index])
         return self._costs[key]
 
 
-def _joins(lab: Lab) -> list[list[tuple[float, float]]]:
-    """[a][b] -> (round trip ms, ms per byte). A missing link costs infinitely much."""
-    missing = set(lab.missing_links())
-
-    def join(a: str, b: str) -> tuple[float, float]:
-        if (a, b) in missing or (b, a) in missing:
-            return inf, 0.0
-        link = lab.link(a, b)
-        return link.rtt_us / 1e3, 1 / link.gb_s / 1e6
-
-    names = [d.name for d in lab.devices]
-    return [[join(a, b) for b in names] for a in names]
+def _join_kinds(lab: Lab) -> list[list[int]]:
+    """[D][D]: joins with equal numbers cost the same between devices of the same kinds."""
+    figures: dict[tuple[float, float], int] = {}
+    kinds = [figures.setdefault((link.rtt_us, link.gb_s), len(figures)) for link in lab.links]
+    found: list[list[int]] = np.array([*kinds, MISSING, LOCAL])[lab.joins.index].tolist()
+    return found
 
 
 def _layer_parts(shape: ModelShape, index: int) -> _Parts:

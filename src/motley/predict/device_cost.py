@@ -73,8 +73,8 @@ class WorkingSets:
 def _step(device: Device, n_bytes: float) -> float:
     """To half a power of two, and no more than was measured: placements that differ by an expert should cost the
     same per byte, and be remembered as the same."""
-    if not device.kernels or n_bytes <= 0:
-        return 0.0
+    if n_bytes <= 0 or all(len(k.matvec) == 1 for k in device.kernels):
+        return 0.0  # whatever it is, it is read at one rate
     largest = max(k.matvec[-1][0] for k in device.kernels)
     return float(largest) if n_bytes >= largest else float(2 ** (round(2 * log2(n_bytes)) / 2))
 
