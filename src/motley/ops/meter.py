@@ -1,12 +1,12 @@
 """NativeMeter: measures a native device as models will use it, through its own operations (`lab.probe.Meter`).
 
-Weights are zeros: the kernels' time does not depend on values. Medians throughout, as other work on the machine slows
-some of the runs.
+Weights are zeros: the kernels' time does not depend on values. The best of several medians, as other work on the
+machine slows some of the runs.
 """
 
 from collections.abc import Callable
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -20,6 +20,7 @@ _PIECES = 8  # matrices that a working set is cut into, so that threads and pref
 _PIECE_BYTES = 1 << 19  # but none so small that the cost of its call is what is measured
 _GEMM_TOKENS = 64  # what an expert sees of a 512-token chunk, if 8 of 64 are chosen
 _SECONDS = 0.06  # of one measurement, after warming up
+_TURNS, _APART = 3, 0.03  # it is spread over so many turns, so many seconds apart
 
 
 class NativeMeter:
@@ -109,12 +110,17 @@ def _zeros(quant: Quant, rows: int) -> QuantTensor:
 
 
 def _median_s(work: Callable[[], object]) -> float:
-    """Seconds of one call. At least five, and as many as fit the time."""
+    """Seconds of one call: the best of a few medians, apart in time. Other work on the machine only ever slows it, for
+    some tenths of a second."""
     work()
-    times: list[float] = []
-    until = perf_counter() + _SECONDS
-    while len(times) < 5 or perf_counter() < until:
-        started = perf_counter()
-        work()
-        times.append(perf_counter() - started)
-    return median(times)
+    found = []
+    for _ in range(_TURNS):
+        times: list[float] = []
+        until = perf_counter() + _SECONDS / _TURNS
+        while len(times) < 3 or perf_counter() < until:
+            started = perf_counter()
+            work()
+            times.append(perf_counter() - started)
+        found.append(median(times))
+        sleep(_APART)
+    return min(found)
