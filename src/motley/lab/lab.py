@@ -69,6 +69,7 @@ class Device:
     reduce_us: float = 0.0  # one all-reduce among the members of a group that works as one device (lab.group)
     reduce_gb_s: float = 0.0  # its bandwidth
     expert_share: float = 1.0  # of the rate of other weights, that chosen experts are read at
+    expert_gemm_share: float = 1.0  # likewise with many tokens
     cache_gb_s: float = 0.0  # reading the KV cache; 0: as `read_gb_s`
     sigma: float = 0.0  # relative spread of measured speeds around predicted ones; 0: as for measured figures
     kernels: tuple[Kernel, ...] = ()

@@ -95,13 +95,16 @@ class DeviceCost:
         n_bytes, operations = weights.n_bytes * touched, 2.0 * weights.n_params * tokens
         if kernel is None:
             rate = d.f32_gflops if weights.quant in _FLOATS else d.int8_gops * _GEMM_SHARE
-            return Cost.larger(n_bytes / d.read_gb_s / 1e6, operations / rate / 1e6)
+            reach = d.read_gb_s * (d.expert_share if expert else 1.0)
+            rate *= d.expert_gemm_share if expert else 1.0
+            return Cost.larger(n_bytes / reach / 1e6, operations / rate / 1e6)
         reach = kernel.matvec_gb_s(self._sets.expert if expert else self._sets.home)
         reach *= d.expert_share if expert else 1.0
         # From the nearest cache the first token's product is bound by unpacking; each further one adds arithmetic.
         first = 2.0 * weights.n_params * min(touched, tokens)
+        gemm = kernel.gemm_gops * (d.expert_gemm_share if expert else 1.0)
         unpacking = n_bytes / kernel.matvec[0][1] if len(kernel.matvec) > 1 else 0.0
-        computing = unpacking + max(0.0, operations - first) / kernel.gemm_gops
+        computing = unpacking + max(0.0, operations - first) / gemm
         moving = n_bytes / reach
         if computing >= _NEARLY * moving:
             return Cost(compute=max(moving, computing) / 1e6)
