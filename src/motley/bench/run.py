@@ -142,7 +142,8 @@ def _measure(
 
 def active_bytes(shape: ModelShape, workload: Workload) -> int:
     """What one token must read: its active weights, and the keys and values it attends to (the mean over the run)."""
-    return round(shape.active_bytes_per_token() + shape.kv_bytes_per_token() * workload.mean_depth)
+    read = sum(shape.kv_read_bytes(i, workload.mean_depth) for i in range(shape.n_layers))
+    return round(shape.active_bytes_per_token() + read)
 
 
 def default_prompts(text: Text) -> list[list[int]]:

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _repacked_fits(shape: ModelShape, context: int) -> bool:
     """Says so where it does not: then the weights stay in the mapped file."""
-    need = packed_bytes(shape, shape.n_bytes) + kv_bytes(shape, context, 1) * shape.n_layers
+    need = packed_bytes(shape, shape.n_bytes) + kv_bytes(shape, range(shape.n_layers), context, 1)
     need += work_bytes(shape, STEP_TOKENS, home=True)
     free = this_machine().available_bytes
     if need > free:

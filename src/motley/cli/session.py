@@ -141,7 +141,7 @@ def local_seats(
         return [Seat("node0", threads or cores, 0)]
     first = threads or max(1, cores - max(n - 1, cores // 4))
     rest = max(1, (cores - first) // (n - 1))
-    cache = kv_bytes(shape, context, slots) * shape.n_layers
+    cache = kv_bytes(shape, range(shape.n_layers), context, slots)
     room = cache + work_bytes(shape, STEP_TOKENS, home=True)
     small, large = int(0.6 * shape.n_bytes) + room, int(1.1 * shape.n_bytes + shape.embed_bytes) + room
     return [Seat("node0", first, small), *(Seat(f"node{i}", rest, large) for i in range(1, n))]

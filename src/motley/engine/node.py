@@ -160,7 +160,7 @@ class NodeRuntime:
         """By the same sums as the planner's, from the file instead of the plan."""
         if not self._memory_bytes:
             return
-        cache = len(layers) * kv_bytes(shape, assignment.context, assignment.slots)
+        cache = kv_bytes(shape, layers, assignment.context, assignment.slots)
         work = work_bytes(shape, STEP_TOKENS, home=bool(layers))
         weights = planned_bytes(shape, layers, assignment.experts)
         need = (packed_bytes(shape, weights) if assignment.repack else weights) + cache + work

@@ -13,6 +13,7 @@ from motley.errors import FormatError, UnsupportedError, UsageError
 from motley.formats.metadata import get_float, get_int, get_str, shown
 from motley.formats.tensor import Checkpoint, QuantTensor
 from motley.shape.dims import ARCHITECTURES, Dims
+from motley.shape.mix import Facts, Mix
 from motley.shape.model import ModelShape, Role, TensorShape
 from motley.shape.tensors import tensors_of
 
@@ -120,7 +121,7 @@ def _check_family(
         )
     except UsageError as error:
         raise FormatError(f"the metadata do not describe a model: {error}") from None
-    for want in tensors_of(expected, "f32"):
+    for want in tensors_of(expected.spec(), Mix("f32", Facts(expected.n_layers))):
         got = _tensor(tensors, want.name, len(want.dims))
         if got.dims != want.dims:
             raise FormatError(

@@ -8,11 +8,12 @@ The same shape and seed give the same bytes.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import product
 from math import floor, isqrt, log2, sqrt
 from os import PathLike
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from motley.formats.encode import encode
 from motley.formats.gguf_writer import write_gguf
 from motley.progress import Progress, silent
 from motley.shape.model import ModelShape, Role, TensorShape
-from motley.shape.quant import Quant
+from motley.shape.quant import Quant, require_quant
 
 POOL_BYTES = 16 << 20  # at least, for tensors that are larger
 
@@ -45,7 +46,9 @@ _END = "<|endoftext|>"
 
 
 def synthesize(shape: ModelShape, path: str | PathLike[str], seed: int = 0, progress: Progress = silent) -> None:
-    """Write random weights of `shape` to `path`: hundreds of MB/s, some 100 MB of memory whatever the size."""
+    """Write random weights of `shape` to `path`: hundreds of MB/s, some 100 MB of memory whatever the size. Raises
+    UnsupportedError for a shape that Motley does not run or a precision that it cannot write."""
+    shape.require_runs()
     pools = _Pools(shape, seed)
     total = shape.n_bytes
     done = 0
@@ -57,13 +60,26 @@ def synthesize(shape: ModelShape, path: str | PathLike[str], seed: int = 0, prog
             done += chunk.nbytes
             progress(f"writing: {done / 1e6:.0f} MB", done / total)
 
-    write_gguf(path, _metadata(shape), [(tensor, counted(tensor)) for tensor in shape.tensors])
+    write_gguf(path, _metadata(shape), [(Written.of(tensor), counted(tensor)) for tensor in shape.tensors])
+
+
+@dataclass(frozen=True)
+class Written:
+    """A tensor whose precision Motley can write."""
+
+    name: str
+    dims: tuple[int, ...]
+    quant: Quant
+
+    @classmethod
+    def of(cls, tensor: TensorShape) -> Self:
+        return cls(tensor.name, tensor.dims, require_quant(tensor.quant, tensor.name))
 
 
 def _metadata(shape: ModelShape) -> dict[str, Any]:
     matrices = Counter[Quant]()
     for tensor in shape.tensors:
-        matrices[tensor.quant] += tensor.n_bytes
+        matrices[require_quant(tensor.quant, tensor.name)] += tensor.n_bytes
     return {
         "general.architecture": shape.architecture,
         "general.name": f"synthetic {shape.name}",
@@ -134,7 +150,7 @@ class _Pools:
         self.pools: dict[tuple[Quant, float], NDArray[np.uint8]] = {}
 
     def _key(self, tensor: TensorShape) -> tuple[Quant, float]:
-        return tensor.quant, _sigma(tensor, self.tied)
+        return require_quant(tensor.quant, tensor.name), _sigma(tensor, self.tied)
 
     def chunks(self, tensor: TensorShape) -> Iterator[NDArray[np.uint8]]:
         """The tensor's bytes, in pieces of at most a pool."""
@@ -153,7 +169,7 @@ class _Pools:
     def _vector(self, tensor: TensorShape) -> NDArray[np.uint8]:
         """Norm weights near 1, biases near 0."""
         noise = self.offsets.uniform(-0.1, 0.1, tensor.dims)
-        return encode(noise + (tensor.role is Role.NORM), tensor.quant)
+        return encode(noise + (tensor.role is Role.NORM), require_quant(tensor.quant, tensor.name))
 
     def _pool(self, quant: Quant, sigma: float) -> NDArray[np.uint8]:
         """Blocks [n, block bytes]; n is prime and at least the number of rows, so that the rows of a tensor that wraps

@@ -94,7 +94,8 @@ def _two_homes(pricer: Pricer, first: int, second: int) -> Iterator[State]:
 
 def _extend(pricer: Pricer, best: list[_Runs], cost: list[float], room: float) -> list[_Runs]:
     n = len(cost)
-    size = [h + e * pricer.shape.n_experts + pricer.kv for h, e in zip(pricer.home_bytes, pricer.expert_bytes)]
+    n_experts = pricer.shape.n_experts
+    size = [h + e * n_experts + kv for h, e, kv in zip(pricer.home_bytes, pricer.expert_bytes, pricer.kv)]
     after: list[_Runs] = [(inf, ())] * (n + 1)
     for start in range(n):
         time, runs = best[start]
@@ -117,7 +118,7 @@ def _extend(pricer: Pricer, best: list[_Runs], cost: list[float], room: float) -
 def _rooms(pricer: Pricer, home: int) -> list[float]:
     """Bytes for experts on each device, with everything else at `home`."""
     shape = pricer.shape
-    fixed = sum(pricer.home_bytes) + shape.n_layers * pricer.kv + shape.embed_bytes + shape.head_bytes
+    fixed = sum(pricer.home_bytes) + sum(pricer.kv) + shape.embed_bytes + shape.head_bytes
     return [
         max(0.0, d.memory_bytes - (pricer.work[0] + fixed if i == home else pricer.work[1]))
         for i, d in enumerate(pricer.devices)

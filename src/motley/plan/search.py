@@ -106,7 +106,7 @@ def _what_is_missing(pricer: Pricer, starts: list[tuple[str, State]], context: i
     shape, devices = pricer.shape, pricer.devices
     have = sum(d.memory_bytes for d in devices)
     name, nearest = min(starts, key=lambda s: pricer.missing(s[1]))
-    cache = pricer.kv * shape.n_layers
+    cache = sum(pricer.kv)
     sequences = f"{slots} sequence{'s' if slots > 1 else ''} of {context} tokens"
     what = f"{shape.name} needs {gigabytes(shape.n_bytes)}, and {gigabytes(cache)} for {sequences}"
     where = f"{len(devices)} device{'s have' if len(devices) > 1 else ' has'} {gigabytes(have)}"

@@ -55,7 +55,7 @@ class Pricer:
         self.home_bytes = [held(shape.home_bytes(i)) for i in range(n)]
         self.expert_bytes = [held(shape.expert_bytes(i)) for i in range(n)]
         self.embed_bytes, self.head_bytes = held(shape.embed_bytes), held(shape.head_bytes)
-        self.kv = kv_bytes(shape, context, slots)
+        self.kv = [kv_bytes(shape, [i], context, slots) for i in range(n)]
         self.work = work_bytes(shape, step_tokens, home=True), work_bytes(shape, step_tokens, home=False)
         self._alike = [model.alike(i) for i in range(n)]
         self._ms: dict[tuple[int, int, Counts, tuple[WorkingSets, ...]], float] = {}
@@ -81,7 +81,8 @@ class Pricer:
         for device, (home, experts) in enumerate(zip(*weights)):
             work = self.work[0] if home else self.work[1]
             used = home + experts
-            needs.append(used + state.homes.count(device) * self.kv + work if used else 0)
+            kept = sum(kv for kv, at in zip(self.kv, state.homes) if at == device)
+            needs.append(used + kept + work if used else 0)
         return needs
 
     def missing(self, state: State) -> int:

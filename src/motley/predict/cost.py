@@ -21,7 +21,7 @@ from motley.predict.device_cost import Cost, DeviceCost, Matrix, WorkingSets
 from motley.predict.routes import Routes
 from motley.predict.spread import Draws, Spread, traced_draws, uniform_spread
 from motley.predict.workload import Workload
-from motley.shape.model import ModelShape, Role
+from motley.shape.model import Mixer, ModelShape, Role
 
 _CALLS = {
     "attention": (3, 4),  # q/k/v, attention, output; norm, two ropes, add
@@ -73,6 +73,7 @@ class _Parts:
     expert: tuple[Matrix, ...]  # one expert's
     qk_norm: bool
     recurrent: bool  # a state instead of a cache
+    mixer: Mixer
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +247,7 @@ class CostModel:
         s, tokens = self.shape, self.workload.step_tokens
         q, k = s.n_heads * s.head_dim, s.n_kv_heads * s.head_dim
         per_token = s.d_model * (1 + _INPUT + _ADD) + _INPUT * q + (_ROPE + parts.qk_norm) * (q + k)
-        cost = here.calls(*_CALLS["attention"]) + here.elements(per_token * tokens) + self._kv(here)
+        cost = here.calls(*_CALLS["attention"]) + here.elements(per_token * tokens) + self._kv(parts.mixer, here)
         cost += here.layer(parts.recurrent) + here.reduce(_REDUCED_BYTES * s.d_model * tokens, _REDUCES)
         if parts.qk_norm:
             cost += here.calls(*_CALLS["qk_norm"])
@@ -323,13 +324,12 @@ class CostModel:
             self._draws[index] = traced_draws(chosen, self.shape.n_experts, w.step_tokens, run=w.kind == "prefill")
         return self._draws[index].on(self._local(holders, owner), len(holders))
 
-    def _kv(self, here: DeviceCost) -> Cost:
+    def _kv(self, mixer: Mixer, here: DeviceCost) -> Cost:
         """Attention over the cache: float32 arithmetic, the cache read once for each sequence of a step."""
-        s, w = self.shape, self.workload
+        w = self.workload
         sequences = w.batch if w.kind == "decode" else w.step_tokens / w.tokens if w.tokens < w.step_tokens else 1.0
-        position = s.kv_bytes_per_token() / s.n_layers
-        operations = 4.0 * s.n_heads * s.head_dim * w.mean_depth * w.step_tokens
-        return here.attention(position * w.mean_depth * sequences, operations)
+        operations = mixer.operations(w.mean_depth, w.kind == "prefill") * w.step_tokens
+        return here.attention(mixer.bytes_read(w.mean_depth) * sequences, operations)
 
     # -- between devices
     def _exchange(self, a: int, b: int) -> float:
@@ -390,7 +390,8 @@ def _layer_parts(shape: ModelShape, index: int) -> _Parts:
         router=_matrices(shape, index, (Role.ROUTER,)),
         expert=one,
         qk_norm=any("attn_q_norm" in t.name for t in tensors),
-        recurrent=False,
+        recurrent=shape.mixers[index].kind == "linear",
+        mixer=shape.mixers[index],
     )
 
 

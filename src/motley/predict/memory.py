@@ -1,5 +1,6 @@
 """What a placement asks of each device's memory: weights, KV cache, and the buffers of a step."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from motley.errors import CapacityError
@@ -25,9 +26,9 @@ class Need:
         return self.weights + self.kv + self.work
 
 
-def kv_bytes(shape: ModelShape, context: int, slots: int) -> int:
-    """One layer's cache of `slots` sequences of `context` tokens."""
-    return shape.kv_bytes_per_token() // shape.n_layers * context * slots
+def kv_bytes(shape: ModelShape, layers: Iterable[int], context: int, slots: int) -> int:
+    """What `layers` keep of `slots` sequences of `context` tokens."""
+    return slots * round(sum(shape.kv_kept_bytes(i, context) for i in layers))
 
 
 def work_bytes(shape: ModelShape, tokens: int, home: bool) -> int:
@@ -68,10 +69,11 @@ def memory_needed(
 ) -> dict[str, Need]:
     """By device name."""
     homes = [layer.home for layer in placement.layers]
+    at_home = {device: [i for i, home in enumerate(homes) if home == device] for device in homes}
     return {
         device: Need(
             held.home + held.experts,
-            homes.count(device) * kv_bytes(shape, context, slots),
+            kv_bytes(shape, at_home.get(device, []), context, slots),
             work_bytes(shape, step_tokens, device in homes),
         )
         for device, held in weights_on(shape, placement).items()

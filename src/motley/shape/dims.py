@@ -1,15 +1,31 @@
 """Dims: the dozen numbers that determine a MoE transformer of the supported families.
 
-Owns the checked record that the catalogue and a Hugging Face config are both turned into, and the GGUF metadata that
-a family needs to run. The tensor list that follows from it is in `tensors`.
+Owns the checked record that a Hugging Face config and a GGUF file's metadata are turned into, and the GGUF metadata
+that a family needs to run. It is a narrow view of a Spec: `spec` and `dims_of` go from one to the other.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from motley.errors import UnsupportedError, UsageError
+from motley.shape.spec import FfnSpec, MixerSpec, Spec
 
-ARCHITECTURES = ("llama", "olmoe", "qwen3moe")
+# OLMoE normalises the whole q and k projections, Qwen3 each head, Mixtral neither.
+QK_NORM = {"llama": "", "olmoe": "full", "qwen3moe": "head"}
+ARCHITECTURES = tuple(QK_NORM)
+_SHARED = (
+    "name",
+    "architecture",
+    "n_layers",
+    "d_model",
+    "d_dense",
+    "vocab_size",
+    "context",
+    "rms_eps",
+    "rope_theta",
+    "tied_embeddings",
+    "source",
+)
 
 
 @dataclass(frozen=True)
@@ -52,15 +68,17 @@ class Dims:
         if self.architecture == "olmoe" and self.n_heads * self.head_dim != self.d_model:
             raise UnsupportedError(f"{self.name}: olmoe needs n_heads x head_dim == d_model")
 
-    @property
-    def qk_norm_widths(self) -> tuple[int, int] | None:
-        """Length of the q and k norm vectors: OLMoE normalises the whole projection, Qwen3 each head, Mixtral
-        neither."""
-        if self.architecture == "olmoe":
-            return self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        if self.architecture == "qwen3moe":
-            return self.head_dim, self.head_dim
-        return None
+    def spec(self) -> Spec:
+        attention = MixerSpec(
+            "attention",
+            heads=self.n_heads,
+            kv_heads=self.n_kv_heads,
+            head_dim=self.head_dim,
+            qk_norm=QK_NORM[self.architecture],
+        )
+        experts = FfnSpec("moe", width=self.d_expert, experts=self.n_experts, used=self.n_experts_used)
+        own = {key: getattr(self, key) for key in _SHARED}
+        return Spec(mixer={"F": attention}, ffn={"E": experts}, **own)
 
     def metadata(self) -> Mapping[str, int | float]:
         """Every `<architecture>.*` key that the family reads, as GGUF spells it."""
@@ -83,3 +101,26 @@ class Dims:
         if self.architecture == "qwen3moe":
             keys["expert_feed_forward_length"] = self.d_expert
         return {f"{self.architecture}.{key}": value for key, value in keys.items()}
+
+
+def dims_of(spec: Spec) -> Dims | None:
+    """None where the model is not of a family that Motley runs, as it runs it."""
+    if spec.architecture not in ARCHITECTURES or spec.moe is None or spec.main.kind != "attention":
+        return None
+    m, f = spec.main, spec.moe
+    own = {key: getattr(spec, key) for key in _SHARED} | {"d_dense": spec.d_dense or f.width}
+    try:
+        dims = Dims(
+            n_heads=m.heads,
+            n_kv_heads=m.kv_heads,
+            head_dim=m.head_dim,
+            n_experts=f.experts,
+            n_experts_used=f.used,
+            d_expert=f.width,
+            **own,
+        )
+    except (UnsupportedError, UsageError):
+        return None
+    same = dims.spec()
+    plain = spec.mtp is None and not (spec.post_norms or spec.per_layer_embed or spec.hyper or spec.hybrid)
+    return dims if plain and (list(same.mixer.values()), list(same.ffn.values())) == ([m], [f]) else None

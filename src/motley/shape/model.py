@@ -1,7 +1,9 @@
 """ModelShape: what a model costs, without its weights.
 
-Owns names, dimensions, stored precision and role of every tensor, and the costs that follow from them: bytes,
-active bytes and FLOPs per token, KV-cache bytes per token. Tensor names are GGUF's. Reads no weights.
+Owns names, dimensions, stored precision and role of every tensor, what each layer keeps of a sequence, and the costs
+that follow: bytes, active bytes and FLOPs per token, cache bytes. Tensor names are GGUF's. Reads no weights.
+
+Layers that predict further tokens (MTP) are listed apart, in `mtp`: no sum contains them unless its name says so.
 """
 
 from collections.abc import Mapping
@@ -9,20 +11,27 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
-from motley.errors import UsageError
+from motley.errors import UnsupportedError, UsageError
 from motley.shape.catalogue import lookup
-from motley.shape.dims import Dims
+from motley.shape.dims import ARCHITECTURES, Dims, dims_of
 from motley.shape.hf import dims_from_hf
+from motley.shape.labels import mix_named
+from motley.shape.mix import ALL_MIXES, Facts, Mix
+from motley.shape.mixer import Mixer
+from motley.shape.quant import require_quant
 from motley.shape.role import Role
-from motley.shape.tensors import TensorShape, tensors_of
+from motley.shape.spec import Spec
+from motley.shape.tensors import TensorShape, mtp_tensors_of, tensors_of
 
-__all__ = ["ModelShape", "Role", "TensorShape"]
+__all__ = ["Mixer", "ModelShape", "Role", "TensorShape"]
 
 
 @dataclass(frozen=True)
 class ModelShape:
     """A model's exact cost. B sequences, D model width, H heads, K key/value heads, N head width, E experts,
-    A active experts, F expert width, V vocabulary."""
+    A active experts, F expert width, V vocabulary. Where layers differ, H, K and N are those of full attention, and
+    `mixers` has each layer's; a dense model has E = A = F = 0. `depth` is the positions that a token attends to, itself
+    included."""
 
     name: str
     architecture: str  # GGUF's general.architecture
@@ -39,12 +48,22 @@ class ModelShape:
     tensors: tuple[TensorShape, ...]
     attrs: Mapping[str, object] = field(default_factory=dict)  # every `<architecture>.*` GGUF key the family needs
     source: str = ""  # where the dimensions come from
+    mixers: tuple[Mixer, ...] = ()  # one per layer; none given: full attention of H, K and N in each
+    mtp: tuple[TensorShape, ...] = ()  # of layers that predict further tokens; no sum contains them
+
+    def __post_init__(self) -> None:
+        if not self.mixers:
+            full = Mixer.full(self.n_heads, self.n_kv_heads, self.head_dim)
+            object.__setattr__(self, "mixers", (full,) * self.n_layers)
+        if len(self.mixers) != self.n_layers:
+            raise UsageError(f"{self.name}: {len(self.mixers)} mixers for {self.n_layers} layers")
 
     # -- where shapes come from
     @classmethod
     def named(cls, name: str, quant: str = "q4_k") -> Self:
-        """From the catalogue. Raises UsageError (unknown name: nearest ones) or UnsupportedError (unknown mix)."""
-        return cls.from_dims(lookup(name), quant)
+        """From the catalogue, by any usual spelling of model and quantisation. Raises UsageError (unknown name: nearest
+        ones) or UnsupportedError (unknown mix)."""
+        return cls.from_spec(lookup(name), quant)
 
     @classmethod
     def from_hf_config(cls, config: Mapping[str, object], quant: str = "q4_k") -> Self:
@@ -53,8 +72,31 @@ class ModelShape:
 
     @classmethod
     def from_dims(cls, dims: Dims, quant: str) -> Self:
-        shared = {key: getattr(dims, key) for key in vars(dims).keys() & cls.__dataclass_fields__.keys()}
-        return cls(**shared, tensors=tensors_of(dims, quant), attrs=dims.metadata())
+        return cls.from_spec(dims.spec(), quant)
+
+    @classmethod
+    def from_spec(cls, spec: Spec, quant: str) -> Self:
+        dims, main, moe = dims_of(spec), spec.main, spec.moe
+        mix = _mix(spec, quant, runs=dims is not None)
+        return cls(
+            name=spec.name,
+            architecture=spec.architecture,
+            n_layers=spec.n_layers,
+            d_model=spec.d_model,
+            n_heads=main.heads or main.v_heads,
+            n_kv_heads=main.kv_heads or 1,
+            head_dim=main.head_dim + main.rope_dim or main.v_dim,
+            n_experts=moe.experts if moe else 0,
+            n_experts_used=moe.used if moe else 0,
+            d_expert=moe.width if moe else 0,
+            vocab_size=spec.vocab_size,
+            context=spec.context,
+            tensors=tensors_of(spec, mix),
+            attrs=dims.metadata() if dims else {},
+            source=spec.source,
+            mixers=tuple(spec.layer_mixer(i) for i in range(spec.n_layers)),
+            mtp=mtp_tensors_of(spec, mix),
+        )
 
     def with_layers(self, n: int) -> Self:
         """The same model cut to its first `n` layers; embedding and head stay whole."""
@@ -67,8 +109,27 @@ class ModelShape:
             name=f"{self.name}-{n}l",
             n_layers=n,
             tensors=tuple(t for t in self.tensors if t.layer is None or t.layer < n),
+            mixers=self.mixers[:n],
+            mtp=(),
             attrs={**self.attrs, f"{self.architecture}.block_count": n},
         )
+
+    # -- what Motley does with it
+    @property
+    def runs(self) -> bool:
+        """Whether Motley runs the family, rather than predicting its speed only."""
+        return self.architecture in ARCHITECTURES and self.n_experts > 0 and bool(self.attrs)
+
+    def require_runs(self) -> None:
+        """Raises UnsupportedError where only predictions can be made of it: of the family, or of a precision."""
+        if not self.runs:
+            known = ", ".join(ARCHITECTURES)
+            raise UnsupportedError(
+                f"{self.name} is predicted only: Motley runs models with experts of {known}, not {self.architecture}; "
+                "`motley predict` and `motley plan` take it"
+            )
+        for t in self.tensors:
+            require_quant(t.quant, f"{self.name}, tensor {t.name}")
 
     # -- parameters
     @cached_property
@@ -77,8 +138,17 @@ class ModelShape:
 
     @cached_property
     def n_active_params(self) -> int:
-        """As model cards count: everything but the experts not chosen; the embedding counts whole."""
+        """As most model cards count: everything but the experts not chosen; the embedding counts whole."""
         return sum(self._active(t, t.n_params) for t in self.tensors)
+
+    def active_params(self, without: str = "") -> int:
+        """`n_active_params` without the "embedding", or without "embedding and head": cards differ."""
+        left = {"": (), "embedding": (Role.EMBED,), "embedding and head": (Role.EMBED, Role.HEAD)}[without]
+        return self.n_active_params - sum(t.n_params for t in self.tensors if t.role in left)
+
+    @property
+    def n_mtp_params(self) -> int:
+        return sum(t.n_params for t in self.mtp)
 
     # -- bytes at rest
     @cached_property
@@ -86,14 +156,21 @@ class ModelShape:
         return sum(t.n_bytes for t in self.tensors)
 
     @cached_property
+    def file_bytes(self) -> int:
+        """With the layers for further tokens, which files carry."""
+        return self.n_bytes + sum(t.n_bytes for t in self.mtp)
+
+    @cached_property
     def embed_bytes(self) -> int:
         return self._sum(None, Role.EMBED)
 
     @cached_property
     def head_bytes(self) -> int:
-        """Final norm and head, as a step reads them: a tied head reads the embedding table."""
-        head = self._sum(None, Role.HEAD) or self.embed_bytes
-        return head + self._sum(None, Role.NORM)
+        """Head and what else lies outside the layers, as a step reads them: a tied head reads the embedding table."""
+        outside = [t for t in self.tensors if t.layer is None]
+        table = sum(t.n_bytes for t in outside if t.role is Role.EMBED and t.name.startswith("token_embd"))
+        read = sum(t.n_bytes for t in outside if t.role is not Role.EMBED)
+        return read + table if self.has_tied_head else read
 
     @property
     def has_tied_head(self) -> bool:
@@ -107,8 +184,12 @@ class ModelShape:
         """What a layer's home device holds: all but the routed experts."""
         return sum(n for role, n in self._by_layer[layer].items() if role is not Role.EXPERT)
 
+    def experts_in(self, layer: int) -> int:
+        """E, or 0 where the layer has none."""
+        return self.n_experts if self.role_bytes(layer, Role.EXPERT) else 0
+
     def expert_bytes(self, layer: int) -> int:
-        """One routed expert of that layer: gate, up and down."""
+        """One routed expert of that layer: gate, up and down; 0 where the layer has none."""
         return self.role_bytes(layer, Role.EXPERT) // max(self.n_experts, 1)
 
     # -- bytes and work of a step
@@ -133,17 +214,30 @@ class ModelShape:
         return self.step_bytes(batch, distinct) / batch
 
     def flops_per_token(self, depth: int = 0) -> int:
-        """Multiply-adds counted as 2: every active matrix once (the embedding is a lookup), and attention over
-        `depth` earlier tokens and itself."""
+        """Multiply-adds counted as 2: every active matrix once (the embedding is a lookup), and what each layer's mixer
+        does for a token with `depth` others before it."""
         matrices = sum(self._active(t, t.n_params) for t in self.tensors if t.role not in (Role.EMBED, Role.NORM))
         if self.has_tied_head:
             matrices += self.vocab_size * self.d_model
-        attention = 2 * self.n_layers * self.n_heads * self.head_dim * (depth + 1)  # q.k and p.v
-        return 2 * (matrices + attention)
+        return 2 * matrices + round(sum(self.attention_operations(i, depth + 1) for i in range(self.n_layers)))
 
-    def kv_bytes_per_token(self, element_bytes: int = 2) -> int:
-        """Keys and values of all layers for one position."""
-        return 2 * self.n_layers * self.n_kv_heads * self.head_dim * element_bytes
+    # -- what a sequence keeps
+    def kv_kept_bytes(self, layer: int, context: float, element_bytes: float = 2) -> float:
+        """That `layer` keeps of one sequence of `context` positions; `element_bytes` of the cache (states are f32)."""
+        return self.mixers[layer].bytes_kept(context, element_bytes)
+
+    def kv_read_bytes(self, layer: int, depth: float, element_bytes: float = 2) -> float:
+        """That a token reads in `layer` of what is kept."""
+        return self.mixers[layer].bytes_read(depth, element_bytes)
+
+    def attention_operations(self, layer: int, depth: float, prefill: bool = False) -> float:
+        """Of one token in `layer`, two per multiply-add, without the projections. `prefill`: in a prompt, which latent
+        attention computes otherwise."""
+        return self.mixers[layer].operations(depth, prefill)
+
+    def kv_bytes_per_token(self, element_bytes: float = 2) -> float:
+        """That one more position adds to the cache of all layers, while it lies within every window."""
+        return sum(m.bytes_kept(1, element_bytes) - m.bytes_kept(0, element_bytes) for m in self.mixers)
 
     # -- inside
     @cached_property
@@ -161,3 +255,22 @@ class ModelShape:
         if tensor.role is not Role.EXPERT:
             return amount
         return amount * self.n_experts_used // self.n_experts
+
+
+def _mix(spec: Spec, quant: str, runs: bool) -> Mix:
+    """Of a name (`q4_k`), or of a label as people publish it (`UD-Q4_K_XL`)."""
+    name = mix_named(quant)
+    if name is None:
+        raise UnsupportedError(f"unknown quantisation {quant!r}: Motley knows {', '.join(ALL_MIXES)}")
+    valued = [i for i in range(spec.n_layers) if (m := spec.mixer_of(i)) and m.kind in ("attention", "deltanet")]
+    main = spec.main
+    facts = Facts(
+        n_layers=spec.n_layers,
+        n_experts=spec.moe.experts if spec.moe else 0,
+        group=main.heads // max(main.kv_heads, 1),
+        tied=spec.tied_embeddings,
+        runs=runs,
+        is_70b=spec.architecture == "llama" and spec.n_layers == 80,
+        value_order={layer: nth for nth, layer in enumerate(valued)},
+    )
+    return Mix(name, facts)

@@ -1,6 +1,8 @@
 """The quantised formats: how many bytes a block of weights takes. Decoding is `formats.decode`'s work.
 
-Source of sizes and ids: the GGUF specification and ggml's `ggml_type` (facts, not code).
+`Quant` is what Motley reads and writes; `Counted` is what others ship and Motley only counts. They are two types so
+that nothing that touches weights can be handed a format that it cannot decode: `require_quant` is the one gate between.
+Source of sizes and ids: the GGUF specification and ggml's `ggml_type`; for the rest, see each line (facts, not code).
 """
 
 from enum import Enum
@@ -45,6 +47,59 @@ class Quant(Enum):
 
     def n_bytes(self, n_elements: int) -> int:
         """Bytes of `n_elements` weights; `n_elements` must fill whole blocks."""
-        if n_elements % self.block:
-            raise UnsupportedError(f"{n_elements} elements do not fill {self.name} blocks of {self.block}")
-        return n_elements // self.block * self.block_bytes
+        return _n_bytes(self, n_elements)
+
+
+class Counted(Enum):
+    """A precision that Motley counts but neither reads nor writes: (name, elements per block, bytes per block)."""
+
+    Q2_K = ("q2_k", 256, 84)
+    Q3_K = ("q3_k", 256, 110)
+    Q4_1 = ("q4_1", 32, 20)
+    Q5_0 = ("q5_0", 32, 22)
+    Q5_1 = ("q5_1", 32, 24)
+    IQ1_S = ("iq1_s", 256, 50)
+    IQ1_M = ("iq1_m", 256, 56)
+    IQ2_XXS = ("iq2_xxs", 256, 66)
+    IQ2_XS = ("iq2_xs", 256, 74)
+    IQ2_S = ("iq2_s", 256, 82)
+    IQ3_XXS = ("iq3_xxs", 256, 98)
+    IQ3_S = ("iq3_s", 256, 110)
+    IQ4_NL = ("iq4_nl", 32, 18)
+    IQ4_XS = ("iq4_xs", 256, 136)
+    FP8 = ("fp8", 1, 1)  # E4M3; scales of 128 x 128 blocks or of channels are left out: under 0.03 %
+    INT8 = ("int8", 1, 1)  # W8A8: a scale per channel, left out
+    NVFP4 = ("nvfp4", 16, 9)  # E2M1 with an E4M3 scale for 16 weights
+    INT4_G32 = ("int4_g32", 32, 18)  # compressed-tensors: 16-bit scale for 32 weights, symmetric (Kimi K2 Thinking)
+    INT4_G128 = ("int4_g128", 256, 133)  # AWQ, GPTQ: 16-bit scale and 4-bit zero for 128 weights
+    MLX3 = ("mlx3", 64, 28)  # MLX affine: 16-bit scale and bias for 64 weights
+    MLX4 = ("mlx4", 64, 36)
+    MLX5 = ("mlx5", 64, 44)
+    MLX6 = ("mlx6", 64, 52)
+    MLX8 = ("mlx8", 64, 68)
+
+    def __init__(self, label: str, block: int, block_bytes: int) -> None:
+        self.label = label  # makes members with equal sizes different ones
+        self.block = block
+        self.block_bytes = block_bytes
+
+    def n_bytes(self, n_elements: int) -> int:
+        """Bytes of `n_elements` weights; `n_elements` must fill whole blocks."""
+        return _n_bytes(self, n_elements)
+
+
+Precision = Quant | Counted
+
+
+def require_quant(precision: Precision, what: str) -> Quant:
+    """`precision`, where Motley can decode it; `what` names the tensor or model in the error."""
+    if isinstance(precision, Quant):
+        return precision
+    known = ", ".join(q.name for q in Quant)
+    raise UnsupportedError(f"{what}: Motley counts {precision.name} but cannot decode it; it reads and writes {known}")
+
+
+def _n_bytes(precision: Precision, n_elements: int) -> int:
+    if n_elements % precision.block:
+        raise UnsupportedError(f"{n_elements} elements do not fill {precision.name} blocks of {precision.block}")
+    return n_elements // precision.block * precision.block_bytes
