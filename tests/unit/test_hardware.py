@@ -56,6 +56,7 @@ def test_memory_sizes_are_devices_of_their_own() -> None:
     assert memory_sizes("m3-ultra") == (96, 256, 512)
     small, large = hardware("m3-ultra-96"), hardware("m3-ultra-512gb")
     assert (small.key, small.memory_gb, large.memory_gb) == ("m3-ultra-96", 96, 512)
+    assert small.model == large.model == hardware("m3-ultra").model == "m3-ultra"
     assert small.bandwidth_gb_s == large.bandwidth_gb_s == 819
     assert hardware("m3-ultra-256").price_usd is None
     assert hardware("m3-ultra-256").source_price == ""

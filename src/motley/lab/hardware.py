@@ -1,7 +1,7 @@
 """The hardware catalogue: what machines people buy can do, by name, every figure with its source.
 
-Owns the files `catalogue/*.toml` but links.toml: a few files by maker, one [[device]] a machine, and memory sizes as
-variants of it. Vendor figures and a few measured ones only: what an engine achieves of them is `profile`'s matter.
+Owns the files `catalogue/*.toml` but links.toml and profiles.toml: a few, by maker; one [[device]] a machine, and its
+memory sizes as variants. Vendor figures and a few measured ones: what an engine achieves of them is `profile`'s matter.
 """
 
 import re
@@ -28,6 +28,7 @@ class Hardware:
     """One device of the catalogue. Rates are dense; None where no figure is known."""
 
     key: str  # "rtx-pro-6000", "m3-ultra-512"
+    model: str  # the key without a memory size: "m3-ultra"
     name: str
     cls: str  # "consumer_nvidia", "ws_nvidia", "dc_nvidia", "unified_nvidia", "apple", "unified_amd", "cpu", "sbc", ...
     kind: str  # "cuda", "metal", "rocm", "vulkan", "sycl", "npu", "cpu"
@@ -217,6 +218,7 @@ def _entry(row: Mapping[str, Any], file: Mapping[str, Any]) -> Hardware:
     values["aliases"] = tuple(values.get("aliases", ()))
     values["price_usd"] = _variants()[row["key"]].get(float(row["memory_gb"]))
     return Hardware(
+        model=row["key"],
         kind=group["kind"],
         system=group["system"],
         usable_gb=row["memory_gb"] * group["usable_share"],
@@ -234,5 +236,5 @@ def _rows() -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
 def _files() -> Iterator[Mapping[str, Any]]:
     folder = files("motley.lab") / "catalogue"
     for path in sorted(folder.iterdir(), key=lambda p: p.name):
-        if path.name.endswith(".toml") and path.name != "links.toml":
+        if path.name.endswith(".toml") and path.name not in ("links.toml", "profiles.toml"):
             yield tomllib.loads(path.read_text("utf-8"))

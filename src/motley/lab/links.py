@@ -23,6 +23,7 @@ _PLAIN = {
     "tb-softroce": "tb4",
     "tb5-tcp": "tb4",
     "2.5gbe-softroce": "2.5gbe",
+    "10gbe-roce": "10gbe",
     "25gbe-roce": "25gbe",
     "100gbe-roce": "100gbe",
     "100gbe-x4-roce": "100gbe",
