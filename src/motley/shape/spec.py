@@ -37,7 +37,7 @@ class MixerSpec:
     head_dim: int = 0  # query and key (mla: without the rope part); mamba2, lightning, kda: of a head
     v_head_dim: int = 0  # 0: as head_dim
     window: int = 0  # latest positions attended to; 0: all. An attention chunk counts as a window.
-    gate: str = ""  # "element": the query projection is doubled (Qwen3-Next); "head": one gate a head
+    gate: str = ""  # "element": as wide as the heads (in the doubled query projection for attention); "head": one each
     bias: str = ""  # "qkv", or "all": the output projection too
     qk_norm: str = ""  # "head": one vector for all heads; "full": over the whole projection
     sinks: bool = False  # a learned logit per head
@@ -53,6 +53,7 @@ class MixerSpec:
     top_k: int = 0
     index_heads: int = 0
     index_dim: int = 0
+    shares_index: bool = False  # reads what an earlier layer's indexer picked: none of its own (GLM-5.2)
     # deltanet
     k_heads: int = 0
     v_heads: int = 0
@@ -114,7 +115,8 @@ class MixerSpec:
             width = found.width // 2 if self.v_from_k else found.width
             found = replace(found, width=width, kept=not self.shares_kv)
         if self.top_k:
-            found = found.indexed(self.top_k, self.index_heads, self.index_dim)
+            own = (0, 0) if self.shares_index else (self.index_heads, self.index_dim)
+            found = found.indexed(self.top_k, *own)
         return found.windowed(self.window) if self.window and self.kind != "compressed" else found
 
 

@@ -194,7 +194,7 @@ def _mla(d: int, m: MixerSpec) -> Named:
 
 
 def _indexer(d: int, m: MixerSpec) -> Named:
-    if not m.top_k:
+    if not m.top_k or m.shares_index:
         return
     yield "indexer.attn_q_b", (m.index_heads * m.index_dim, m.q_lora_rank or d)
     yield "indexer.attn_k", (m.index_dim, d)
@@ -242,13 +242,15 @@ def _deltanet(d: int, m: MixerSpec) -> Named:
 
 
 def _kda(d: int, m: MixerSpec) -> Named:
-    """Decay and output gate are of rank `head_dim`."""
+    """Decay and output gate are of rank `head_dim`; the gate may be whole (Kimi K3)."""
     for part in ("q", "k", "v"):
         yield f"attn_{part}", (m.d_inner, d)
         yield f"ssm_conv1d_{part}", (m.d_inner, m.conv)
-    for part in ("f", "g"):
+    for part in ("f",) if m.gate else ("f", "g"):
         yield f"ssm_{part}_a", (m.head_dim, d)
         yield f"ssm_{part}_b", (m.d_inner, m.head_dim)
+    if m.gate:
+        yield "attn_gate", (m.d_inner, d)
     yield "ssm_beta", (m.heads, d)
     yield "ssm_dt.bias", (m.d_inner,)
     yield "ssm_a", (m.heads,)
