@@ -10,6 +10,11 @@ from motley.errors import UsageError
 from motley.shape.spec import Spec, read_spec
 
 _ENDINGS = re.compile(r"-(instruct|it|chat|base|gguf|hf)$")
+# What people add to a model's name for a file or an upload: precision, format, training stage, date.
+_PACKAGING = re.compile(
+    r"-(instruct|it|chat|base|pt|thinking|reasoning|preview|gguf|hf|mlx|awq|qat|mtp|ud|i1|fast|dynamic|autoround|unpacked"
+    r"|v1|\d{4}|\d{6}|q\d(-k)?(-(xs|s|m|l|xl|0|1))?|iq\d-\w+|mxfp4(-q\d)?|nvfp4|fp8|fp16|bf16|f16|int[48]|\d-?bit|w\d+a\d+)$"
+)
 
 
 @cache
@@ -53,11 +58,25 @@ def names() -> list[str]:
     return sorted(_specs())
 
 
+def find(name: str) -> str | None:
+    """The catalogue's name of a model as people write it, with an uploader's prefix, a precision or a date; None where
+    no entry is meant."""
+    last = name.rsplit("/", 1)[-1]
+    for start in (last, last.partition("_")[2]):  # `Qwen_Qwen3.5-9B-Q4_K_M.gguf`
+        spelling = plain(start)
+        while spelling:
+            if spelling in _spellings():
+                return _spellings()[spelling]
+            shorter = _PACKAGING.sub("", spelling)
+            spelling = shorter if shorter != spelling else ""
+    return None
+
+
 def lookup(name: str) -> Spec:
     """Any usual spelling. Raises UsageError with the nearest names."""
-    spelling = plain(name)
-    found = _spellings().get(spelling)
+    found = find(name)
     if found is None:
+        spelling = plain(name)
         close = get_close_matches(spelling, _spellings(), n=6, cutoff=0.4)
         near = list(dict.fromkeys(_spellings()[s] for s in close))[:3]
         hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(names())}"

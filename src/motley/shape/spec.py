@@ -314,7 +314,7 @@ def _value(value: object, kind: object, what: str) -> object:
         return value
     if not good:
         raise UsageError(f"{what} = {value!r} is not a {getattr(kind, '__name__', 'list of strings')} that can be")
-    choices = _CHOICES.get(what.rsplit(": ", 1)[-1])
+    choices = _CHOICES.get(what.rsplit(": ", 1)[-1]) if kind is str else None
     if choices and value not in choices:
         raise UsageError(f"{what} = {value!r}: choose one of {', '.join(repr(c) for c in choices)}")
     return value
