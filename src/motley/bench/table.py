@@ -13,11 +13,11 @@ from motley.bench.words import (
     experts_per_device,
     machine_words,
     model_words,
-    number,
     placement_words,
     reasons,
     settings_words,
 )
+from motley.predict.show import number
 
 
 def result_view(result: Result) -> RenderableType:

@@ -3,17 +3,7 @@
 from collections import Counter
 
 from motley.bench.result import Check, PeerResult, Result
-
-
-def number(value: float) -> str:
-    """Three digits that matter: 0.0123, 1.23, 12.3, 123, 12,345."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    if abs(value) >= 1:
-        return f"{value:.3g}"
-    return f"{value:.2g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+from motley.predict.show import number
 
 
 def tiny(value: float) -> str:

@@ -13,7 +13,7 @@ from motley.bench.report import charts
 from motley.bench.report.page import render, write_report
 from motley.bench.report.svg import element
 from motley.bench.result import Result
-from motley.bench.words import number
+from motley.predict.show import number
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 

@@ -8,7 +8,8 @@ from rich.console import Console, RenderableType
 
 from motley.bench.store import Row
 from motley.bench.table import list_view, result_view, side_by_side
-from motley.bench.words import number, size
+from motley.bench.words import size
+from motley.predict.show import number
 
 
 def printed(view: RenderableType, width: int = 160) -> str:

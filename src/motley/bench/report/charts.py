@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from motley.bench.report.svg import element, percent, picture, plain
 from motley.bench.result import Exchange, Interval, Spread
-from motley.bench.words import number
+from motley.predict.show import number
 
 STRIP_HEIGHT = 30
 BAR_HEIGHT = 22

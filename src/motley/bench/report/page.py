@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from motley.bench.report import charts
 from motley.bench.result import Exchange, Result, TestResult
-from motley.bench.words import check_words, machine_words, model_words, number, reasons, settings_words, size
+from motley.bench.words import check_words, machine_words, model_words, reasons, settings_words, size
 from motley.lab.lab import Device
+from motley.predict.show import number
 
 PARTS = {
     "attention": "norms, projections and attention",

@@ -1,0 +1,47 @@
+"""What `plan` and `predict` have in common: the arguments that say which model is placed on which lab, and what they
+mean. Imports no kernels and no file formats until a file is read."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from motley.cli.options import no_repack, positive
+from motley.lab.lab import Lab
+from motley.predict.routes import Routes
+from motley.shape.model import ModelShape
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL_OR_SHAPE", help="a GGUF file, or a name of the catalogue")
+    parser.add_argument("--quant", default="q4_k", metavar="Q", help="of a catalogue shape (default: %(default)s)")
+    parser.add_argument("--lab", required=True, type=Path, metavar="LAB", help="a lab file; `motley probe` writes one")
+    parser.add_argument("--context", type=positive, default=4096, help="of a sequence (default: %(default)s)")
+    parser.add_argument("--slots", type=positive, default=1, help="sequences at once (default: %(default)s)")
+    parser.add_argument("--home", action="append", metavar="DEVICE", help="attention only here (default: anywhere)")
+    parser.add_argument("--routes", type=Path, metavar="FILE", help="a route trace (.npz): which experts are popular")
+    no_repack(parser)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be placed, and on what."""
+
+    shape: ModelShape
+    lab: Lab
+    routes: Routes | None
+
+
+def question(args: argparse.Namespace) -> Question:
+    shape = model_shape(args.model, args.quant)
+    lab = Lab.load(args.lab)
+    return Question(shape, lab, Routes.load(args.routes) if args.routes else None)
+
+
+def model_shape(model: str, quant: str) -> ModelShape:
+    """Of a file where there is one of that name, else of the catalogue."""
+    if not Path(model).is_file():
+        return ModelShape.named(model, quant=quant)
+    from motley.formats.checkpoint import open_checkpoint
+    from motley.formats.shape_of import shape_of
+
+    return shape_of(open_checkpoint(model))

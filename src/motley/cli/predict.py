@@ -1,0 +1,86 @@
+"""`motley predict`: how fast a model would run on a lab, for several workloads, and the sum behind it."""
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+import motley
+from motley.cli import placing
+from motley.cli.options import counts, output_file
+from motley.errors import CapacityError
+from motley.lab.lab import Lab
+from motley.plan.plan import Plan
+from motley.plan.search import find_placement
+from motley.plan.show import placement_json
+from motley.predict.memory import gigabytes
+from motley.predict.predict import Prediction, predict
+from motley.predict.show import Refusal, prediction_rows, predictions_json
+from motley.predict.workload import Workload
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    placing.add_arguments(parser)
+    parser.add_argument(
+        "--workload",
+        default="tg64,pp512",
+        metavar="LIST",
+        help="pp512, tg64@d32768, tg64x4, ...; the first decides the placement (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch", type=counts, default=[], metavar="LIST", help="tg workloads with so many sequences at once"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the predictions for programs")
+
+
+def workloads(text: str) -> list[Workload]:
+    return [Workload.parse(name) for name in text.split(",")]
+
+
+def run(args: argparse.Namespace) -> int:
+    asked = placing.question(args)
+    shape, wanted = asked.shape, batched(workloads(args.workload), args.batch)
+    plan = find_placement(
+        shape, asked.lab, wanted[0], asked.routes, args.context, args.slots, homes=args.home, repack=args.repack
+    )
+    lab = asked.lab.with_stored(plan.stored)
+    found = [_predicted(asked, lab, plan, workload) for workload in wanted]
+    used = ", ".join(sorted({d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}))
+    print(f"{shape.name}, {gigabytes(shape.n_bytes)}, on {used}: placed for {wanted[0].name}")
+    print("\n".join(["", *prediction_rows(found)]))
+    if args.json:
+        args.json.write_text(json.dumps(_document(asked, plan, found), indent=1) + "\n")
+    return 0
+
+
+def batched(named: list[Workload], batches: list[int]) -> list[Workload]:
+    """Each decode workload of one sequence at every batch; the others as they are."""
+    found: list[Workload] = []
+    for workload in named:
+        many = batches if workload.kind == "decode" and workload.batch == 1 else []
+        found += [replace(workload, batch=n) for n in many] or [workload]
+    return list(dict.fromkeys(found))
+
+
+def _predicted(asked: placing.Question, lab: Lab, plan: Plan, workload: Workload) -> Prediction | Refusal:
+    if workload == plan.prediction.workload:
+        return plan.prediction
+    if workload.context > asked.shape.context:
+        longest = asked.shape.context
+        return Refusal(workload, f"{workload.context} positions, the model was made for {longest}: not predicted")
+    try:
+        return predict(asked.shape, lab, plan.placement, workload, asked.routes)
+    except CapacityError as error:
+        return Refusal(workload, str(error))
+
+
+def _document(asked: placing.Question, plan: Plan, found: list[Prediction | Refusal]) -> dict[str, Any]:
+    shape = asked.shape
+    return {
+        "motley": motley.__version__,
+        "model": {"name": shape.name, "architecture": shape.architecture, "bytes": shape.n_bytes},
+        "devices": [{"name": d.name, "kind": d.kind, "source": d.source} for d in asked.lab.devices],
+        "placement": placement_json(plan.placement),
+        "stored": sorted(plan.stored),
+        "predictions": predictions_json(found),
+    }
