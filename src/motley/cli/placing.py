@@ -2,11 +2,14 @@
 mean. Imports no kernels and no file formats until a file is read."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from motley.cli.listing import add_lists
 from motley.cli.options import no_repack, positive
 from motley.lab.lab import Lab
+from motley.lab.labs import find_lab
 from motley.predict.routes import Routes
 from motley.shape.model import ModelShape
 
@@ -14,7 +17,11 @@ from motley.shape.model import ModelShape
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL_OR_SHAPE", help="a GGUF file, or a name of the catalogue")
     parser.add_argument("--quant", default="q4_k", metavar="Q", help="of a catalogue shape (default: %(default)s)")
-    parser.add_argument("--lab", required=True, type=Path, metavar="LAB", help="a lab file; `motley probe` writes one")
+    lab = "a lab file (`motley probe` writes one), a name of --labs, or shorthand: 'rtx-5090 + 2x m3-ultra-512 @10gbe'"
+    parser.add_argument("--lab", required=True, metavar="LAB", help=lab)
+    engine = "whose speeds devices of the catalogue have: see --engines (default: %(default)s)"
+    parser.add_argument("--engine", default="motley", metavar="NAME", help=engine)
+    add_lists(parser)
     parser.add_argument("--context", type=positive, default=4096, help="of a sequence (default: %(default)s)")
     parser.add_argument("--slots", type=positive, default=1, help="sequences at once (default: %(default)s)")
     parser.add_argument("--home", action="append", metavar="DEVICE", help="attention only here (default: anywhere)")
@@ -33,8 +40,10 @@ class Question:
 
 def question(args: argparse.Namespace) -> Question:
     shape = model_shape(args.model, args.quant)
-    lab = Lab.load(args.lab)
-    return Question(shape, lab, Routes.load(args.routes) if args.routes else None)
+    found = find_lab(args.lab, args.engine)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return Question(shape, found.lab, Routes.load(args.routes) if args.routes else None)
 
 
 def model_shape(model: str, quant: str) -> ModelShape:

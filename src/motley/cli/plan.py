@@ -2,22 +2,48 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 
 from motley.cli import placing
-from motley.cli.options import output_file
+from motley.cli.options import output_file, positive
+from motley.lab.changes import Change
 from motley.plan.search import find_placement
 from motley.plan.show import plan_json, plan_text
+from motley.plan.whatif import Question, what_if, what_if_json, what_if_text
 from motley.predict.workload import Workload
+
+_CHANGES = (
+    ("add", "SHORTHAND", "with these machines, such as '2x m3-ultra-512 @tb5-rdma'"),
+    ("drop", "NAME", "without this device, or these (a pattern, a node, a device of the catalogue)"),
+    ("swap", "OLD->NEW", "'tcp->rdma', '10gbe->100gbe', 'rtx-4090->rtx-5090'"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     placing.add_arguments(parser)
     parser.add_argument("--workload", default="tg64", metavar="W", help="pp512, tg64@d1024, ... (default: %(default)s)")
+    parser.add_argument("--prompt", type=positive, default=512, help="tokens of it, for what-if (default: %(default)s)")
+    for verb, metavar, example in _CHANGES:
+        parser.add_argument(
+            f"--{verb}",
+            dest="changes",
+            action="append",
+            type=_change(verb),
+            metavar=metavar,
+            help=f"what if: {example}; repeatable, and with the others",
+        )
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the plan for programs")
+
+
+def _change(verb: str) -> Callable[[str], Change]:
+    return lambda text: Change(verb, text)
 
 
 def run(args: argparse.Namespace) -> int:
     asked = placing.question(args)
+    if args.changes:
+        return _what_if(args, asked)
     shape, lab = asked.shape, asked.lab
     workload = Workload.parse(args.workload)
     plan = find_placement(
@@ -26,4 +52,27 @@ def run(args: argparse.Namespace) -> int:
     print(plan_text(plan, shape, lab, args.context, args.slots))
     if args.json:
         args.json.write_text(json.dumps(plan_json(plan, shape, lab, args.context, args.slots), indent=1) + "\n")
+    return 0
+
+
+def _what_if(args: argparse.Namespace, asked: placing.Question) -> int:
+    question = Question(
+        asked.shape,
+        Workload.parse(args.workload),
+        args.prompt,
+        args.context,
+        args.slots,
+        args.engine,
+        asked.routes,
+        args.home,
+        args.repack,
+    )
+    found = []
+    for outcome in what_if(question, asked.lab, args.changes):
+        print(f"planned: {outcome.name}", file=sys.stderr)
+        found.append(outcome)
+    print(what_if_text(found, args.prompt))
+    if args.json:
+        document = {"model": asked.shape.name, "what_if": what_if_json(found)}
+        args.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0

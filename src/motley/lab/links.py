@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from motley.errors import UsageError
-from motley.lab.lab import Link
+from motley.lab.lab import Link, shortened
 
 # What a pair of systems talks over where an RDMA link cannot join them.
 _PLAIN = {
@@ -73,8 +73,8 @@ def link_kind(name: str) -> LinkKind:
         known = {_plain(key): key for key in _catalogue()}
         near = get_close_matches(_plain(name), known, n=3, cutoff=0.5)
         names = [known[n] for n in near]
-        hint = f"did you mean {' or '.join(names)}?" if names else f"there are {', '.join(_catalogue())}"
-        raise UsageError(f"unknown link {name!r}: {hint}")
+        hint = f"did you mean {' or '.join(names)}?" if names else f"there are {shortened(list(_catalogue()))}"
+        raise UsageError(f"unknown link {name!r}: {hint}; `motley plan --links` lists them")
     return found
 
 

@@ -1,0 +1,161 @@
+"""Shorthand: a lab in one line, from the catalogues.
+
+    rtx-pro-6000 + 3x m3-ultra-512 @10gbe
+    rtx-pro-6000 + (3x m3-ultra-512 @tb5-rdma) @10gbe      an island with a link of its own
+    2x rtx-3090 & epyc-9354-512                            one machine: its devices, joined by the cards' PCIe
+    m3-ultra-512 & rtx-pro-6000 via tb5-egpu               `via` names that link, where it is another
+    pi5 @wifi + 2x m4-max-64 @10gbe                        an earlier term's link: its own, to all others
+
+    sum     := term { "+" term }              the last term's link joins every machine of the sum
+    term    := [ N "x" ] part [ "@" LINK ]
+    part    := machine | "(" sum ")"
+    machine := [ N "x" ] DEVICE { "&" [ N "x" ] DEVICE } [ "via" LINK ]
+
+Owns the text and the names that devices get (`m3-ultra-512-1`, ...). Which link joins what is `wiring`'s matter.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from motley.errors import UsageError
+from motley.lab.hardware import Hardware, hardware
+from motley.lab.links import LinkKind, link_kind
+from motley.lab.wiring import Assembly, Box, wired
+
+_TOKEN = re.compile(r"\s*(?:([+&@()])|(\d+)\s*[x×](?=[\s(])|([^\s+&@()]+))")
+_EXAMPLE = "write for example 'rtx-pro-6000 + 3x m3-ultra-512 @10gbe'"
+
+
+@dataclass(frozen=True)
+class _Machine:
+    devices: tuple[Hardware, ...]
+    via: LinkKind | None
+
+
+@dataclass(frozen=True)
+class _Sum:
+    terms: "tuple[_Term, ...]"
+    link: LinkKind | None  # between machines of different terms, and of one term with several
+
+
+@dataclass(frozen=True)
+class _Term:
+    part: _Machine | _Sum
+    count: int
+    link: LinkKind | None  # its own, to all others
+
+
+def assemble(text: str, engine: str = "motley") -> Assembly:
+    """The lab that `text` describes, and what had to be said about it. Raises UsageError that shows the place."""
+    return wired(parse(text)[0], engine)
+
+
+def parse(text: str) -> tuple[list[Box], LinkKind | None]:
+    """Its machines, and the link that the sum ends with."""
+    found = _Parser(text).sum()
+    return _boxes(found, ()), found.link
+
+
+class _Parser:
+    """Recursive descent over the tokens; one method a rule of the grammar."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+        self.tokens = _tokens(text)
+
+    def sum(self, closing: bool = False) -> _Sum:
+        terms = [self.term()]
+        while self.take("+"):
+            terms.append(self.term())
+        if closing and not self.take(")"):
+            raise self.error("a parenthesis is not closed")
+        if not closing and self.at < len(self.tokens):
+            raise self.error(f"{self.tokens[self.at][1]!r} is not expected here")
+        *rest, last = terms
+        return _Sum((*rest, replace(last, link=None)), last.link)
+
+    def term(self) -> _Term:
+        count = self.count()
+        if self.take("("):
+            part: _Machine | _Sum = self.sum(closing=True)
+        else:
+            part, count = self.machine(count)
+        return _Term(part, count, link_kind(self.word("a link")) if self.take("@") else None)
+
+    def machine(self, count: int) -> tuple[_Machine, int]:
+        """And how many of it: `3x a` are three machines, `3x a & b` is one with four devices."""
+        first, more = hardware(self.word("a device")), []
+        while self.take("&"):
+            n = self.count()
+            more += [hardware(self.word("a device"))] * n
+        via = link_kind(self.word("a link")) if self.take_word("via") else None
+        if via is not None and via.within != "machine":
+            raise UsageError(f"{self.text!r}: via names a link inside a machine (pcie4x8, nvlink4), not {via.key}")
+        if more or via:
+            return _Machine((first,) * count + tuple(more), via), 1
+        return _Machine((first,), None), count
+
+    def count(self) -> int:
+        kind, word = self.next()
+        if kind != "count":
+            return 1
+        self.at += 1
+        if not 1 <= int(word) <= 4096:
+            raise self.error(f"{word} machines: a lab takes 1 to 4096 of a kind")
+        return int(word)
+
+    def word(self, what: str) -> str:
+        kind, word = self.next()
+        if kind != "word":
+            raise self.error(f"{what} is missing")
+        self.at += 1
+        return word
+
+    def take(self, mark: str) -> bool:
+        return self._took(("mark", mark))
+
+    def take_word(self, word: str) -> bool:
+        return self._took(("word", word))
+
+    def _took(self, token: tuple[str, str]) -> bool:
+        found = self.next() == token
+        self.at += found
+        return found
+
+    def next(self) -> tuple[str, str]:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
+
+    def error(self, what: str) -> UsageError:
+        before = " ".join(f"{word}x" if kind == "count" else word for kind, word in self.tokens[: self.at])
+        place = f" after {before!r}" if before else ""
+        return UsageError(f"the lab {self.text!r}: {what}{place}; {_EXAMPLE}")
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    """(kind, text): kind is "mark", "count" or "word"."""
+    found, at = [], 0
+    text = text.rstrip()
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise UsageError(f"the lab {text!r}: {text[at:]!r} can't be read; {_EXAMPLE}")
+        mark, count, word = match.groups()
+        found.append(("mark", mark) if mark else ("count", count) if count else ("word", word))
+        at = match.end()
+    if not found:
+        raise UsageError(f"the lab is empty: {_EXAMPLE}")
+    return found
+
+
+def _boxes(node: _Sum, around: Sequence[tuple[int, LinkKind | None, LinkKind | None]]) -> list[Box]:
+    """Every machine with the sums around it, outermost first: (which of its terms, the term's link, the sum's)."""
+    found: list[Box] = []
+    for term in node.terms:
+        for _ in range(term.count):
+            place = (*around, (len(found) + 1, term.link, node.link))
+            if isinstance(term.part, _Machine):
+                found.append(Box(term.part.devices, term.part.via, place))
+            else:
+                found += _boxes(term.part, place)
+    return found

@@ -1,0 +1,161 @@
+"""What if: a lab planned as it is, after each change, and after all of them.
+
+Pure, as planning is: a shape, a lab and changes in, outcomes out. What does not fit is an outcome too.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from motley.errors import CapacityError
+from motley.lab.changes import Change, changed
+from motley.lab.lab import Lab
+from motley.lab.wiring import Assembly, hardware_of
+from motley.plan.plan import Plan
+from motley.plan.search import find_placement
+from motley.plan.show import prediction_json
+from motley.predict.cost import CostModel
+from motley.predict.predict import Prediction, price
+from motley.predict.routes import Routes
+from motley.predict.workload import Workload
+from motley.shape.model import ModelShape
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every configuration."""
+
+    shape: ModelShape
+    workload: Workload
+    prompt: int = 512  # tokens before the first one comes
+    context: int = 4096
+    slots: int = 1
+    engine: str = "motley"
+    routes: Routes | None = None
+    homes: Collection[str] | None = None
+    repack: bool = True
+    seconds: float = 3.0  # of searching
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One configuration. Without a plan it does not fit, and `missing` says what is missing."""
+
+    name: str
+    lab: Lab
+    notes: tuple[str, ...]
+    plan: Plan | None
+    missing: str = ""
+    prefill: Prediction | None = None  # of the prompt, in the same placement
+
+    @property
+    def first_token_s(self) -> tuple[float, float, float] | None:
+        """p10, p50, p90 of the seconds until the prompt is read and the first token there."""
+        if self.plan is None or self.prefill is None:
+            return None
+        step = self.plan.prediction.ms_per_step / 1e3
+        tokens = self.prefill.workload.tokens
+        p = self.prefill
+        return tokens / p.p90 + step, tokens / p.p50 + step, tokens / p.p10 + step
+
+    @property
+    def limit(self) -> str:
+        """The largest part of a step, and what it waits for."""
+        if self.plan is None:
+            return ""
+        term = self.plan.prediction.largest
+        share = 100 * term.ms / self.plan.prediction.ms_per_step
+        by = "" if term.limited_by == term.name else f", {term.limited_by}"
+        return f"{term.name} on {term.device}{by} ({share:.0f} %)"
+
+    @property
+    def watts(self) -> tuple[float, int]:
+        """Of all devices at full load, and of how many that is not known."""
+        return _total([h.watts if (h := hardware_of(d)) else None for d in self.lab.devices])
+
+    @property
+    def price_usd(self) -> tuple[float, int]:
+        return _total([h.price_usd if (h := hardware_of(d)) else None for d in self.lab.devices])
+
+
+def _total(values: Sequence[float | None]) -> tuple[float, int]:
+    return sum(v for v in values if v is not None), sum(v is None for v in values)
+
+
+def what_if(question: Question, lab: Lab, changes: Sequence[Change]) -> Iterator[Outcome]:
+    """The lab as it is, then with each change alone, then with all. All changes are checked before the first search.
+    Raises UsageError for a change that names what the lab or the catalogues do not have."""
+    labs = [("as it is", Assembly(lab))]
+    labs += [(change.name, change.apply(lab, question.engine)) for change in changes]
+    if len(changes) > 1:
+        labs.append(("all together", changed(lab, changes, question.engine)))
+    for name, assembly in labs:
+        yield outcome(question, name, assembly)
+
+
+def outcome(question: Question, name: str, assembly: Assembly) -> Outcome:
+    q, lab = question, assembly.lab
+    homes = q.homes and [h for h in q.homes if any(d.name == h for d in lab.devices)]
+    if q.homes and not homes:
+        return Outcome(name, lab, assembly.notes, None, f"no device for attention is left of {', '.join(q.homes)}")
+    try:
+        plan = find_placement(
+            q.shape, lab, q.workload, q.routes, q.context, q.slots, homes=homes, repack=q.repack, seconds=q.seconds
+        )
+    except CapacityError as error:
+        return Outcome(name, lab, assembly.notes, None, str(error))
+    reading = Workload("prefill", q.prompt)
+    prefill = price(CostModel(q.shape, lab.with_stored(plan.stored), reading, q.routes), plan.placement)
+    return Outcome(name, lab, assembly.notes, plan, prefill=prefill)
+
+
+def what_if_text(outcomes: Sequence[Outcome], prompt: int) -> str:
+    """A table, and below it what had to be said."""
+    head = ["configuration", "fits", "tokens/s", f"first token after {prompt}", "limited by", "watts", "price"]
+    lines = _columns([head, *(_row(o) for o in outcomes)])
+    notes = dict.fromkeys(f"{o.name}: {note}" for o in outcomes for note in (*o.notes, *filter(None, [o.missing])))
+    if notes:
+        lines += ["", *(f"  - {note}" for note in notes)]
+    lines += ["", "Watts and prices are the devices' own, at full load and as listed: no hosts, switches or cables."]
+    return "\n".join(lines)
+
+
+def what_if_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    return [_json(o) for o in outcomes]
+
+
+def _json(o: Outcome) -> dict[str, Any]:
+    first = o.first_token_s
+    return {
+        "configuration": o.name,
+        "devices": [d.name for d in o.lab.devices],
+        "fits": o.plan is not None,
+        "prediction": prediction_json(o.plan.prediction) if o.plan else None,
+        "first_token_s": dict(zip(("p10", "p50", "p90"), first)) if first else None,
+        "limited_by": o.limit,
+        "watts": {"known": o.watts[0], "devices_unknown": o.watts[1]},
+        "price_usd": {"known": o.price_usd[0], "devices_unknown": o.price_usd[1]},
+        "reason": o.plan.reason if o.plan else [o.missing],
+        "notes": list(o.notes),
+    }
+
+
+def _row(o: Outcome) -> list[str]:
+    if o.plan is None or (first := o.first_token_s) is None:
+        return [o.name, "no", "", "", "", _known(o.watts, " W"), _known(o.price_usd, " USD")]
+    p = o.plan.prediction
+    speed = f"{p.p50:.3g} ({p.p10:.3g} to {p.p90:.3g})"
+    wait = f"{first[1]:.3g} s ({first[0]:.3g} to {first[2]:.3g})"
+    return [o.name, "yes", speed, wait, o.limit, _known(o.watts, " W"), _known(o.price_usd, " USD")]
+
+
+def _known(total: tuple[float, int], unit: str) -> str:
+    amount, unknown = total
+    if not amount:
+        return "not known"
+    return f"{amount:,.0f}{unit}" + (f", {unknown} not known" if unknown else "")
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
