@@ -46,6 +46,17 @@ def test_the_first_workload_is_the_plans_own(lab_file: str, tmp_path: Path) -> N
     assert predicted["placement"] == plan["placement"]
 
 
+def test_explained_sums_are_printed_and_kept(lab_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    words = ["predict", "olmoe-1b-7b", "--lab", lab_file, "--json", str(out), "--workload", "tg64,pp512", "--explain"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    for found in json.loads(out.read_text())["predictions"]:
+        assert sum(line["ms"] for line in found["sum"]) == pytest.approx(found["ms_per_step"])
+        assert f"a step of {found['workload']}" in said
+        assert all(note in said for note in found["notes"])
+
+
 def test_what_does_not_fit_is_said_and_not_predicted(
     lab_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import motley
@@ -13,6 +14,7 @@ from motley.lab.lab import Lab
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.plan.show import placement_json
+from motley.predict.explain import Explanation, explain, explanation_text
 from motley.predict.memory import gigabytes
 from motley.predict.predict import Prediction, predict
 from motley.predict.show import Refusal, prediction_rows, predictions_json
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=counts, default=[], metavar="LIST", help="tg workloads with so many sequences at once"
     )
+    parser.add_argument("--explain", action="store_true", help="print the terms of each sum: bytes, rates, launches")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the predictions for programs")
 
 
@@ -48,8 +51,11 @@ def run(args: argparse.Namespace) -> int:
     used = ", ".join(sorted({d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}))
     print(f"{shape.name}, {gigabytes(shape.n_bytes)}, on {used}: placed for {wanted[0].name}")
     print("\n".join(["", *prediction_rows(found)]))
+    explained = _explained(asked, lab, plan, found) if args.explain else []
+    for one in explained:
+        print("\n".join(["", explanation_text(one)]))
     if args.json:
-        args.json.write_text(json.dumps(_document(asked, plan, found), indent=1) + "\n")
+        args.json.write_text(json.dumps(_document(asked, plan, found, explained), indent=1) + "\n")
     return 0
 
 
@@ -74,13 +80,27 @@ def _predicted(asked: placing.Question, lab: Lab, plan: Plan, workload: Workload
         return Refusal(workload, str(error))
 
 
-def _document(asked: placing.Question, plan: Plan, found: list[Prediction | Refusal]) -> dict[str, Any]:
-    shape = asked.shape
+def _explained(
+    asked: placing.Question, lab: Lab, plan: Plan, found: Sequence[Prediction | Refusal]
+) -> list[Explanation]:
+    predicted = [one.workload for one in found if isinstance(one, Prediction)]
+    return [explain(asked.shape, lab, plan.placement, workload, asked.routes) for workload in predicted]
+
+
+def _document(
+    asked: placing.Question, plan: Plan, found: Sequence[Prediction | Refusal], explained: Sequence[Explanation]
+) -> dict[str, Any]:
+    shape, sums = asked.shape, {one.workload: one for one in explained}
+    predictions = predictions_json(found)
+    for one, entry in zip(found, predictions):
+        if one.workload in sums:
+            entry["sum"] = [asdict(line) for line in sums[one.workload].lines]
+            entry["notes"] = list(sums[one.workload].notes)
     return {
         "motley": motley.__version__,
         "model": {"name": shape.name, "architecture": shape.architecture, "bytes": shape.n_bytes},
         "devices": [{"name": d.name, "kind": d.kind, "source": d.source} for d in asked.lab.devices],
         "placement": placement_json(plan.placement),
         "stored": sorted(plan.stored),
-        "predictions": predictions_json(found),
+        "predictions": predictions,
     }

@@ -65,6 +65,20 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
+class RoundTrip:
+    """There and back between two devices, once."""
+
+    rtt_ms: float
+    software_ms: float  # of both sides
+    n_bytes: float
+    ms_per_byte: float
+
+    @property
+    def ms(self) -> float:
+        return self.rtt_ms + self.software_ms + self.n_bytes * self.ms_per_byte
+
+
+@dataclass(frozen=True)
 class _Parts:
     """A layer's weights by precision; layers with equal parts cost the same."""
 
@@ -91,6 +105,8 @@ class _Race:
 class CostModel:
     """For one workload. Devices are indices into `lab.devices`; an owner is the device of each expert, an array [E]
     (empty in a layer without experts)."""
+
+    device_cost = DeviceCost  # what prices operations: `explain` puts one in that keeps books
 
     def __init__(
         self,
@@ -333,23 +349,31 @@ class CostModel:
 
     # -- between devices
     def _exchange(self, a: int, b: int) -> float:
+        return self.exchange(a, b).ms
+
+    def exchange(self, a: int, b: int) -> RoundTrip:
         """Send x and the routing, get float64 sums back."""
         s, tokens = self.shape, self.workload.step_tokens
         sent = tokens * (4 * s.d_model + 8 * s.n_experts_used)
         return self._round_trip(a, b, sent + tokens * 8 * s.d_model, _EXCHANGE_OPS)
 
-    def _round_trip(self, a: int, b: int, n_bytes: float, n_ops: int) -> float:
-        """Milliseconds. Packing and unpacking is Python on both sides: it costs as much as `n_ops` small ops."""
+    def _round_trip(self, a: int, b: int, n_bytes: float, n_ops: int) -> RoundTrip:
+        """Packing and unpacking is Python on both sides: it costs as much as `n_ops` small ops."""
         rtt_ms, ms_per_byte = self.lab.joins.rtt_us.item(a, b) / 1e3, 1e-6 / self.lab.joins.gb_s.item(a, b)
         software_us = sum(d.exchange_us or n_ops * d.call_us for d in (self.lab.devices[a], self.lab.devices[b]))
-        return rtt_ms + software_us / 1e3 + n_bytes * ms_per_byte
+        return RoundTrip(rtt_ms, software_us / 1e3, n_bytes, ms_per_byte)
 
     def hop(self, first: int, home: int, last: bool) -> float:
-        """Milliseconds to have the head process run a stage on `home`: activations there, and activations or logits
-        back. Without a head device it is the `first` home's process."""
+        """Milliseconds to have the head process run a stage on `home`."""
+        trip = self.stage_trip(first, home, last)
+        return trip.ms if trip else 0.0
+
+    def stage_trip(self, first: int, home: int, last: bool) -> RoundTrip | None:
+        """Activations there, and activations or logits back; None where the head process has the stage itself.
+        Without a head device it is the `first` home's process."""
         driver = first if self._driver is None else self._driver
         if driver == home:
-            return 0.0
+            return None
         s, w = self.shape, self.workload
         rows = w.step_tokens if w.kind == "decode" else w.step_tokens / w.tokens
         back = 4.0 * s.vocab_size * rows if last else 4.0 * s.d_model * w.step_tokens
@@ -369,7 +393,7 @@ class CostModel:
     def _device(self, index: int, sets: Sequence[WorkingSets]) -> DeviceCost:
         key = (self.kinds[index], sets[index])
         if key not in self._costs:
-            self._costs[key] = DeviceCost(self.lab.devices[index], sets[index])
+            self._costs[key] = self.device_cost(self.lab.devices[index], sets[index])
         return self._costs[key]
 
 

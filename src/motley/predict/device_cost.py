@@ -10,10 +10,10 @@ from typing import Self
 from motley.lab.lab import Device, Kernel
 from motley.shape.quant import Quant
 
-_FLOATS = frozenset({"f32", "f16", "bf16"})
+FLOATS = frozenset({"f32", "f16", "bf16"})
 _GEMM_SHARE = 0.5  # of the peak int8 rate, where the device's own kernels were not measured
 _NEARLY = 0.85  # a kernel that arithmetic keeps so busy is not waiting for memory
-_GLUE = 1.3  # Python between two ops, in calls of a small one: measured on the native engine
+GLUE = 1.3  # Python between two ops, in calls of a small one: measured on the native engine
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class DeviceCost:
         d, kernel = self._device, self._kernel(weights)
         n_bytes, operations = weights.n_bytes * touched, 2.0 * weights.n_params * tokens
         if kernel is None:
-            rate = d.f32_gflops if weights.quant in _FLOATS else d.int8_gops * _GEMM_SHARE
+            rate = d.f32_gflops if weights.quant in FLOATS else d.int8_gops * _GEMM_SHARE
             reach = d.read_gb_s * (d.expert_share if expert else 1.0)
             rate *= d.expert_gemm_share if expert else 1.0
             return Cost.larger(n_bytes / reach / 1e6, operations / rate / 1e6)
@@ -113,8 +113,8 @@ class DeviceCost:
     def _kernel(self, weights: Matrix) -> Kernel | None:
         """The measured one; for a precision that was not, the measured integer one with the nearest size."""
         known = self._device.kernel(weights.quant)
-        alike = [k for k in self._device.kernels if k.quant not in _FLOATS]
-        if known or weights.quant in _FLOATS or not alike:
+        alike = [k for k in self._device.kernels if k.quant not in FLOATS]
+        if known or weights.quant in FLOATS or not alike:
             return known
 
         def distance(kernel: Kernel) -> float:
@@ -139,7 +139,7 @@ class DeviceCost:
 
     def glue(self, n_ops: float) -> Cost:
         """Python between `n_ops` ops: it runs as fast as its calls do."""
-        return Cost(overhead=n_ops * _GLUE * self._device.call_us / 1e3)
+        return Cost(overhead=n_ops * GLUE * self._device.call_us / 1e3)
 
     def step(self) -> Cost:
         return Cost(overhead=self._device.step_us / 1e3)

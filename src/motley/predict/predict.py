@@ -14,7 +14,7 @@ from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.predict.cost import CostModel, LayerCost
-from motley.predict.device_cost import Cost
+from motley.predict.device_cost import Cost, WorkingSets
 from motley.predict.memory import Weights, check_fits, memory_needed, weights_on
 from motley.predict.routes import Routes
 from motley.predict.workload import Workload
@@ -92,6 +92,24 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
 
 def price(model: CostModel, placement: Placement) -> Prediction:
     """The placement's time, whether it fits or not."""
+    return _prediction(model, summed(model, placement).terms())
+
+
+def summed(model: CostModel, placement: Placement) -> "Sums":
+    """A step's costs by term and device."""
+    lab, sums = model.lab, Sums()
+    layers, homes, sets = layer_costs(model, placement)
+    for layer, cost in zip(placement.layers, layers):
+        sums.layer(layer.home, cost)
+    for stage_home, last in stages(homes):
+        sums.add("link", lab.devices[stage_home].name, Cost(), model.hop(homes[0], stage_home, last))
+    sums.add("head", placement.layers[-1].home, model.output(homes[-1], sets))
+    sums.add("python", placement.layers[0].home, model.step(homes[0], sets))
+    return sums
+
+
+def layer_costs(model: CostModel, placement: Placement) -> tuple[list[LayerCost], list[int], tuple[WorkingSets, ...]]:
+    """Each layer's cost and home, and what each device reads over and over."""
     lab, shape = model.lab, model.shape
     index = {d.name: i for i, d in enumerate(lab.devices)}
     weights = weights_on(shape, placement)
@@ -99,15 +117,7 @@ def price(model: CostModel, placement: Placement) -> Prediction:
     sets = model.working_sets([w.home for w in held], [w.experts for w in held])
     homes = [index[layer.home] for layer in placement.layers]
     owners = _owners(placement, index)
-    layers = [model.layer(i, home, owners[i], sets) for i, home in enumerate(homes)]
-    sums = _Sums()
-    for name, cost in zip((layer.home for layer in placement.layers), layers):
-        sums.layer(name, cost)
-    for stage_home, last in stages(homes):
-        sums.add("link", lab.devices[stage_home].name, Cost(), model.hop(homes[0], stage_home, last))
-    sums.add("head", placement.layers[-1].home, model.output(homes[-1], sets))
-    sums.add("python", placement.layers[0].home, model.step(homes[0], sets))
-    return _prediction(model, sums.terms())
+    return [model.layer(i, home, owners[i], sets) for i, home in enumerate(homes)], homes, sets
 
 
 def stages(homes: Sequence[int]) -> list[tuple[int, bool]]:
@@ -124,18 +134,18 @@ def _owners(placement: Placement, index: dict[str, int]) -> list[NDArray[np.int6
     return [seen[layer.experts] for layer in placement.layers]
 
 
-class _Sums:
+class Sums:
     """Costs by (term, device)."""
 
     def __init__(self) -> None:
-        self._costs: dict[tuple[str, str], Cost] = {}
+        self.costs: dict[tuple[str, str], Cost] = {}
         self._links: dict[str, float] = {}
 
     def add(self, name: str, device: str, cost: Cost, link_ms: float = 0.0) -> None:
         if link_ms:
             self._links[device] = self._links.get(device, 0.0) + link_ms
         if cost.ms:
-            self._costs[name, device] = self._costs.get((name, device), Cost()) + cost
+            self.costs[name, device] = self.costs.get((name, device), Cost()) + cost
 
     def layer(self, home: str, cost: LayerCost) -> None:
         self.add("attention", home, cost.attention)
@@ -148,7 +158,7 @@ class _Sums:
             self.add("link", device, Cost(), ms)
 
     def terms(self) -> tuple[Term, ...]:
-        found = [Term(name, device, cost.ms, cost.limited_by) for (name, device), cost in self._costs.items()]
+        found = [Term(name, device, cost.ms, cost.limited_by) for (name, device), cost in self.costs.items()]
         return (*found, *(Term("link", device, ms, "link") for device, ms in self._links.items()))
 
 
