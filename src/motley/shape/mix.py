@@ -3,14 +3,14 @@
 Two kinds. Motley's own (`MIXES`) use only what Motley reads and writes: norms and the router stay F32, as llama.cpp
 leaves them; the head of a 4- to 6-bit model is Q6_K; everything else has the base precision; rows that do not fill
 blocks fall back to Q8_0. `mxfp4` is the experts' precision only, all other matrices are Q8_0, as in llama.cpp's
-MXFP4_MOE and the published gpt-oss files. All others state files as others ship them: `llama_cpp` and `shipped` have
-their rules. Their bytes are counted; Motley cannot make such files.
+MXFP4_MOE and the published gpt-oss files. All others state files as others ship them: `llama_cpp`, `unsloth` and
+`shipped` have their rules. Their bytes are counted; Motley cannot make such files.
 """
 
 from dataclasses import dataclass
 
 from motley.errors import UnsupportedError
-from motley.shape import llama_cpp, shipped
+from motley.shape import llama_cpp, shipped, unsloth
 from motley.shape.place import Facts, Place
 from motley.shape.quant import Precision, Quant
 from motley.shape.role import Role
@@ -30,7 +30,7 @@ _BASE = {
     "mxfp4": Quant.MXFP4,
 }
 MIXES = tuple(_BASE)
-ALL_MIXES = (*MIXES, *llama_cpp.MIXES, *shipped.MIXES)
+ALL_MIXES = (*MIXES, *llama_cpp.MIXES, *unsloth.MIXES, *shipped.MIXES)
 
 _SMALL = (Quant.Q4_0, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K)  # a head below six bits costs quality
 
@@ -43,14 +43,19 @@ class Mix:
     facts: Facts
 
     def __post_init__(self) -> None:
-        if self.name not in ALL_MIXES:
-            raise UnsupportedError(f"unknown quantisation {self.name!r}: Motley knows {', '.join(ALL_MIXES)}")
+        if not is_mix(self.name):
+            raise unknown_mix(self.name)
 
     def precision(self, place: Place) -> Precision:
+        vector = len(place.dims) == 1 or place.name.endswith(".bias") or place.role is Role.NORM
         if self.name in shipped.MIXES:
-            return shipped.precision(self.name, place, self.facts)
-        if len(place.dims) == 1 or place.name.endswith(".bias") or place.role in (Role.NORM, Role.ROUTER):
+            return Quant.BF16 if vector else shipped.precision(self.name, place)
+        if both := shipped.pair(self.name):
+            return Quant.BF16 if vector else shipped.pair_precision(both, place, self.facts)
+        if vector or place.role is Role.ROUTER:
             return Quant.F32
+        if self.name in unsloth.MIXES:
+            return unsloth.precision(self.name, place, self.facts)
         if self.name in llama_cpp.MIXES or (self.name == "q4_k_m" and not self.facts.runs):
             return llama_cpp.precision(self.name, place, self.facts)
         return fitting(self._own(place), place.dims[-1])
@@ -68,6 +73,16 @@ class Mix:
             assert isinstance(found, Quant)
             return found
         return base
+
+
+def is_mix(name: str) -> bool:
+    """Also a pair, `mxfp4+bf16`: experts and the rest."""
+    return name in ALL_MIXES or shipped.pair(name) is not None
+
+
+def unknown_mix(name: str) -> UnsupportedError:
+    known = ", ".join(ALL_MIXES)
+    return UnsupportedError(f"unknown quantisation {name!r}: Motley knows {known}, and pairs such as mxfp4+bf16")
 
 
 def fitting(quant: Quant, cols: int) -> Quant:

@@ -15,8 +15,8 @@ from motley.errors import UnsupportedError, UsageError
 from motley.shape.catalogue import lookup
 from motley.shape.dims import ARCHITECTURES, Dims, dims_of
 from motley.shape.hf import dims_from_hf
-from motley.shape.labels import mix_named
-from motley.shape.mix import ALL_MIXES, Facts, Mix
+from motley.shape.labels import NATIVE, mix_named
+from motley.shape.mix import Facts, Mix, unknown_mix
 from motley.shape.mixer import Mixer
 from motley.shape.quant import require_quant
 from motley.shape.role import Role
@@ -261,11 +261,13 @@ def _mix(spec: Spec, quant: str, runs: bool) -> Mix:
     """Of a name (`q4_k`), or of a label as people publish it (`UD-Q4_K_XL`)."""
     name = mix_named(quant)
     if name is None:
-        raise UnsupportedError(f"unknown quantisation {quant!r}: Motley knows {', '.join(ALL_MIXES)}")
+        raise unknown_mix(quant)
+    name = spec.shipped.get(name, "bf16" if name == NATIVE else name)
     valued = [i for i in range(spec.n_layers) if (m := spec.mixer_of(i)) and m.kind in ("attention", "deltanet")]
     main = spec.main
     facts = Facts(
         n_layers=spec.n_layers,
+        architecture=spec.architecture,
         n_experts=spec.moe.experts if spec.moe else 0,
         group=main.heads // max(main.kv_heads, 1),
         tied=spec.tied_embeddings,

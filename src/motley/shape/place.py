@@ -27,6 +27,7 @@ class Facts:
     """Of the whole model."""
 
     n_layers: int
+    architecture: str = ""
     n_experts: int = 0
     group: int = 1  # query heads per key/value head
     tied: bool = False  # the embedding serves as head

@@ -1,24 +1,25 @@
-"""Mixes as others ship them, beside llama.cpp's own: unsloth's dynamic ones, and those of vLLM, MLX and gpt-oss."""
+"""Mixes as others than llama.cpp ship them: one precision for some roles, 16 bits or another one for the rest.
 
-from motley.errors import UnsupportedError
+`fp8`, `int8`, `int4` (AWQ, GPTQ, AutoRound, W4A16), `nvfp4`: all linear layers of the blocks; embedding, head and
+router stay in 16 bits. Source: the `quantization_config` of released checkpoints (Qwen3-FP8, MiniMax-M2.5,
+nvidia/Qwen3-235B-A22B-NVFP4, as kept in github.com/ai-dynamo/aiconfigurator at 095f58a). A model whose checkpoint
+differs says so in its catalogue file, under `[shipped]`.
+`mlx3` to `mlx8`: everything in groups of 64 with the router at 8 bits (mlx-lm's `convert`).
+A pair, such as `mxfp4+bf16` (gpt-oss as released) or `iq4_xs+q5_k`: the first for the routed experts (of a dense model:
+its feed-forward blocks), the second for every other matrix.
+`ds4-q2`: DwarfStar's files for DeepSeek V4: experts IQ2_XXS with Q2_K on the way down, everything else Q8_0.
+"""
+
 from motley.shape.place import Facts, Place
 from motley.shape.quant import Counted, Precision, Quant
 from motley.shape.role import Role
 
 _LINEAR = (Role.ATTENTION, Role.EXPERT, Role.DENSE_FFN, Role.SHARED_EXPERT)
-
-# All linear layers of the blocks; embedding, head, router and vectors in 16 bits.
 _ALL_LINEAR: dict[str, Precision] = {
     "fp8": Counted.FP8,
     "int8": Counted.INT8,
     "int4": Counted.INT4_G128,
     "nvfp4": Counted.NVFP4,
-}
-# The routed experts only; everything else in 16 bits.
-_EXPERTS: dict[str, Precision] = {
-    "nvfp4_experts": Counted.NVFP4,
-    "mxfp4_bf16": Quant.MXFP4,  # gpt-oss as released
-    "int4_experts": Counted.INT4_G32,  # Kimi K2 Thinking and its kind
 }
 _MLX: dict[str, Precision] = {
     "mlx3": Counted.MLX3,
@@ -27,20 +28,38 @@ _MLX: dict[str, Precision] = {
     "mlx6": Counted.MLX6,
     "mlx8": Counted.MLX8,
 }
-MIXES = (*_ALL_LINEAR, *_EXPERTS, *_MLX)
+MIXES = (*_ALL_LINEAR, *_MLX, "ds4-q2")
 
 
-def precision(name: str, place: Place, facts: Facts) -> Precision:
-    vector = len(place.dims) == 1 or place.name.endswith(".bias")
-    if vector or place.role is Role.NORM:
-        return Quant.BF16
+def precision(name: str, place: Place) -> Precision:
+    if name == "ds4-q2":
+        down = Counted.Q2_K if "ffn_down" in place.part else Counted.IQ2_XXS
+        return _fitting(down if place.role is Role.EXPERT else Quant.Q8_0, place)
     if name in _MLX:
         return _fitting(Counted.MLX8 if place.role is Role.ROUTER else _MLX[name], place)
-    if name in _EXPERTS:
-        return _fitting(_EXPERTS[name], place) if place.role is Role.EXPERT else Quant.BF16
-    if name not in _ALL_LINEAR:
-        raise UnsupportedError(f"unknown quantisation {name!r}")
     return _fitting(_ALL_LINEAR[name], place) if place.role in _LINEAR else Quant.BF16
+
+
+def pair(name: str) -> tuple[Precision, Precision] | None:
+    """(experts, rest) of `mxfp4+bf16`; None where it is no pair of known precisions."""
+    found = [_named(part) for part in name.split("+")]
+    if len(found) != 2 or found[0] is None or found[1] is None:
+        return None
+    return found[0], found[1]
+
+
+def pair_precision(both: tuple[Precision, Precision], place: Place, facts: Facts) -> Precision:
+    experts, rest = both
+    if place.role is (Role.EXPERT if facts.n_experts else Role.DENSE_FFN):
+        return _fitting(experts, place)
+    if place.role is Role.ROUTER or (place.role in (Role.EMBED, Role.HEAD) and rest in _ALL_LINEAR.values()):
+        return Quant.BF16
+    return _fitting(rest, place)
+
+
+def _named(name: str) -> Precision | None:
+    known: dict[str, Precision] = {**Quant.__members__, **Counted.__members__}
+    return known.get(name.upper())
 
 
 def _fitting(found: Precision, place: Place) -> Precision:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from motley.errors import UsageError
+from motley.shape.mix import is_mix
 from motley.shape.mixer import Mixer
 
 MIXER_KINDS = ("attention", "mla", "compressed", "deltanet", "kda", "mamba2", "lightning", "shortconv")
@@ -167,6 +168,9 @@ class Spec:
     ffns: str = ""
     hybrid: str = ""  # instead of both: NVIDIA's pattern string, one block a layer
     mtp: Mtp | None = None
+    shipped: Mapping[str, str] = field(
+        default_factory=dict
+    )  # mix -> how this model's checkpoint has it, where it differs
     tied_embeddings: bool = False
     post_norms: bool = False  # a norm behind each block, too (Gemma)
     per_layer_embed: int = 0  # width of Gemma 3n's and 4 E's embedding per layer
@@ -255,11 +259,16 @@ _T = TypeVar("_T")
 
 def read_spec(table: Mapping[str, object], where: str) -> Spec:
     """A catalogue file's content. Raises UsageError naming `where` and the key."""
-    plain = {k: v for k, v in table.items() if k not in ("mixer", "ffn", "mtp")}
-    nested = {
+    plain = {k: v for k, v in table.items() if k not in ("mixer", "ffn", "mtp", "shipped")}
+    nested: dict[str, object] = {
         "mixer": {k: _record(MixerSpec, v, f"{where} [mixer.{k}]") for k, v in _tables(table, "mixer", where).items()},
         "ffn": {k: _record(FfnSpec, v, f"{where} [ffn.{k}]") for k, v in _tables(table, "ffn", where).items()},
     }
+    shipped = _table(table.get("shipped", {}), f"{where} [shipped]")
+    for label, mix in shipped.items():
+        if not isinstance(mix, str) or not is_mix(mix):
+            raise UsageError(f"{where} [shipped]: {label} = {mix!r} is not a quantisation that Motley can count")
+    nested["shipped"] = shipped
     mtp = table.get("mtp")
     if mtp is not None:
         plain["mtp"] = _record(Mtp, _table(mtp, f"{where} [mtp]"), f"{where} [mtp]")
