@@ -7,6 +7,8 @@ from pathlib import Path
 
 from motley.bundled import model_path
 from motley.errors import UsageError
+from motley.shape.catalogue import find
+from motley.shape.model import ModelShape
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -74,10 +76,16 @@ def no_repack(parser: argparse.ArgumentParser) -> None:
 
 
 def model_file(given: str | None) -> Path:
-    """The named file, or the bundled model."""
+    """The named file, or the bundled model. Where it names a shape of the catalogue instead, the error says what can be
+    done with that."""
     path = Path(given) if given else model_path()
     if path.is_dir():
         raise UsageError(f"{path} is a folder: give a GGUF file in it")
+    if given and not path.exists() and path.suffix != ".gguf" and (shape := find(given)):
+        ModelShape.named(shape).require_runs()
+        raise UsageError(
+            f"{given} is a shape, not a file: `motley synth --shape {shape} -o FILE` writes random weights"
+        )
     if not path.is_file():
         raise UsageError(f"there is no file {path}: give a GGUF file, or nothing for the bundled model")
     return path

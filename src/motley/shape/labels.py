@@ -43,7 +43,7 @@ _WHOLE = {
     "iq4_xs 4.19bpw": "iq4_xs",
     "iq3_s ud": "iq3_s",
     "q2 routed experts": "ds4-q2",
-    "q4 routed experts": "q4_k+q8_0",
+    "q4 routed experts": "ds4-q4",
     "nvfp4-fast mixed (marlin w4a16)": "nvfp4",
 }
 

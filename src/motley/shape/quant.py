@@ -68,6 +68,7 @@ class Counted(Enum):
     IQ4_NL = ("iq4_nl", 32, 18)
     IQ4_XS = ("iq4_xs", 256, 136)
     FP8 = ("fp8", 1, 1)  # E4M3; scales of 128 x 128 blocks or of channels are left out: under 0.03 %
+    MXFP8 = ("mxfp8", 32, 33)  # E4M3 with a power of two for 32 weights
     INT8 = ("int8", 1, 1)  # W8A8: a scale per channel, left out
     NVFP4 = ("nvfp4", 16, 9)  # E2M1 with an E4M3 scale for 16 weights
     INT4_G32 = ("int4_g32", 32, 18)  # compressed-tensors: 16-bit scale for 32 weights, symmetric (Kimi K2 Thinking)

@@ -7,7 +7,7 @@ differs says so in its catalogue file, under `[shipped]`.
 `mlx3` to `mlx8`: everything in groups of 64 with the router at 8 bits (mlx-lm's `convert`).
 A pair, such as `mxfp4+bf16` (gpt-oss as released) or `iq4_xs+q5_k`: the first for the routed experts (of a dense model:
 its feed-forward blocks), the second for every other matrix.
-`ds4-q2`: DwarfStar's files for DeepSeek V4: experts IQ2_XXS with Q2_K on the way down, everything else Q8_0.
+`ds4-q2`, `ds4-q4`: DwarfStar's files of DeepSeek V4 (model card of huggingface.co/antirez/deepseek-v4-gguf).
 """
 
 from motley.shape.place import Facts, Place
@@ -28,16 +28,27 @@ _MLX: dict[str, Precision] = {
     "mlx6": Counted.MLX6,
     "mlx8": Counted.MLX8,
 }
-MIXES = (*_ALL_LINEAR, *_MLX, "ds4-q2")
+_DS4: dict[str, tuple[Precision, Precision]] = {  # experts' gate and up, down; the rest is the same in both
+    "ds4-q2": (Counted.IQ2_XXS, Counted.Q2_K),
+    "ds4-q4": (Quant.Q4_K, Quant.Q4_K),
+}
+_DS4_F16 = ("attn_compressor", "indexer", "hc_")
+MIXES = (*_ALL_LINEAR, *_MLX, *_DS4)
 
 
 def precision(name: str, place: Place) -> Precision:
-    if name == "ds4-q2":
-        down = Counted.Q2_K if "ffn_down" in place.part else Counted.IQ2_XXS
-        return _fitting(down if place.role is Role.EXPERT else Quant.Q8_0, place)
+    if name in _DS4:
+        return _ds4(name, place)
     if name in _MLX:
         return _fitting(Counted.MLX8 if place.role is Role.ROUTER else _MLX[name], place)
     return _fitting(_ALL_LINEAR[name], place) if place.role in _LINEAR else Quant.BF16
+
+
+def _ds4(name: str, place: Place) -> Precision:
+    if place.role is Role.EXPERT:
+        return _DS4[name]["ffn_down" in place.part]
+    half = place.role in (Role.EMBED, Role.ROUTER) or place.part.startswith(_DS4_F16)
+    return Quant.F16 if half else _fitting(Quant.Q8_0, place)
 
 
 def pair(name: str) -> tuple[Precision, Precision] | None:
