@@ -5,56 +5,62 @@ that the plan can say what it was weighed against. They need not fit: repairing 
 plan's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 from math import inf
 
-from motley.plan.state import Counts, Pricer, State
+import numpy as np
 
-_MAX_ORDERS = 400
+from motley.plan.state import Pricer, State
+
+_FEW = 6  # devices, of which everything is tried
 _MAX_PAIRED = 4  # the fastest devices, tried as two homes with shared experts
 _SPLITS = 5  # at so many points
+_HOMES = 8  # of many devices
 
 _Runs = tuple[float, tuple[int, ...]]  # milliseconds so far, layers on each device
+_Counts = tuple[int, ...]  # experts on each device
 
 
 def candidates(pricer: Pricer) -> Iterator[tuple[str, State]]:
     names = [d.name for d in pricer.devices]
-    for device, name in enumerate(names):
-        yield f"all on {name}", _alone(pricer, device)
-    if len(names) == 1:
+    n, few = len(names), len(names) <= _FEW
+    homes = pricer.homes if few else pricer.best_homes(_HOMES, frozenset())
+    for device in homes:
+        yield f"all on {names[device]}", _alone(pricer, device)
+    if n == 1:
         return
-    for order in _orders(pricer):
+    for order in _orders(pricer, homes):
         found = _layer_split(pricer, order)
         if found is not None:
             yield "layers split over " + ", ".join(names[d] for d in order), found
-    for first, second in permutations(pricer.by_speed[:_MAX_PAIRED], 2):
-        for state in _two_homes(pricer, first, second):
-            yield f"layers split over {names[first]}, {names[second]}, experts spread", state
-    for home, name in enumerate(names):
-        for state in _experts_apart(pricer, home):
-            yield f"attention on {name}, experts spread", state
-        yield f"attention on {name}, experts elsewhere", _experts_elsewhere(pricer, home)
+    if few:
+        for first, second in permutations(homes[:_MAX_PAIRED], 2):
+            for state in _two_homes(pricer, first, second):
+                yield f"layers split over {names[first]}, {names[second]}, experts spread", state
+    if any(pricer.n_experts):
+        for home in homes:
+            for state in _experts_apart(pricer, home):
+                yield f"attention on {names[home]}, experts spread", state
+            yield f"attention on {names[home]}, experts elsewhere", _experts_elsewhere(pricer, home)
 
 
 def _alone(pricer: Pricer, device: int) -> State:
-    counts = tuple(pricer.shape.n_experts if d == device else 0 for d in range(len(pricer.devices)))
-    n = pricer.shape.n_layers
-    return State((device,) * n, (counts,) * n)
+    return tuple(pricer.pattern(device, {device: n}) for n in pricer.n_experts)
 
 
 # -- layers in runs
 
 
-def _orders(pricer: Pricer) -> Iterator[tuple[int, ...]]:
-    """Which devices, in which order. All of them while they are few; then the fastest ones, fast to slow."""
-    ranked = pricer.by_speed
-    if len(ranked) <= 4:
-        for size in range(2, len(ranked) + 1):
-            yield from permutations(ranked, size)
+def _orders(pricer: Pricer, homes: list[int]) -> Iterator[tuple[int, ...]]:
+    """Which devices, in which order. All of them while they are few; then the best ones, fast to slow."""
+    if len(homes) <= 4:
+        for size in range(2, len(homes) + 1):
+            yield from permutations(homes, size)
         return
-    by_memory = sorted(ranked, key=lambda d: -pricer.devices[d].memory_bytes)
-    for size in range(2, min(len(ranked), _MAX_ORDERS // 2) + 1):
+    ranked = pricer.best_homes(len(homes), frozenset())
+    by_memory = sorted(ranked, key=lambda d: -pricer.memory[d])
+    for size in range(2, len(ranked) + 1):
         yield tuple(ranked[:size])
         yield tuple(by_memory[:size])
 
@@ -63,39 +69,50 @@ def _layer_split(pricer: Pricer, order: tuple[int, ...]) -> State | None:
     """The fastest contiguous split in that order, every device used; None where memory allows none.
 
     best[i]: least time of layers 0..i on the devices so far."""
-    n = pricer.shape.n_layers
-    whole = [_alone(pricer, d).counts[0] for d in range(len(pricer.devices))]
+    n, sets = pricer.shape.n_layers, pricer.plain_sets()
+    whole = {d: _alone(pricer, d) for d in order}
     best: list[_Runs] = [(0.0, ()), *[(inf, ())] * n]
-    sets = pricer.plain_sets()
     for place, device in enumerate(order):
-        room = pricer.devices[device].memory_bytes - pricer.work[0]
-        room -= pricer.shape.embed_bytes if place == 0 else 0
-        room -= pricer.shape.head_bytes if place == len(order) - 1 else 0
-        cost = [pricer.layer_ms(i, device, whole[device], sets) for i in range(n)]
+        room = pricer.memory[device] - pricer.work[0]
+        room -= pricer.embed_bytes if place == 0 else 0
+        room -= pricer.head_bytes if place == len(order) - 1 else 0
+        cost = [pricer.layer_ms(i, pattern, sets) for i, pattern in enumerate(whole[device])]
         best = _extend(pricer, best, cost, room)
     if best[n][0] == inf:
         return None
     homes = tuple(d for d, size in zip(order, best[n][1]) for _ in range(size))
-    return State(homes, tuple(whole[d] for d in homes))
+    return tuple(whole[d][i] for i, d in enumerate(homes))
 
 
 def _two_homes(pricer: Pricer, first: int, second: int) -> Iterator[State]:
     """Attention split at several points; experts at their layer's home, or dealt by speed."""
     n = pricer.shape.n_layers
-    rooms = [float(d.memory_bytes) for d in pricer.devices]
-    total = pricer.shape.n_experts * sum(pricer.expert_bytes)
-    dealt = _deal(pricer, _shares(pricer.speed, rooms, total))
-    whole = [_alone(pricer, d).counts[0] for d in range(len(pricer.devices))]
+    dealt = _deal(pricer, _shares(_speed(pricer), [float(m) for m in pricer.memory], _total(pricer)))
     for at in sorted({round(n * i / (_SPLITS + 1)) for i in range(1, _SPLITS + 1)} - {0, n}):
         homes = (first,) * at + (second,) * (n - at)
-        yield State(homes, tuple(whole[home] for home in homes))
-        yield State(homes, dealt)
+        yield tuple(pricer.pattern(home, {home: e}) for home, e in zip(homes, pricer.n_experts))
+        yield _state(pricer, homes, dealt)
+
+
+def _state(pricer: Pricer, homes: Sequence[int], counts: Sequence[_Counts]) -> State:
+    return tuple(pricer.pattern(home, enumerate(row)) for home, row in zip(homes, counts))
+
+
+def _total(pricer: Pricer) -> int:
+    return sum(n * size for n, size in zip(pricer.n_experts, pricer.expert_bytes))
+
+
+def _speed(pricer: Pricer) -> list[float]:
+    """At which experts are read, relative to each other."""
+    layer = next((i for i, n in enumerate(pricer.n_experts) if n), 0)
+    ms: list[float] = pricer.field.experts(layer).tolist()
+    return [1 / max(m, 1e-12) for m in ms]
 
 
 def _extend(pricer: Pricer, best: list[_Runs], cost: list[float], room: float) -> list[_Runs]:
     n = len(cost)
-    n_experts = pricer.shape.n_experts
-    size = [h + e * n_experts + kv for h, e, kv in zip(pricer.home_bytes, pricer.expert_bytes, pricer.kv)]
+    parts = zip(pricer.home_bytes, pricer.kv, pricer.expert_bytes, pricer.n_experts)
+    size = [home + kv + each * experts for home, kv, each, experts in parts]
     after: list[_Runs] = [(inf, ())] * (n + 1)
     for start in range(n):
         time, runs = best[start]
@@ -117,32 +134,31 @@ def _extend(pricer: Pricer, best: list[_Runs], cost: list[float], room: float) -
 
 def _rooms(pricer: Pricer, home: int) -> list[float]:
     """Bytes for experts on each device, with everything else at `home`."""
-    shape = pricer.shape
-    fixed = sum(pricer.home_bytes) + sum(pricer.kv) + shape.embed_bytes + shape.head_bytes
+    fixed = sum(pricer.home_bytes) + sum(pricer.kv) + pricer.embed_bytes + pricer.head_bytes
     return [
-        max(0.0, d.memory_bytes - (pricer.work[0] + fixed if i == home else pricer.work[1]))
-        for i, d in enumerate(pricer.devices)
+        max(0.0, memory - (pricer.work[0] + fixed if d == home else pricer.work[1]))
+        for d, memory in enumerate(pricer.memory)
     ]
 
 
 def _experts_apart(pricer: Pricer, home: int) -> Iterator[State]:
     """Shares by speed, and all that fits at home with the rest elsewhere: in every layer, or layer by layer."""
-    rooms, total = _rooms(pricer, home), pricer.shape.n_experts * sum(pricer.expert_bytes)
-    homes = (home,) * pricer.shape.n_layers
-    yield State(homes, _deal(pricer, _shares(pricer.speed, rooms, total)))
+    rooms, total, speeds = _rooms(pricer, home), _total(pricer), _speed(pricer)
+    n = pricer.shape.n_layers
+    homes = (home,) * n
+    yield _state(pricer, homes, _deal(pricer, _shares(speeds, rooms, total)))
     kept = min(1.0, rooms[home] / total)
-    others = [0.0 if d == home else speed for d, speed in enumerate(pricer.speed)]
+    others = [0.0 if d == home else speed for d, speed in enumerate(speeds)]
     spread = _shares(others, rooms, total * (1 - kept))
-    yield State(homes, _deal(pricer, [kept if d == home else s * (1 - kept) for d, s in enumerate(spread)]))
-    whole = _alone(pricer, home).counts[0]
-    n_whole = int(kept * pricer.shape.n_layers)
-    yield State(homes, (whole,) * n_whole + _deal(pricer, spread)[n_whole:])
+    yield _state(pricer, homes, _deal(pricer, [kept if d == home else s * (1 - kept) for d, s in enumerate(spread)]))
+    n_whole = int(kept * n)
+    yield _alone(pricer, home)[:n_whole] + _state(pricer, homes, _deal(pricer, spread))[n_whole:]
 
 
 def _experts_elsewhere(pricer: Pricer, home: int) -> State:
-    rooms, total = _rooms(pricer, home), pricer.shape.n_experts * sum(pricer.expert_bytes)
-    speed = [0.0 if d == home else s for d, s in enumerate(pricer.speed)]
-    return State((home,) * pricer.shape.n_layers, _deal(pricer, _shares(speed, rooms, total)))
+    speed = [0.0 if d == home else s for d, s in enumerate(_speed(pricer))]
+    dealt = _deal(pricer, _shares(speed, _rooms(pricer, home), _total(pricer)))
+    return _state(pricer, (home,) * pricer.shape.n_layers, dealt)
 
 
 def _shares(speed: list[float], rooms: list[float], total: float) -> list[float]:
@@ -169,17 +185,17 @@ def _shares(speed: list[float], rooms: list[float], total: float) -> list[float]
     return share
 
 
-def _deal(pricer: Pricer, share: list[float]) -> tuple[Counts, ...]:
+def _deal(pricer: Pricer, share: list[float]) -> tuple[_Counts, ...]:
     """Whole experts for every layer; what one layer rounds away the next gets."""
-    n, owed, dealt = pricer.shape.n_experts, [0.0] * len(share), []
-    for _ in range(pricer.shape.n_layers):
-        owed = [o + s * n for o, s in zip(owed, share)]
-        counts = [max(0, int(o + 1e-9)) for o in owed]
-        while sum(counts) < n:
-            most = max(range(len(share)), key=lambda d: owed[d] - counts[d])
-            counts[most] += 1
-        while sum(counts) > n:
-            counts[max(range(len(share)), key=lambda d: counts[d] - owed[d] if counts[d] else -inf)] -= 1
-        owed = [o - c for o, c in zip(owed, counts)]
-        dealt.append(tuple(counts))
+    owed, dealt = np.zeros(len(share)), []
+    for n in pricer.n_experts:
+        owed = owed + np.array(share) * n
+        counts = np.maximum(np.floor(owed + 1e-9), 0)
+        for _ in range(int(abs(n - counts.sum()))):
+            if counts.sum() < n:
+                counts[(owed - counts).argmax()] += 1
+            else:
+                counts[np.where(counts > 0, counts - owed, -inf).argmax()] -= 1
+        owed = owed - counts
+        dealt.append(tuple(counts.astype(int).tolist()))
     return tuple(dealt)

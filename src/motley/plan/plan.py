@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from motley.lab.placement import Placement
+from motley.plan.objective import Objective
 from motley.predict.predict import Prediction
 
 
@@ -22,3 +23,4 @@ class Plan:
     reason: list[str]
     stored: frozenset[str]  # devices that leave their weights as the file has them
     alternatives: tuple[Alternative, ...]  # fastest first, then those that do not fit
+    objective: Objective

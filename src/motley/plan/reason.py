@@ -1,5 +1,6 @@
 """What decided, in words with numbers: where things live, what was gained over simpler arrangements, what limits."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from motley.plan.plan import Alternative
@@ -19,18 +20,20 @@ def reasons(pricer: Pricer, state: State, prediction: Prediction, alternatives: 
 
 def _where(pricer: Pricer, state: State) -> list[str]:
     names = [d.name for d in pricer.devices]
-    runs = stages(state.homes)
+    homes = [p.home for p in state]
+    runs = stages(homes)
     if len(runs) == 1:
-        said = [f"attention, KV cache and router of all {len(state.homes)} layers are at home on {names[runs[0][0]]}"]
+        said = [f"attention, KV cache and router of all {len(state)} layers are at home on {names[runs[0][0]]}"]
     else:
-        parts = [f"{state.homes.count(home)} on {names[home]}" for home, _ in runs]
+        parts = [f"{homes.count(home)} on {names[home]}" for home, _ in runs]
         said = [f"layers are split into runs: {', then '.join(parts)}"]
-    total = sum(sum(c) for c in state.counts)
-    held = {d: sum(c[d] for c in state.counts) for d in range(len(names))}
-    spread = [f"{100 * n / total:.0f} % on {names[d]}" for d, n in held.items() if n]
+    held: Counter[int] = Counter()
+    for pattern in state:
+        held.update(dict(pattern.held))
+    spread = [f"{100 * n / held.total():.0f} % on {names[d]}" for d, n in sorted(held.items())]
     if len(spread) > 1:
         said.append(f"experts: {', '.join(spread)}" + (", the most chosen ones at home" if pricer.model.routes else ""))
-    idle = [name for d, name in enumerate(names) if not held[d] and d not in state.homes]
+    idle = [name for d, name in enumerate(names) if d not in held and d not in homes]
     if idle:
         said.append(f"{', '.join(idle)} would not make it faster and stay{'s' if len(idle) == 1 else ''} unused")
     return said
@@ -52,8 +55,8 @@ def _compared(pricer: Pricer, state: State, prediction: Prediction, alternatives
 
 def name_of(pricer: Pricer, state: State) -> str:
     """What `candidates` would call such a state."""
-    names = [pricer.devices[home].name for home, _ in stages(state.homes)]
-    spread = any(counts[home] < sum(counts) for home, counts in zip(state.homes, state.counts))
+    names = [pricer.devices[home].name for home, _ in stages([p.home for p in state])]
+    spread = any(d != pattern.home for pattern in state for d, _ in pattern.held)
     if len(names) > 1:
         return "layers split over " + ", ".join(names) + (", experts spread" if spread else "")
     return f"attention on {names[0]}, experts spread" if spread else f"all on {names[0]}"
@@ -66,7 +69,7 @@ def _slower(other: Alternative, prediction: Prediction) -> str:
 
 
 def _links(pricer: Pricer, state: State, prediction: Prediction) -> list[str]:
-    names, homes = [d.name for d in pricer.devices], list(dict.fromkeys(state.homes))
+    names, homes = [d.name for d in pricer.devices], list(dict.fromkeys(p.home for p in state))
     said = []
     for term in prediction.terms:
         if term.name == "link":

@@ -7,15 +7,20 @@ The arrangements of `candidates` are priced by the cost model that `predict` use
 from collections.abc import Collection
 from math import inf
 from time import monotonic
+from typing import Self
 
 from motley.errors import CapacityError, UsageError
-from motley.lab.lab import Lab
+from motley.lab.lab import Lab, missing_pairs
+from motley.plan.beam import Beam
+from motley.plan.build import built
 from motley.plan.candidates import candidates
+from motley.plan.columns import every_column, seen_columns
 from motley.plan.improve import improve
 from motley.plan.layout import layout_reasons, stored_devices
+from motley.plan.objective import Objective
 from motley.plan.plan import Alternative, Plan
-from motley.plan.reason import reasons
-from motley.plan.state import Pricer, State
+from motley.plan.reason import name_of, reasons
+from motley.plan.state import Pattern, Pricer, State
 from motley.predict.cost import CostModel
 from motley.predict.memory import gigabytes, memory_needed
 from motley.predict.predict import price
@@ -24,6 +29,7 @@ from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.model import ModelShape
 
 _STARTS = 24  # how many arrangements are improved
+_BEAM = 16  # devices of which the best of what was seen is put together again
 
 
 def find_placement(
@@ -37,60 +43,125 @@ def find_placement(
     homes: Collection[str] | None = None,
     repack: bool = True,
     seconds: float = 3.0,
+    objective: Objective | str | None = None,
 ) -> Plan:
     """The fastest placement found for `workload` (default: 64 tokens, one sequence) that leaves room for `slots`
-    sequences of `context` tokens. `head`: the device whose process drives the steps, if that is given. `homes`: the
-    devices that attention may live on (default: any). `repack` False: all devices leave their weights in the mapped
-    file; else those do whose memory would not hold the repacked copy.
+    sequences of `context` tokens. `objective`: what fast means, "decode", "throughput", "ttft" or steps of several
+    workloads; by default the workload says it. `head`: the device whose process drives the steps, if that is given.
+    `homes`: the devices that attention may live on (default: any). `repack` False: all devices leave their weights in
+    the mapped file; else those do whose memory would not hold the repacked copy. `seconds` bounds the search; if it
+    ends before, equal questions have equal answers.
 
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
-    workload = workload or Workload()
+    if not isinstance(objective, Objective):
+        objective = Objective.of(workload or Workload(), objective)
     if missing := lab.missing_links():
-        pairs = ", ".join(f"{a} - {b}" for a, b in missing)
-        raise UsageError(f"the lab has no link between {pairs}: measure it with `motley probe` or write it in the file")
-    context = max(min(context, shape.context), workload.context)
+        raise UsageError(
+            f"the lab has no link between {missing_pairs(missing)}: measure it with `motley probe` or write it in "
+            "the file"
+        )
+    started = monotonic()
+    context = max(min(context, shape.context), objective.context)
     may_be_home = None if homes is None else frozenset(lab.devices.index(lab.device(name)) for name in homes)
-    slots = max(slots, workload.batch)
+    slots = max(slots, objective.batch)
+    models = [(CostModel(shape, lab, w, routes, head), steps) for w, steps in objective.parts]
     for as_stored in (False, True) if repack else (True,):  # what repacked does not fit may fit as the file has it
         there = lab.with_stored(d.name for d in lab.devices) if as_stored else lab
-        model = CostModel(shape, there, workload, routes, head)
-        pricer = Pricer(model, context, slots, STEP_TOKENS, may_be_home, not as_stored)
-        starts = [(name, s) for name, s in dict.fromkeys(candidates(pricer)) if pricer.allowed(s)]
-        state, ms = _best(pricer, [s for _, s in starts], monotonic() + seconds)
-        if ms < inf:
+        pricer = Pricer([(m.on(there), n) for m, n in models], context, slots, STEP_TOKENS, may_be_home, not as_stored)
+        found = Search(pricer, started + seconds).run()
+        if found.ms < inf:
             break
     else:
-        raise CapacityError(_what_is_missing(pricer, starts, context, slots))
-    placement = pricer.placement(state)
+        raise CapacityError(what_is_missing(pricer, found.starts, context, slots))
+    placement = pricer.placement(found.state)
     needs = memory_needed(shape, placement, context, slots)
     stored = stored_devices(shape, lab, needs, repack)
-    prediction = price(model.on(lab.with_stored(stored)), placement)
-    alternatives = _alternatives(pricer, starts)
-    said = reasons(pricer, state, prediction, alternatives)
-    said += layout_reasons(model, lab, placement, needs, stored, repack)
-    return Plan(placement, prediction, said, stored, alternatives)
+    priced = models[0][0].on(lab.with_stored(stored))
+    prediction = price(priced, placement)
+    alternatives = alternatives_of(pricer, found.starts, objective)
+    said = reasons(pricer, found.state, prediction, alternatives)
+    said += layout_reasons(priced, lab, placement, needs, stored, repack)
+    return Plan(placement, prediction, said, stored, alternatives, objective)
 
 
-def _best(pricer: Pricer, starts: list[State], until: float) -> tuple[State, float]:
-    """Improve the most promising: those that fit by speed, then those that nearly fit."""
-    ranked = sorted(starts, key=lambda s: (pricer.ms(s), pricer.missing(s)))
-    best, best_ms = ranked[0], inf
-    for start in ranked[:_STARTS]:
-        now = monotonic()
-        state, ms = improve(pricer, start, now + (until - now) / 3)
-        if ms < best_ms:
-            best, best_ms = state, ms
-        if monotonic() > until and best_ms < inf:
-            break
-    return best, best_ms
+class Search:
+    """Starts, the best made of all patterns seen, small moves, until nothing helps or the time is over."""
+
+    def __init__(self, pricer: Pricer, until: float) -> None:
+        self._pricer, self._until = pricer, until
+        self.starts: list[tuple[str, State]] = []
+        self.state: State = ()
+        self.ms = inf
+        self._seen: dict[State, None] = {}
+
+    def run(self) -> Self:
+        pricer = self._pricer
+        if not pricer.homes:
+            self.starts = list(candidates(pricer))
+            return self
+        self._start()
+        every = every_column(pricer)
+        if every is None or not self._beam(every):
+            self._climb()
+            self._recombine()
+        return self
+
+    def _start(self) -> None:
+        self.starts = [(name, s) for name, s in dict.fromkeys(candidates(self._pricer)) if self._pricer.allowed(s)]
+        for state in built(self._pricer):
+            self.starts.append((name_of(self._pricer, state), state))
+            if monotonic() > self._until and self._pricer.ms(state) < inf:
+                break
+        ranked = sorted((s for _, s in self.starts), key=lambda s: (self._pricer.ms(s), self._pricer.missing(s)))
+        for state in ranked:
+            self._keep(state)
+
+    def _keep(self, state: State) -> None:
+        self._seen[state] = None
+        ms = self._pricer.ms(state)
+        if ms < self.ms or not self.state:
+            self.state, self.ms = state, ms
+
+    def _beam(self, columns: dict[int, list[Pattern]]) -> bool:
+        """Whether what is best now is proven to be, the working sets being what they are."""
+        for _ in range(3):
+            sets = self._pricer.sets_of(self.state) if self.ms < inf else self._pricer.plain_sets()
+            found = Beam(self._pricer, columns, sets).search(self.ms, self._until)
+            if found.state is None:
+                return found.proven
+            before = self.ms
+            self._keep(found.state)
+            if self.ms == before:
+                return False
+        return False
+
+    def _climb(self) -> None:
+        """Improve the most promising: those that fit by speed, then those that nearly fit."""
+        for start in list(self._seen)[:_STARTS]:
+            now = monotonic()
+            state, _ = improve(self._pricer, start, now + (self._until - now) / 3)
+            self._keep(state)
+            if monotonic() > self._until and self.ms < inf:
+                break
+
+    def _recombine(self) -> None:
+        pricer = self._pricer
+        while len(pricer.devices) <= _BEAM and monotonic() < self._until:
+            best = sorted(self._seen, key=pricer.ms)[:_STARTS]
+            before = self.ms
+            self._beam(seen_columns(pricer, [self.state, *best]))
+            state, _ = improve(pricer, self.state, self._until)
+            self._keep(state)
+            if self.ms >= before * (1 - 1e-4):
+                break
 
 
-def _alternatives(pricer: Pricer, starts: list[tuple[str, State]]) -> tuple[Alternative, ...]:
+def alternatives_of(pricer: Pricer, starts: list[tuple[str, State]], objective: Objective) -> tuple[Alternative, ...]:
     """The best state of each name."""
     found: dict[str, Alternative] = {}
     for name, state in starts:
         ms, missing = pricer.ms(state), pricer.missing(state)
-        speed = None if ms == inf else 1e3 * pricer.model.workload.step_tokens / ms
+        speed = None if ms == inf else 1e3 * objective.tokens / ms
         known = found.get(name)
         if known is None or _rank(Alternative(name, speed, missing)) < _rank(known):
             found[name] = Alternative(name, speed, missing)
@@ -102,15 +173,17 @@ def _rank(alternative: Alternative) -> tuple[float, int]:
     return (inf if speed is None else -speed, alternative.missing_bytes)
 
 
-def _what_is_missing(pricer: Pricer, starts: list[tuple[str, State]], context: int, slots: int) -> str:
+def what_is_missing(pricer: Pricer, starts: list[tuple[str, State]], context: int, slots: int) -> str:
     shape, devices = pricer.shape, pricer.devices
     have = sum(d.memory_bytes for d in devices)
-    name, nearest = min(starts, key=lambda s: pricer.missing(s[1]))
-    cache = sum(pricer.kv)
     sequences = f"{slots} sequence{'s' if slots > 1 else ''} of {context} tokens"
-    what = f"{shape.name} needs {gigabytes(shape.n_bytes)}, and {gigabytes(cache)} for {sequences}"
+    what = f"{shape.name} needs {gigabytes(shape.n_bytes)}, and {gigabytes(sum(pricer.kv))} for {sequences}"
     where = f"{len(devices)} device{'s have' if len(devices) > 1 else ' has'} {gigabytes(have)}"
+    nearest = ""
+    if starts:
+        name, state = min(starts, key=lambda s: pricer.missing(s[1]))
+        nearest = f" Nearest is {name}, with {gigabytes(pricer.missing(state))} missing:"
     return (
-        f"{what}; {where}: nothing fits. Nearest is {name}, with {gigabytes(pricer.missing(nearest))} missing: "
+        f"{what}; {where}: nothing fits.{nearest} "
         "add memory or a device, shorten the context, or choose a smaller quantisation"
     )

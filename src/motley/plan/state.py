@@ -1,88 +1,129 @@
 """State: a placement as the search sees it, and its price.
 
-Devices are indices into the lab. For each layer only *how many* experts each device holds is searched; *which* ones
-follows: the most popular go to the home, the next to the other devices from fast to slow. Without a trace all
-experts are equal and nothing is lost by that.
+Devices are indices into the lab. For each layer only its home and *how many* experts each device holds are searched
+(a Pattern); *which* ones is `deal`'s work, and without a trace all experts are equal. Patterns are sparse, interned and
+compared by identity: a lab may have a thousand devices, of which a layer uses a few.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from functools import cached_property
+from math import ceil, inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.lab.lab import Device
 from motley.lab.placement import LayerPlacement, Placement
+from motley.plan.deal import Dealer
+from motley.plan.field import Field
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import WorkingSets
-from motley.predict.memory import kv_bytes, packed_bytes, work_bytes
+from motley.predict.memory import packed_bytes, work_bytes
 from motley.predict.predict import stages
 
-Counts = tuple[int, ...]  # experts of one layer on each device
+_NOTHING = WorkingSets(0.0, 0.0)
 
 
-@dataclass(frozen=True)
-class State:
-    homes: tuple[int, ...]  # [layers]
-    counts: tuple[Counts, ...]  # [layers][devices]
+@dataclass(frozen=True, eq=False, slots=True)
+class Pattern:
+    """Of one layer: its home, and the experts on each device that holds some, by device."""
 
-    def with_layer(self, index: int, home: int, counts: Counts) -> "State":
-        homes, all_counts = list(self.homes), list(self.counts)
-        homes[index], all_counts[index] = home, counts
-        return State(tuple(homes), tuple(all_counts))
+    home: int
+    held: tuple[tuple[int, int], ...]
+
+    def on(self, device: int) -> int:
+        return next((n for d, n in self.held if d == device), 0)
+
+
+State = tuple[Pattern, ...]  # a pattern for each layer
+Sets = Sequence[WorkingSets]
 
 
 class Pricer:
-    """Milliseconds and memory of states, for one question. Remembers layers. `may_be_home`: device indices. `repack`:
-    weights take what their repacked copies take."""
+    """Milliseconds and memory of states, for one question. `models`: a cost model and how many steps of its workload
+    count, for each part of the objective. `may_be_home`: device indices. `repack`: weights take what their repacked
+    copies take."""
 
     def __init__(
         self,
-        model: CostModel,
+        models: Sequence[tuple[CostModel, float]],
         context: int,
         slots: int,
         step_tokens: int,
         may_be_home: frozenset[int] | None = None,
         repack: bool = True,
     ) -> None:
-        self._may_be_home = may_be_home
-        self.model, self.shape, self.devices = model, model.shape, model.lab.devices
-        shape, n = self.shape, self.shape.n_layers
+        self.models, self.model = models, models[0][0]
+        self.shape, self.devices = self.model.shape, self.model.lab.devices
+        shape, layers = self.shape, range(self.shape.n_layers)
 
         def held(n_bytes: int) -> int:
             return packed_bytes(shape, n_bytes) if repack else n_bytes
 
-        self.home_bytes = [held(shape.home_bytes(i)) for i in range(n)]
-        self.expert_bytes = [held(shape.expert_bytes(i)) for i in range(n)]
+        self.n_experts = [shape.experts_in(i) for i in layers]
+        self.home_bytes = [held(shape.home_bytes(i)) for i in layers]
+        self.expert_bytes = [held(shape.expert_bytes(i)) if self.n_experts[i] else 0 for i in layers]
         self.embed_bytes, self.head_bytes = held(shape.embed_bytes), held(shape.head_bytes)
-        self.kv = [kv_bytes(shape, [i], context, slots) for i in range(n)]
+        self.kv = [slots * ceil(shape.kv_kept_bytes(i, context)) for i in layers]
         self.work = work_bytes(shape, step_tokens, home=True), work_bytes(shape, step_tokens, home=False)
-        self._alike = [model.alike(i) for i in range(n)]
-        self._ms: dict[tuple[int, int, Counts, tuple[WorkingSets, ...]], float] = {}
-        self._order: dict[int, NDArray[np.int64]] = {}
-        speed = {i: _expert_speed(d) for i, d in enumerate(self.devices)}
-        self.by_speed = sorted(speed, key=lambda i: -speed[i])
-        self.speed = [speed[i] for i in range(len(self.devices))]
+        self.memory = [d.memory_bytes for d in self.devices]
+        homes = range(len(self.devices)) if may_be_home is None else sorted(may_be_home)
+        self.homes = [d for d in homes if self.memory[d] > self.work[0]]
+        self.kind = self._kinds()
+        self.dealer = Dealer(self.model)
+        self._curved = [any(len(k.matvec) > 1 for k in d.kernels) for d in self.devices]
+        self._patterns: dict[tuple[int, tuple[tuple[int, int], ...]], Pattern] = {}
+        self._ms: dict[object, float] = {}
+        self._states: dict[State, float] = {}
+        self._hops: dict[tuple[int, int, bool], float] = {}
+        self._ends: dict[object, float] = {}
+
+    def pattern(self, home: int, held: Mapping[int, int] | Iterable[tuple[int, int]]) -> Pattern:
+        items = tuple(sorted((d, n) for d, n in dict(held).items() if n))
+        found = self._patterns.get((home, items))
+        if found is None:
+            found = self._patterns[home, items] = Pattern(home, items)
+        return found
+
+    def moved(self, pattern: Pattern, a: int, b: int, n: int, home: int | None = None) -> Pattern:
+        """With n experts from a on b."""
+        held = dict(pattern.held)
+        held[a] = held.get(a, 0) - n
+        held[b] = held.get(b, 0) + n
+        return self.pattern(pattern.home if home is None else home, held)
+
+    def _kinds(self) -> list[int]:
+        """[layers]: the first layer that is interchangeable with it."""
+        seen: dict[object, int] = {}
+        layers = range(self.shape.n_layers)
+        facts = [(self.model.alike(i), self.home_bytes[i], self.expert_bytes[i], self.kv[i]) for i in layers]
+        return [seen.setdefault(fact, i) for i, fact in enumerate(facts)]
 
     # -- memory
-    def weights(self, state: State) -> tuple[list[int], list[int]]:
-        """Bytes of home and of expert weights on each device."""
-        experts: list[int] = (np.array(self.expert_bytes) @ np.array(state.counts)).tolist()
-        homes = [0] * len(self.devices)
-        for n_bytes, home in zip(self.home_bytes, state.homes):
-            homes[home] += n_bytes
-        homes[state.homes[0]] += self.embed_bytes
-        homes[state.homes[-1]] += self.head_bytes
+    def groups(self, state: State) -> Counter[tuple[int, Pattern]]:
+        """How often each pattern is used, by kind of layer."""
+        return Counter(zip(self.kind, state))
+
+    def weights(self, state: State) -> tuple[dict[int, int], dict[int, int]]:
+        """Bytes of home weights and of expert weights on each device."""
+        homes, experts = {state[0].home: self.embed_bytes}, dict[int, int]()
+        homes[state[-1].home] = homes.get(state[-1].home, 0) + self.head_bytes
+        for (kind, pattern), times in self.groups(state).items():
+            homes[pattern.home] = homes.get(pattern.home, 0) + times * self.home_bytes[kind]
+            size = times * self.expert_bytes[kind]
+            for device, n in pattern.held:
+                experts[device] = experts.get(device, 0) + n * size
         return homes, experts
 
-    def needs(self, state: State, weights: tuple[list[int], list[int]]) -> list[int]:
-        """Bytes in all on each device; a device without weights needs nothing."""
-        needs = []
-        for device, (home, experts) in enumerate(zip(*weights)):
-            work = self.work[0] if home else self.work[1]
-            used = home + experts
-            kept = sum(kv for kv, at in zip(self.kv, state.homes) if at == device)
-            needs.append(used + kept + work if used else 0)
+    def needs(self, state: State, weights: tuple[dict[int, int], dict[int, int]] | None = None) -> dict[int, int]:
+        """Bytes in all on each device in use."""
+        homes, experts = weights or self.weights(state)
+        needs = {d: n + self.work[1] for d, n in experts.items()}
+        for d, n in homes.items():
+            needs[d] = n + experts.get(d, 0) + self.work[0]
+        for kv, pattern in zip(self.kv, state):
+            needs[pattern.home] += kv
         return needs
 
     def missing(self, state: State) -> int:
@@ -90,66 +131,125 @@ class Pricer:
         is as bad as having no memory at all."""
         if not self.allowed(state):
             return self.shape.n_bytes
-        needs = self.needs(state, self.weights(state))
-        return sum(max(0, need - d.memory_bytes) for need, d in zip(needs, self.devices))
+        return sum(max(0, need - self.memory[d]) for d, need in self.needs(state).items())
 
     # -- time
     def allowed(self, state: State) -> bool:
         """Whether attention lives only where it may."""
-        return self._may_be_home is None or self._may_be_home.issuperset(state.homes)
+        return {p.home for p in state}.issubset(self.homes)
 
     def ms(self, state: State) -> float:
-        """Of a step; infinite where it does not fit or is not allowed."""
+        """Of the objective's steps; infinite where it does not fit or is not allowed."""
+        found = self._states.get(state)
+        if found is None:
+            found = self._states[state] = self._price(state)
+        return found
+
+    def _price(self, state: State) -> float:
         if not self.allowed(state):
             return inf
         weights = self.weights(state)
-        if any(need > d.memory_bytes for need, d in zip(self.needs(state, weights), self.devices)):
+        if any(need > self.memory[d] for d, need in self.needs(state, weights).items()):
             return inf
-        sets = self.model.working_sets(*weights)
-        model, homes = self.model, state.homes
-        total = sum(self.layer_ms(i, homes[i], state.counts[i], sets) for i in range(len(homes)))
-        total += sum(model.hop(homes[0], home, last) for home, last in stages(homes))
-        return total + model.output(homes[-1], sets).ms + model.step(homes[0], sets).ms
+        sets = self.sets(*weights)
+        total = sum(n * self.layer_ms(kind, pattern, sets) for (kind, pattern), n in self.groups(state).items())
+        first, last = state[0].home, state[-1].home
+        total += sum(self.hop(first, home, is_last) for home, is_last in stages([p.home for p in state]))
+        return total + self.ends_ms(first, last, sets)
 
-    def layer_ms(self, index: int, home: int, counts: Counts, sets: tuple[WorkingSets, ...]) -> float:
-        key = self._alike[index], home, counts, sets
+    def layer_ms(self, index: int, pattern: Pattern, sets: Sequence[Sets]) -> float:
+        """All steps of one layer."""
+        kind = self.kind[index]
+        devices = [pattern.home, *(d for d, _ in pattern.held)]
+        curves = tuple(of[d] for of in sets for d in devices if self._curved[d])
+        key = kind, pattern, curves
         found = self._ms.get(key)
         if found is None:
-            found = self.model.layer(index, home, self.owner(index, home, counts), sets).ms
+            found = sum(steps * self._layer(m, index, pattern, of) for (m, steps), of in zip(self.models, sets))
             self._ms[key] = found
         return found
 
-    def plain_sets(self) -> tuple[WorkingSets, ...]:
+    def _layer(self, model: CostModel, index: int, pattern: Pattern, sets: Sets) -> float:
+        if model.routes is None:
+            return model.counted_ms(index, pattern.home, dict(pattern.held), sets)
+        return model.layer_ms(index, pattern.home, self.dealer.owner(index, pattern.home, pattern.held, sets), sets)
+
+    def hop(self, first: int, home: int, last: bool) -> float:
+        found = self._hops.get((first, home, last))
+        if found is None:
+            found = sum(steps * m.hop(first, home, last) for m, steps in self.models)
+            self._hops[first, home, last] = found
+        return found
+
+    def ends_ms(self, first: int, last: int, sets: Sequence[Sets]) -> float:
+        """Embedding and head, and what a step costs once."""
+        key = first, last, tuple((of[first], of[last]) for of in sets)
+        found = self._ends.get(key)
+        if found is None:
+            found = sum(
+                steps * (m.output(last, of).ms + m.step(first, of).ms) for (m, steps), of in zip(self.models, sets)
+            )
+            self._ends[key] = found
+        return found
+
+    def sets(self, homes: Mapping[int, int], experts: Mapping[int, int]) -> list[Sets]:
+        """What each device reads over and over, for each model. One that reads at any size alike is not asked."""
+        found: list[Sets] = []
+        for model, _ in self.models:
+            of = [_NOTHING] * len(self.devices)
+            for d in homes.keys() | experts.keys():
+                if self._curved[d]:
+                    of[d] = model.working_set(d, homes.get(d, 0), experts.get(d, 0))
+            found.append(of)
+        return found
+
+    def sets_of(self, state: State) -> list[Sets]:
+        return self.sets(*self.weights(state))
+
+    def plain_sets(self) -> list[Sets]:
         """As if every device held the whole model: for prices before a state exists."""
-        n = len(self.devices)
-        return self.model.working_sets([self.shape.n_bytes] * n, [0] * n)
+        every = dict.fromkeys(range(len(self.devices)), self.shape.n_bytes)
+        return self.sets(every, {})
 
-    # -- which experts
-    def owner(self, index: int, home: int, counts: Counts) -> NDArray[np.int64]:
-        """[E]: the device of each expert."""
-        order = [home, *(d for d in self.by_speed if d != home)]
-        dealt = np.repeat(order, [counts[d] for d in order])
-        owner = np.empty_like(dealt)
-        owner[self._popular(index)] = dealt
-        return owner
+    # -- what to try
+    @cached_property
+    def field(self) -> Field:
+        return Field(self.models, self.plain_sets())
 
-    def _popular(self, index: int) -> NDArray[np.int64]:
-        """Experts from most to least chosen."""
-        if index not in self._order:
-            routes = self.model.routes
-            chosen = np.zeros(self.shape.n_experts) if routes is None else routes.popularity(index)
-            self._order[index] = np.argsort(-chosen, kind="stable")
-        return self._order[index]
+    def done_ms(self, index: int, home: int, device: int, n: int) -> float:
+        """About when a device is done with n of a layer's experts."""
+        whole, started = self.field.experts(index).item(device), self.field.exchange.item(home, device)
+        return started + whole * n / max(self.n_experts[index], 1)
 
+    def takers(self, index: int, pattern: Pattern, most: int) -> list[int]:
+        """Devices that could take experts of a layer, the soonest done first: all of them while they are few."""
+        held, home = dict(pattern.held), pattern.home
+        more = max(1, self.n_experts[index] // (len(held) + 1))
+        done = self.field.exchange[home] + self.field.experts(index) * (more / max(self.n_experts[index], 1))
+        for d, n in held.items():
+            done[d] = self.done_ms(index, home, d, n)
+        order = [int(d) for d in np.argsort(done, kind="stable")]
+        if len(order) <= most:
+            return order
+        holders, others = [d for d in order if d in held], [d for d in order if d not in held]
+        return [*others[: most // 2], *holders[: most // 2]]
+
+    def best_homes(self, most: int, without: frozenset[int]) -> list[int]:
+        """Devices that may be homes, by how fast they would be: of many, one of each kind before others."""
+        soonest = self.field.at_home(0) + self.field.experts(0)
+        order = sorted((d for d in self.homes if d not in without), key=lambda d: (soonest[d], d))
+        if len(order) <= most:
+            return order
+        first = {int(self.field.classes[d]): d for d in reversed(order)}
+        ahead = sorted(first.values(), key=lambda d: (soonest[d], d))
+        return list(dict.fromkeys([*ahead[: most // 2], *order]))[:most]
+
+    # -- out
     def placement(self, state: State) -> Placement:
         names = [d.name for d in self.devices]
+        sets = self.sets_of(state)[0]
         layers = []
-        for i, (home, counts) in enumerate(zip(state.homes, state.counts)):
-            owner = self.owner(i, home, counts).tolist()
-            layers.append(LayerPlacement(names[home], tuple(names[d] for d in owner)))
+        for i, pattern in enumerate(state):
+            owner: NDArray[np.int64] = self.dealer.owner(i, pattern.home, pattern.held, sets, carefully=True)
+            layers.append(LayerPlacement(names[pattern.home], tuple(names[d] for d in owner.tolist())))
         return Placement(tuple(layers))
-
-
-def _expert_speed(device: Device) -> float:
-    """GB/s at which experts are read: what orders devices from fast to slow."""
-    return min((k.matvec[-1][1] for k in device.kernels), default=device.read_gb_s)

@@ -135,6 +135,7 @@ class CostModel:
         self._races: dict[object, float] = {}
         self._ends: dict[object, float] = {}
         self._works: dict[object, Cost] = {}
+        self._exchanges: dict[tuple[int, int, int], float] = {}
         self._costs: dict[tuple[int, WorkingSets], DeviceCost] = {}
 
     def on(self, lab: Lab) -> "CostModel":
@@ -145,11 +146,12 @@ class CostModel:
 
     def working_sets(self, home_bytes: Sequence[int], expert_bytes: Sequence[int]) -> tuple[WorkingSets, ...]:
         """From the bytes of home and expert weights on each device [D]."""
-        touched = self.shape.distinct_experts(self.workload.step_tokens) / self.shape.n_experts
-        return tuple(
-            WorkingSets.of(d, home, experts, touched)
-            for d, home, experts in zip(self.lab.devices, home_bytes, expert_bytes)
-        )
+        return tuple(map(self.working_set, range(len(self.lab.devices)), home_bytes, expert_bytes))
+
+    def working_set(self, device: int, home_bytes: float, expert_bytes: float) -> WorkingSets:
+        """Of one device."""
+        touched = self.shape.distinct_experts(self.workload.step_tokens) / max(self.shape.n_experts, 1)
+        return WorkingSets.of(self.lab.devices[device], home_bytes, expert_bytes, touched)
 
     # -- one layer
     def alike(self, index: int) -> int:
@@ -201,12 +203,13 @@ class CostModel:
         found = self._races.get(key)
         if found is None:
             race = self._race(index, home, holders, sets, owner)
-            found = self._at_home_ms(index, home, sets)
+            found = self.at_home_ms(index, home, sets)
             found += float(race.total.max(0) @ race.weight) if race else 0.0
             self._races[key] = found
         return found
 
-    def _at_home_ms(self, index: int, home: int, sets: Sequence[WorkingSets]) -> float:
+    def at_home_ms(self, index: int, home: int, sets: Sequence[WorkingSets]) -> float:
+        """Of a layer, all but its experts and waiting for them."""
         key = self._part[index], self.kinds[home], sets[home]
         found = self._ends.get(key)
         if found is None:
@@ -301,7 +304,7 @@ class CostModel:
         for i, device in enumerate(devices):
             code, cases = self._cases(spread, i)
             cost = [self._experts(index, device, sets, *case) for case in cases]
-            exchange = 0.0 if device == home else self._exchange(home, device)
+            exchange = 0.0 if device == home else self.exchange_ms(home, device)
             ms = np.array([c.ms + (exchange if pairs else 0.0) for c, (_, pairs) in zip(cost, cases)])
             total[i] = ms[code]
             codes.append(code)
@@ -347,7 +350,29 @@ class CostModel:
         operations = mixer.operations(w.mean_depth, w.kind == "prefill") * w.step_tokens
         return here.attention(mixer.bytes_read(w.mean_depth) * sequences, operations)
 
+    def expert_ms(self, index: int, device: int, sets: Sequence[WorkingSets]) -> float:
+        """Milliseconds that one more expert takes, beside the first."""
+        one, two = (self._experts(index, device, sets, n, n).ms for n in (1.0, 2.0))
+        return two - one
+
+    def all_experts_ms(self, index: int, device: int, sets: Sequence[WorkingSets]) -> float:
+        """Milliseconds of a layer's chosen experts, were they all on one device."""
+        if not self._parts[index].expert:
+            return 0.0
+        tokens = self.workload.step_tokens
+        return self._experts(
+            index, device, sets, self.shape.distinct_experts(tokens), float(tokens * self.shape.n_experts_used)
+        ).ms
+
     # -- between devices
+    def exchange_ms(self, home: int, device: int) -> float:
+        """Of one exchange of a layer's activations."""
+        key = self.kinds[home], self.kinds[device], self.join_kinds[home][device]
+        found = self._exchanges.get(key)
+        if found is None:
+            found = self._exchanges[key] = self._exchange(home, device)
+        return found
+
     def _exchange(self, a: int, b: int) -> float:
         return self.exchange(a, b).ms
 

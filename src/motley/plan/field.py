@@ -1,0 +1,105 @@
+"""Field: what each device, and each pair of them, would take for a layer's work, as arrays for the search to sort by.
+
+Estimates that steer; what is found is priced by the cost model. Times are milliseconds of all steps of the objective.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.predict.cost import CostModel
+from motley.predict.device_cost import WorkingSets
+
+Floats = NDArray[np.float64]
+Models = Sequence[tuple[CostModel, float]]
+Sets = Sequence[Sequence[WorkingSets]]
+
+
+class Field:
+    def __init__(self, models: Models, sets: Sets) -> None:
+        self._models, self._model, self._sets = models, models[0][0], sets
+        self.kinds = np.array(self._model.kinds)
+        _, self._one_of = np.unique(self.kinds, return_index=True)  # a device of each kind
+        self._experts: dict[int, Floats] = {}
+        self._at_home: dict[int, Floats] = {}
+        self._near: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    def experts(self, index: int) -> Floats:
+        """[D]: all of a layer's chosen experts on one device."""
+        if index not in self._experts:
+            self._experts[index] = self._of_kinds(lambda model, d, sets: model.all_experts_ms(index, d, sets))
+        return self._experts[index]
+
+    def at_home(self, index: int) -> Floats:
+        """[D]: attention, router and all that a layer's home does, without experts."""
+        if index not in self._at_home:
+            self._at_home[index] = self._of_kinds(lambda model, d, sets: model.at_home_ms(index, d, sets))
+        return self._at_home[index]
+
+    def _of_kinds(self, ms: Callable[[CostModel, int, Sequence[WorkingSets]], float]) -> Floats:
+        each = np.zeros(len(self._one_of))
+        for (model, steps), sets in zip(self._models, self._sets):
+            each += [steps * ms(model, d, sets) for d in self._one_of.tolist()]
+        found: Floats = each[self.kinds]
+        return found
+
+    @cached_property
+    def exchange(self) -> Floats:
+        """[D, D]: one exchange of activations with experts elsewhere; 0 on the diagonal."""
+        joins = np.array(self._model.join_kinds)
+        joins -= joins.min()
+        n_kinds = len(self._one_of)
+        code = (joins * n_kinds + self.kinds[:, None]) * n_kinds + self.kinds[None, :]
+        np.fill_diagonal(code, -1)
+        _, where, which = np.unique(code, return_index=True, return_inverse=True)
+        pairs = [divmod(int(at), len(self.kinds)) for at in where]
+        ms = [0.0 if a == b else sum(steps * m.exchange_ms(a, b) for m, steps in self._models) for a, b in pairs]
+        found: Floats = np.array(ms)[which].reshape(code.shape)
+        return found
+
+    @cached_property
+    def classes(self) -> NDArray[np.int64]:
+        """[D]: the first device with equal figures and as many links of each sort: for a reader, the same."""
+        rows = np.sort(np.array(self._model.join_kinds), axis=1)
+        seen: dict[object, int] = {}
+        return np.array([seen.setdefault((k, r.tobytes()), d) for d, (k, r) in enumerate(zip(self.kinds, rows))])
+
+    def near(self, index: int, size: int) -> NDArray[np.int64]:
+        """[D, size]: each home and the devices that would be done soonest with a layer's experts among so many."""
+        if (index, size) not in self._near:
+            done = self.exchange + self.experts(index)[None, :] / size
+            np.fill_diagonal(done, -1.0)
+            order = np.argpartition(done, size - 1, axis=1)[:, :size] if size < len(done) else np.argsort(done, axis=1)
+            self._near[index, size] = order
+        return self._near[index, size]
+
+    def even_ms(self, index: int, size: int) -> Floats:
+        """[D]: a layer's time at each home with its nearest, if memory does not matter."""
+        near = self.near(index, size)
+        start = np.take_along_axis(self.exchange, near, axis=1)
+        rate = 1 / np.maximum(self.experts(index)[near], 1e-12)
+        low, high = np.zeros(len(near)), self.experts(index).copy()
+        for _ in range(30):
+            middle = (low + high) / 2
+            short = np.maximum((middle[:, None] - start) * rate, 0).sum(1) < 1
+            low, high = np.where(short, middle, low), np.where(short, high, middle)
+        return self.at_home(index) + high
+
+    def shares(self, index: int, home: int, devices: NDArray[np.int64], most: Floats) -> tuple[float, Floats]:
+        """When all are done, and the parts of a layer's experts for `devices` so that all are done then, none with
+        more than `most`: [n], adding up to 1. Infinite where they cannot hold all."""
+        if most.sum() < 1 - 1e-12:
+            return inf, most
+        rate, start = 1 / np.maximum(self.experts(index)[devices], 1e-12), self.exchange[home, devices]
+        low, high = 0.0, float((start + most / rate).max())
+        for _ in range(40):
+            middle = (low + high) / 2
+            if np.clip((middle - start) * rate, 0, most).sum() < 1:
+                low = middle
+            else:
+                high = middle
+        part = np.clip((high - start) * rate, 0, most)
+        return high, part / part.sum()
