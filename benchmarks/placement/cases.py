@@ -79,7 +79,7 @@ def _lab(rng: np.random.Generator, shape: ModelShape, n_devices: int) -> Lab:
     names = [f"d{i}" for i in range(n_devices)]
     whole = Placement(tuple(LayerPlacement("d0", ("d0",) * shape.experts_in(i)) for i in range(shape.n_layers)))
     weights = memory_needed(shape, whole, CONTEXT, 8)["d0"].total - RESERVE_BYTES
-    low, high = [(0.15, 0.6), (0.3, 1.2), (0.9, 2.0)][rng.integers(3)]
+    low, high = [(0.3, 0.8), (0.4, 1.4), (0.9, 2.0)][rng.integers(3)]
     devices = []
     for name in names:
         memory = RESERVE_BYTES + weights * rng.uniform(low, high) * (rng.random() > 0.05)

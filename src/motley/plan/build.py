@@ -20,27 +20,31 @@ Floats = NDArray[np.float64]
 
 
 def built(pricer: Pricer) -> Iterator[State]:
-    """Group sizes from the largest to one, then fuller groups."""
-    for full in (False, True):
-        for size in _sizes(len(pricer.devices)):
-            for rank in range(2):  # which of the best homes is first
-                state = _Building(pricer, size, full).state(rank)
-                if state is not None:
-                    yield state
+    """Each group size, from homes that look best; of the best sizes fuller groups too, and another first home."""
+    found: dict[int, float] = {}
+    for size in _sizes(len(pricer.devices)):
+        state = _Building(pricer, size, full=False).state()
+        if state is not None:
+            found[size] = pricer.ms(state)
+            yield state
+    for size in sorted(_sizes(len(pricer.devices)), key=lambda size: found.get(size, inf)):
+        for rank, full in ((0, True), (1, False), (1, True)):
+            state = _Building(pricer, size, full).state(rank)
+            if state is not None:
+                yield state
 
 
 def _sizes(most: int) -> list[int]:
-    sizes, size = [], 1
-    while size < most:
-        sizes.append(size)
-        size = max(size + 1, size * 3 // 2)
-    return [most, *reversed(sizes)]
+    """Powers of two and what lies between them."""
+    sizes = [size for k in range(most.bit_length()) for size in (1 << k, 3 << k >> 1)]
+    return sorted({1, most, *(size for size in sizes if size <= most)})
 
 
 @dataclass(frozen=True, eq=False)
 class _Stage:
     home: int
-    patterns: list[Pattern]
+    devices: Ints  # the home first
+    n: int  # layers, about
     ms: float  # of a layer
 
 
@@ -51,24 +55,28 @@ class _Building:
         self._used: set[int] = set()
         self._homes: list[int] = []
 
-    def state(self, rank: int) -> State | None:
-        """None where it does not get to the last layer."""
+    def state(self, rank: int = 0) -> State | None:
+        """None where it does not get to the last layer. `rank`: which of the best homes is the first."""
         patterns: list[Pattern] = []
         n = self._pricer.shape.n_layers
         while len(patterns) < n:
-            stages = [s for h in self._candidates(len(patterns)) if (s := self._stage(h, len(patterns))).patterns]
-            if not stages:
-                return None
+            stages = [s for h in self._candidates(len(patterns)) if (s := self._stage(h, len(patterns))).n]
             stages.sort(key=lambda s: (self._score(s, n - len(patterns)), s.home))
-            chosen = stages[min(rank, len(stages) - 1)] if not patterns else stages[0]
-            self._take(chosen, len(patterns))
-            patterns += chosen.patterns
+            if rank and not patterns:
+                stages = stages[min(rank, len(stages) - 1) :]
+            for stage in stages:
+                if chosen := self._patterns(stage, len(patterns)):
+                    self._take(stage.home, chosen, len(patterns))
+                    patterns += chosen
+                    break
+            else:
+                return None
         return tuple(patterns)
 
     def _score(self, stage: _Stage, left: int) -> float:
         """Milliseconds of a layer; that few layers fit is as bad as the next hop."""
         first = self._homes[0] if self._homes else stage.home
-        return stage.ms + self._pricer.hop(first, stage.home, len(stage.patterns) == left) / len(stage.patterns)
+        return stage.ms + self._pricer.hop(first, stage.home, stage.n == left) / stage.n
 
     def _candidates(self, layer: int) -> list[int]:
         """Homes that look fast and whose neighbourhood has room; of alike ones with alike room, one."""
@@ -117,69 +125,76 @@ class _Building:
     def _stage(self, home: int, layer: int) -> _Stage:
         """As many layers as the group holds, or holds well."""
         pricer, kind = self._pricer, self._routed(layer)
-        devices = self._group(home, kind) if pricer.n_experts[kind] else np.array([home])
+        routed = pricer.n_experts[kind] > 0
+        devices = self._group(home, kind) if routed else np.array([home])
         room, left = self._room(home, devices, layer), len(pricer.kind) - layer
-        n = self._how_many(kind, home, devices, room, left)
-        patterns: list[Pattern] = []
-        while n > 0:
-            patterns, ms = self._patterns(layer, n, home, devices, room)
-            if len(patterns) == n or self._size == 1:
-                return _Stage(home, patterns, ms)
-            n = len(patterns) if patterns and len(patterns) < n else n - 1
-        return _Stage(home, patterns, inf)
-
-    def _how_many(self, kind: int, home: int, devices: Ints, room: Floats, left: int) -> int:
-        pricer = self._pricer
         at_home, experts = pricer.home_bytes[kind] + pricer.kv[kind], pricer.n_experts[kind] * pricer.expert_bytes[kind]
-        if not experts:
-            return int(min(left, room[0] // max(at_home, 1)))
-        most = int(min(left, room.sum() // (at_home + experts), room[0] // max(at_home, 1)))
-        if self._full or not most:
-            return most
-        _, share = pricer.field.shares(kind, home, devices, np.ones(len(devices)))
+        n = int(min(left, room.sum() // (at_home + experts), room[0] // max(at_home, 1)))
+        ms = pricer.field.at_home(kind).item(home)
+        if not n or not routed:
+            return _Stage(home, devices, n, ms)
+        done, share = pricer.field.shares(kind, home, devices, np.ones(len(devices)))
         each = share * experts
         each[0] += at_home
         well = int(min((room[each > 0] / each[each > 0]).min(), left))
-        return max(1, min(well, most))
+        if not self._full:
+            n = max(1, min(well, n))
+        if n > well:
+            room[0] -= n * at_home
+            done, _ = pricer.field.shares(kind, home, devices, np.minimum(np.maximum(room, 0) / (n * experts), 1))
+        return _Stage(home, devices, n if done < inf else 0, ms + done)
 
-    def _patterns(self, layer: int, n: int, home: int, devices: Ints, room: Floats) -> tuple[list[Pattern], float]:
-        """Of up to n layers, until one does not fit; and the time of a layer."""
-        pricer, room, found, ms = self._pricer, room.copy(), list[Pattern](), 0.0
-        layers = range(layer, min(layer + n, len(pricer.kind)))
-        fixed = sum(pricer.home_bytes[i] + pricer.kv[i] for i in layers)
-        fixed += pricer.head_bytes if layers[-1] == len(pricer.kind) - 1 else 0
-        room[0] -= fixed
+    def _patterns(self, stage: _Stage, layer: int) -> list[Pattern]:
+        """Of up to n layers, until one does not fit."""
+        n = min(stage.n + 2, len(self._pricer.kind) - layer) if self._size == 1 else stage.n
+        found: list[Pattern] = []
+        while n > 0:
+            found = self._fitted(stage, layer, n)
+            if len(found) == n:
+                break
+            n = max(len(found), n - 1) if found and len(found) < n - 1 else n - 1
+        return found
+
+    def _fitted(self, stage: _Stage, layer: int, n: int) -> list[Pattern]:
+        """As many of n layers as fit, one after the other; alike layers alike, while memory allows it."""
+        pricer, devices, found = self._pricer, stage.devices, list[Pattern]()
+        layers = range(layer, layer + n)
+        room = self._room(stage.home, devices, layer)
+        room[0] -= sum(pricer.home_bytes[i] + pricer.kv[i] for i in layers)
+        room[0] -= pricer.head_bytes if layers[-1] == len(pricer.kind) - 1 else 0
         if room[0] < 0:
-            return [], inf
-        bytes_of = sum(pricer.expert_bytes[i] * pricer.n_experts[i] for i in layers)
+            return []
+        left = sum(pricer.expert_bytes[i] * pricer.n_experts[i] for i in layers)
+        counts, kind, pattern = np.zeros(len(devices), np.int64), -1, pricer.pattern(stage.home, ())
         for i in layers:
-            counts = np.zeros(len(devices), np.int64)
-            if pricer.n_experts[i]:
-                done, share = pricer.field.shares(pricer.kind[i], home, devices, np.minimum(room / bytes_of, 1))
-                if done == inf:
-                    break
-                counts = _whole(share, pricer.n_experts[i], room / pricer.expert_bytes[i])
-                if counts.sum() < pricer.n_experts[i]:
-                    break
-                room -= counts * pricer.expert_bytes[i]
-                bytes_of -= pricer.expert_bytes[i] * pricer.n_experts[i]
-                ms += done
-            ms += pricer.field.at_home(pricer.kind[i]).item(home)
-            found.append(pricer.pattern(home, zip(devices.tolist(), counts.tolist())))
-        return found, ms / max(len(found), 1)
+            n_experts, size = pricer.n_experts[i], pricer.expert_bytes[i]
+            if pricer.kind[i] != kind or (counts * left > room * n_experts).any():
+                kind, counts = pricer.kind[i], np.zeros(len(devices), np.int64)
+                if n_experts:
+                    done, share = pricer.field.shares(kind, stage.home, devices, np.minimum(room / left, 1))
+                    if done == inf:
+                        break
+                    counts = _whole(share, n_experts, room / size)
+                    if counts.sum() < n_experts:
+                        break
+                pattern = pricer.pattern(stage.home, zip(devices.tolist(), counts.tolist()))
+            room -= counts * size
+            left -= n_experts * size
+            found.append(pattern)
+        return found
 
-    def _take(self, stage: _Stage, layer: int) -> None:
+    def _take(self, home: int, patterns: list[Pattern], layer: int) -> None:
         pricer = self._pricer
-        if stage.home not in self._used:
-            self._free[stage.home] -= pricer.work[1]
-            self._used.add(stage.home)
-        self._free[stage.home] -= pricer.work[0] - pricer.work[1] + (0 if layer else pricer.embed_bytes)
-        for i, pattern in enumerate(stage.patterns, layer):
-            self._free[stage.home] -= pricer.home_bytes[i] + pricer.kv[i]
+        if home not in self._used:
+            self._free[home] -= pricer.work[1]
+            self._used.add(home)
+        self._free[home] -= pricer.work[0] - pricer.work[1] + (0 if layer else pricer.embed_bytes)
+        for i, pattern in enumerate(patterns, layer):
+            self._free[home] -= pricer.home_bytes[i] + pricer.kv[i]
             for d, n in pattern.held:
                 self._free[d] -= n * pricer.expert_bytes[i] + (0 if d in self._used else pricer.work[1])
                 self._used.add(d)
-        self._homes.append(stage.home)
+        self._homes.append(home)
 
 
 def _whole(share: Floats, n: int, most: Floats) -> Ints:

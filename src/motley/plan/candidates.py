@@ -28,16 +28,15 @@ def candidates(pricer: Pricer) -> Iterator[tuple[str, State]]:
     homes = pricer.homes if few else pricer.best_homes(_HOMES, frozenset())
     for device in homes:
         yield f"all on {names[device]}", _alone(pricer, device)
-    if n == 1:
+    if n == 1 or not few:  # `build` knows how to use many
         return
     for order in _orders(pricer, homes):
         found = _layer_split(pricer, order)
         if found is not None:
             yield "layers split over " + ", ".join(names[d] for d in order), found
-    if few:
-        for first, second in permutations(homes[:_MAX_PAIRED], 2):
-            for state in _two_homes(pricer, first, second):
-                yield f"layers split over {names[first]}, {names[second]}, experts spread", state
+    for first, second in permutations(homes[:_MAX_PAIRED], 2):
+        for state in _two_homes(pricer, first, second):
+            yield f"layers split over {names[first]}, {names[second]}, experts spread", state
     if any(pricer.n_experts):
         for home in homes:
             for state in _experts_apart(pricer, home):

@@ -94,12 +94,12 @@ class Field:
         if most.sum() < 1 - 1e-12:
             return inf, most
         rate, start = 1 / np.maximum(self.experts(index)[devices], 1e-12), self.exchange[home, devices]
-        low, high = 0.0, float((start + most / rate).max())
-        for _ in range(40):
-            middle = (low + high) / 2
-            if np.clip((middle - start) * rate, 0, most).sum() < 1:
-                low = middle
-            else:
-                high = middle
-        part = np.clip((high - start) * rate, 0, most)
-        return high, part / part.sum()
+        # Each device takes its share at `rate` from `start` on, until it has `most`: where do the sums reach 1?
+        times = np.concatenate([start, start + most / rate])
+        order = np.argsort(times, kind="stable")
+        slopes = np.cumsum(np.concatenate([rate, -rate])[order])
+        reached = np.concatenate([[0.0], np.cumsum(slopes[:-1] * np.diff(times[order]))])
+        at = max(int(np.searchsorted(reached, 1 - 1e-12)), 1)
+        done = float(times[order[at - 1]] + (1 - reached[at - 1]) / max(float(slopes[at - 1]), 1e-12))
+        part = np.clip((done - start) * rate, 0, most)
+        return done, part / part.sum()

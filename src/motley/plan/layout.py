@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
+from motley.plan.names import listed
 from motley.predict.cost import CostModel
 from motley.predict.memory import Need, gigabytes, packed_bytes
 from motley.predict.predict import Prediction, price
@@ -22,16 +23,22 @@ def stored_devices(shape: ModelShape, lab: Lab, needs: Mapping[str, Need], repac
 
 
 def layout_reasons(
-    model: CostModel, lab: Lab, placement: Placement, needs: Mapping[str, Need], stored: frozenset[str], repack: bool
+    model: CostModel,
+    lab: Lab,
+    placement: Placement,
+    needs: Mapping[str, Need],
+    stored: frozenset[str],
+    repack: bool,
+    here: Prediction,
 ) -> list[str]:
-    """A sentence for each layout in use. `lab`: as it was measured."""
+    """A sentence for each layout in use. `lab`: as it was measured; `model`, `here`: what predicted the placement."""
     packed = [name for name in needs if name not in stored]
     said = []
     if packed:
-        said.append(_packed(model, lab, placement, needs, packed))
+        said.append(_packed(model, lab, placement, needs, packed, here))
     if stored:
         why = "as asked" if not repack else "because the repacked copy would not fit"
-        said.append(_stored(model, lab, placement, needs, sorted(stored), why))
+        said.append(_stored(model, lab, placement, needs, sorted(stored), why, here))
     return said
 
 
@@ -39,33 +46,52 @@ def _too_large(shape: ModelShape, lab: Lab, name: str, need: Need) -> bool:
     return need.total + packed_bytes(shape, need.weights) - need.weights > lab.device(name).memory_bytes
 
 
-def _packed(model: CostModel, lab: Lab, placement: Placement, needs: Mapping[str, Need], names: Sequence[str]) -> str:
+def _packed(
+    model: CostModel,
+    lab: Lab,
+    placement: Placement,
+    needs: Mapping[str, Need],
+    names: Sequence[str],
+    here: Prediction,
+) -> str:
     memory = sum(packed_bytes(model.shape, needs[name].weights) for name in names)
     seconds = [needs[n].weights / lab.device(n).pack_gb_s / 1e9 for n in names if lab.device(n).pack_gb_s]
     load = f" in about {max(seconds):.2g} s" if len(seconds) == len(names) else ""
-    here, other = _speed(model, lab, placement, set(needs) - set(names)), _speed(model, lab, placement, list(needs))
+    other = _speed(model, lab, placement, list(needs), here)
     return (
-        f"{', '.join(names)}: weights are repacked while loading{load}, into {gigabytes(memory)} of memory; with "
+        f"{_listed(lab, names)}: weights are repacked while loading{load}, into {gigabytes(memory)} of memory; with "
         "--no-repack they would be there at once, in the file's page cache alone, at "
         f"{other.p50:.3g} tokens/s, {_difference(other, here)}"
     )
 
 
 def _stored(
-    model: CostModel, lab: Lab, placement: Placement, needs: Mapping[str, Need], names: Sequence[str], why: str
+    model: CostModel,
+    lab: Lab,
+    placement: Placement,
+    needs: Mapping[str, Need],
+    names: Sequence[str],
+    why: str,
+    here: Prediction,
 ) -> str:
     n_bytes = sum(needs[name].weights for name in names)
     memory = packed_bytes(model.shape, n_bytes)
-    here, other = _speed(model, lab, placement, names), _speed(model, lab, placement, set(needs) - set(names))
+    other = _speed(model, lab, placement, set(needs) - set(names), here)
     return (
-        f"{', '.join(names)}: weights stay in the mapped file, {why}: there at once, in {gigabytes(n_bytes)} of page "
-        f"cache, shared with other processes; repacked they would take {gigabytes(memory)} of memory, at "
+        f"{_listed(lab, names)}: weights stay in the mapped file, {why}: there at once, in {gigabytes(n_bytes)} of "
+        f"page cache, shared with other processes; repacked they would take {gigabytes(memory)} of memory, at "
         f"{other.p50:.3g} tokens/s, {_difference(other, here)}"
     )
 
 
-def _speed(model: CostModel, lab: Lab, placement: Placement, stored: Collection[str]) -> Prediction:
-    return price(model.on(lab.with_stored(stored)), placement)
+def _listed(lab: Lab, names: Sequence[str]) -> str:
+    kept = set(names)
+    return listed([d.name for d in lab.devices if d.name in kept])
+
+
+def _speed(model: CostModel, lab: Lab, placement: Placement, stored: Collection[str], here: Prediction) -> Prediction:
+    there = lab.with_stored(stored)
+    return here if there.devices == model.lab.devices else price(model.on(there), placement)
 
 
 def _difference(other: Prediction, here: Prediction) -> str:

@@ -29,6 +29,7 @@ from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.model import ModelShape
 
 _STARTS = 24  # how many arrangements are improved
+_STARTING = 0.5  # of the time, at most, for finding them
 _BEAM = 16  # devices of which the best of what was seen is put together again
 
 
@@ -79,8 +80,8 @@ def find_placement(
     priced = models[0][0].on(lab.with_stored(stored))
     prediction = price(priced, placement)
     alternatives = alternatives_of(pricer, found.starts, objective)
-    said = reasons(pricer, found.state, prediction, alternatives)
-    said += layout_reasons(priced, lab, placement, needs, stored, repack)
+    said = reasons(pricer, found.state, prediction, alternatives, head)
+    said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
     return Plan(placement, prediction, said, stored, alternatives, objective)
 
 
@@ -107,10 +108,12 @@ class Search:
         return self
 
     def _start(self) -> None:
+        now = monotonic()
+        until = now + _STARTING * (self._until - now)
         self.starts = [(name, s) for name, s in dict.fromkeys(candidates(self._pricer)) if self._pricer.allowed(s)]
         for state in built(self._pricer):
             self.starts.append((name_of(self._pricer, state), state))
-            if monotonic() > self._until and self._pricer.ms(state) < inf:
+            if monotonic() > until and self._pricer.ms(state) < inf:
                 break
         ranked = sorted((s for _, s in self.starts), key=lambda s: (self._pricer.ms(s), self._pricer.missing(s)))
         for state in ranked:

@@ -46,6 +46,8 @@ _CHOICE = 45.0  # softmax and top-k, per expert
 _EXPERT = 3.8  # gather, round, silu and float64 sum, per element of an expert's rows
 _COMBINE = 4.0
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -135,6 +137,7 @@ class CostModel:
         self._races: dict[object, float] = {}
         self._ends: dict[object, float] = {}
         self._works: dict[object, Cost] = {}
+        self._tables: dict[object, tuple[list[Cost], Floats]] = {}
         self._exchanges: dict[tuple[int, int, int], float] = {}
         self._costs: dict[tuple[int, WorkingSets], DeviceCost] = {}
 
@@ -249,17 +252,16 @@ class CostModel:
         """The slowest holder in each case, averaged: the home's own experts, others' and waiting for the links."""
         slowest = race.total.argmax(0)
         own, remote, link = Cost(), [], []
-        for i, device in enumerate(race.holders):
-            which = slowest == i
-            weights = np.bincount(race.codes[i][which], race.weight[which], len(race.costs[i])).tolist()
-            cost = sum((c * w for c, w in zip(race.costs[i], weights) if w), Cost())
+        for i in np.unique(slowest).tolist():
+            which, costs = slowest == i, race.costs[i]
+            weights = np.bincount(race.codes[i][which], race.weight[which], len(costs)).tolist()
+            cost = sum((c * w for c, w in zip(costs, weights) if w), Cost())
             if i == 0:
                 own = cost
-            elif any(weights):
-                name = self.lab.devices[device].name
+            else:
+                name = self.lab.devices[race.holders[i]].name
                 remote.append((name, cost))
-                asked = sum(w for c, w in zip(race.costs[i], weights) if c.ms)
-                link.append((name, race.link_ms[i] * asked))
+                link.append((name, race.link_ms[i] * sum(w for c, w in zip(costs, weights) if c.ms)))
         return own, tuple(remote), tuple(link)
 
     def _attention(self, parts: _Parts, here: DeviceCost) -> Cost:
@@ -300,25 +302,34 @@ class CostModel:
             return None
         spread = self._spread(index, holders, owner)
         devices = list(holders)
-        codes, costs, links, total = [], [], [], np.empty((len(devices), len(spread.weight)))
+        codes, costs, links = [], [], []
+        total = np.empty((len(devices), len(spread.weight)))
+        alike = spread.distinct is spread.pairs  # then a holder's cost depends on one number
+        counts = spread.pairs.T.astype(np.int64) if alike else None
         for i, device in enumerate(devices):
-            code, cases = self._cases(spread, i)
-            cost = [self._experts(index, device, sets, *case) for case in cases]
             exchange = 0.0 if device == home else self.exchange_ms(home, device)
-            ms = np.array([c.ms + (exchange if pairs else 0.0) for c, (_, pairs) in zip(cost, cases)])
-            total[i] = ms[code]
+            if counts is not None:
+                code = counts[i]
+                cost, ms = self._expert_costs(index, device, sets)
+            else:
+                both, code = np.unique(spread.pairs[:, i] + 1j * spread.distinct[:, i], return_inverse=True)
+                cost = [self._experts(index, device, sets, case.imag, case.real) for case in both.tolist()]
+                ms = np.array([c.ms for c in cost])
+            np.take(ms + exchange * (ms > 0), code, out=total[i])
             codes.append(code)
             costs.append(cost)
             links.append(exchange)
         return _Race(devices, spread.weight, codes, costs, links, total)
 
-    def _cases(self, spread: Spread, holder: int) -> tuple[NDArray[np.int64], list[tuple[float, float]]]:
-        """Different (distinct, pairs) of one holder, and which of them each case is."""
-        pairs = spread.pairs[:, holder]
-        if spread.distinct is spread.pairs:
-            return pairs.astype(np.int64), [(float(k), float(k)) for k in range(self.shape.n_experts_used + 1)]
-        both, codes = np.unique(pairs + 1j * spread.distinct[:, holder], return_inverse=True)
-        return codes, list(zip(both.imag.tolist(), both.real.tolist()))
+    def _expert_costs(self, index: int, device: int, sets: Sequence[WorkingSets]) -> tuple[list[Cost], Floats]:
+        """Of 0 to A experts, each for one token."""
+        key = self._part[index], self.kinds[device], sets[device]
+        found = self._tables.get(key)
+        if found is None:
+            numbers = map(float, range(self.shape.n_experts_used + 1))
+            costs = [self._experts(index, device, sets, n, n) for n in numbers]
+            found = self._tables[key] = costs, np.array([c.ms for c in costs])
+        return found
 
     def _experts(self, index: int, device: int, sets: Sequence[WorkingSets], distinct: float, pairs: float) -> Cost:
         """`distinct` experts read, `pairs` (token, expert) products computed."""

@@ -1,5 +1,6 @@
 """What a placement asks of each device's memory: weights, KV cache, and the buffers of a step."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -57,8 +58,8 @@ def weights_on(shape: ModelShape, placement: Placement) -> dict[str, Weights]:
     experts: dict[str, int] = {}
     for i, layer in enumerate(placement.layers):
         home[layer.home] = home.get(layer.home, 0) + shape.home_bytes(i)
-        for device in layer.experts:
-            experts[device] = experts.get(device, 0) + shape.expert_bytes(i)
+        for device, n in Counter(layer.experts).items():
+            experts[device] = experts.get(device, 0) + n * shape.expert_bytes(i)
     home[placement.layers[0].home] += shape.embed_bytes
     home[placement.layers[-1].home] += shape.head_bytes
     return {device: Weights(home.get(device, 0), experts.get(device, 0)) for device in {**home, **experts}}
@@ -87,7 +88,7 @@ PACKED = {"q4_k": 2368 / 2304, "q5_k": 2880 / 2816, "q6_k": 3392 / 3360}
 def packed_bytes(shape: ModelShape, stored: int) -> int:
     """What `stored` bytes of this model take once they are repacked, by its mix of precisions. Rounded up: parts never
     sum to less than the whole."""
-    packed = round(sum(t.n_bytes * PACKED.get(t.quant.name.lower(), 1.0) for t in shape.tensors))
+    packed = round(sum(n * PACKED.get(quant.name.lower(), 1.0) for quant, n in shape.bytes_by_quant.items()))
     return -(-stored * packed // shape.n_bytes)
 
 

@@ -79,8 +79,8 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
         raise UsageError(f"the placement has {len(placement.layers)} layers, {shape.name} has {shape.n_layers}")
     known = {d.name for d in lab.devices}
     for i, layer in enumerate(placement.layers):
-        if len(layer.experts) != shape.n_experts:
-            raise UsageError(f"layer {i} places {len(layer.experts)} experts of {shape.n_experts}")
+        if len(layer.experts) != shape.experts_in(i):
+            raise UsageError(f"layer {i} places {len(layer.experts)} experts of {shape.experts_in(i)}")
         if unknown := {layer.home, *layer.experts} - known:
             raise UsageError(f"layer {i} is placed on {', '.join(sorted(unknown))}, which the lab does not have")
     homes = [layer.home for layer in placement.layers]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 _MAX_CASES = 600  # exact cases worth enumerating
 _DRAWN_TOKENS = 4096  # a drawn case of few tokens says little: the fewer, the more cases
 _LEAST_DRAWS = 96
+_MANY_DEVICES = 16  # of which fewer cases say as much: each counts for many
 _MANY_TOKENS = 64  # from here the expectation stands for all cases
 
 Ints = NDArray[np.int64]
@@ -63,13 +64,13 @@ def uniform_spread(counts: tuple[int, ...], n_used: int, tokens: int) -> Spread:
     if tokens >= _MANY_TOKENS:
         touched = held * (1 - (1 - n_used / total) ** tokens)
         return Spread(np.ones(1), touched[None], (tokens * n_used / total * held)[None])
-    return _uniform_draws(total, n_used, tokens).on(np.repeat(np.arange(len(counts)), counts), len(counts))
+    draws = max(_LEAST_DRAWS, _DRAWN_TOKENS // tokens // (1 if len(counts) <= _MANY_DEVICES else 4))
+    return _uniform_draws(draws, total, n_used, tokens).on(np.repeat(np.arange(len(counts)), counts), len(counts))
 
 
 @lru_cache(maxsize=8)
-def _uniform_draws(n_experts: int, n_used: int, tokens: int) -> Draws:
-    rng = np.random.default_rng(0)
-    keys = rng.random((max(_LEAST_DRAWS, _DRAWN_TOKENS // tokens), tokens, n_experts), np.float32)
+def _uniform_draws(draws: int, n_experts: int, n_used: int, tokens: int) -> Draws:
+    keys = np.random.default_rng(0).random((draws, tokens, n_experts), np.float32)
     return _draws(np.argpartition(keys, n_used - 1, axis=-1)[..., :n_used], n_experts)
 
 

@@ -18,7 +18,7 @@ from motley.shape.hf import dims_from_hf
 from motley.shape.labels import NATIVE, mix_named
 from motley.shape.mix import Facts, Mix, unknown_mix
 from motley.shape.mixer import Mixer
-from motley.shape.quant import require_quant
+from motley.shape.quant import Precision, require_quant
 from motley.shape.role import Role
 from motley.shape.spec import Spec
 from motley.shape.tensors import TensorShape, mtp_tensors_of, tensors_of
@@ -159,6 +159,13 @@ class ModelShape:
     def file_bytes(self) -> int:
         """With the layers for further tokens, which files carry."""
         return self.n_bytes + sum(t.n_bytes for t in self.mtp)
+
+    @cached_property
+    def bytes_by_quant(self) -> Mapping[Precision, int]:
+        found: dict[Precision, int] = {}
+        for t in self.tensors:
+            found[t.quant] = found.get(t.quant, 0) + t.n_bytes
+        return found
 
     @cached_property
     def embed_bytes(self) -> int:
