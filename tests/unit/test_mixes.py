@@ -31,8 +31,26 @@ LLAMA_CPP = [
     ("qwen3.6-35b-a3b", "bf16", 64.6, False),
     ("gpt-oss-20b", "mxfp4", 11.27, False),
     ("gpt-oss-20b", "MXFP4+F16", 12.83, False),
-    ("deepseek-v4-flash", "q2 routed experts", 80.8, False),  # huggingface.co/antirez/deepseek-v4-gguf
+    # huggingface.co/antirez/deepseek-v4-gguf and 6ms/DeepSeek-V4-Flash-MXFP4-GGUF
+    ("deepseek-v4-flash", "q2 routed experts", 80.8, False),
     ("deepseek-v4-flash", "q4 routed experts", 153.3, False),
+    ("deepseek-v4-flash", "native", 156.1e9 / 2**30, False),
+    # huggingface.co/unsloth/gpt-oss-120b-GGUF, as listed by ailocalcheck.com
+    ("gpt-oss-120b", "Q3_K_S", 58.27, False),
+    ("gpt-oss-120b", "Q4_0", 58.32, False),
+    ("gpt-oss-120b", "Q4_K_M", 58.46, False),
+    ("gpt-oss-120b", "Q5_K_M", 58.57, False),
+    ("gpt-oss-120b", "Q6_K", 58.94, False),
+    ("gpt-oss-120b", "Q8_0", 59.03, False),
+    ("gpt-oss-120b", "UD-Q8_K_XL", 60.05, False),
+    ("gpt-oss-120b", "F16", 60.88, False),
+    # huggingface.co/bartowski/deepseek-ai_DeepSeek-V3-0324-GGUF
+    ("deepseek-v3", "Q8_0", 713.29e9 / 2**30, False),
+    ("deepseek-v3", "Q6_K", 550.80e9 / 2**30, False),
+    ("deepseek-v3", "Q5_K_M", 475.40e9 / 2**30, False),
+    ("deepseek-v3", "Q5_K_S", 461.81e9 / 2**30, False),
+    ("deepseek-v3", "Q4_K_M", 404.43e9 / 2**30, False),
+    ("deepseek-v3", "Q4_1", 419.94e9 / 2**30, False),
 ]
 UNSLOTH = [
     ("qwen3-30b-a3b", "UD-Q4_K_XL", 16.49, False),
@@ -50,6 +68,7 @@ UNSLOTH = [
     ("mistral-small-3.1-24b", "UD-Q4_K_XL", 13.5, False),
     ("gemma-3-27b", "UD-Q4_K_XL", 15.66, False),
     ("gemma-4-31b", "UD-Q4_K_XL", 17.46, False),
+    ("deepseek-v3", "UD-Q2_K_XL", 245e9 / 2**30, False),  # V3.1: docs.unsloth.ai
 ]
 # Off by more, and why: unsloth lifted more of these than of their like.
 FURTHER = [

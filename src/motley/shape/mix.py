@@ -54,11 +54,19 @@ class Mix:
             return Quant.BF16 if vector else shipped.pair_precision(both, place, self.facts)
         if vector or place.role is Role.ROUTER:
             return Quant.F32
+        if place.role is Role.EXPERT and self._keeps_mxfp4:
+            return Quant.MXFP4
         if self.name in unsloth.MIXES:
             return unsloth.precision(self.name, place, self.facts)
         if self.name in llama_cpp.MIXES or (self.name == "q4_k_m" and not self.facts.runs):
             return llama_cpp.precision(self.name, place, self.facts)
         return fitting(self._own(place), place.dims[-1])
+
+    @property
+    def _keeps_mxfp4(self) -> bool:
+        """GGUF files of gpt-oss have its experts as they were released, whatever the rest is quantised to (model card
+        of huggingface.co/bartowski/openai_gpt-oss-20b-GGUF)."""
+        return self.facts.architecture == "gpt-oss" and self.name not in ("f32", "bf16")
 
     def _own(self, place: Place) -> Quant:
         base = _BASE[self.name]

@@ -75,6 +75,8 @@ def _sparse(base: Precision, place: Place, facts: Facts) -> Precision:
     layer, n = place.layer or 0, facts.n_layers
     if "ffn_down" not in place.part:
         return base
+    if base is Counted.Q2_K:
+        return _step(base, 1)
     if base is Quant.Q6_K:
         return Quant.Q8_0 if llama_cpp.gets_more_bits(layer, n) else base
     return _step(base, 2) if layer < n // 8 else _step(base, 1) if layer >= n - n // 16 else base
