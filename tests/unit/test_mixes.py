@@ -44,6 +44,17 @@ LLAMA_CPP = [
     ("gpt-oss-120b", "Q8_0", 59.03, False),
     ("gpt-oss-120b", "UD-Q8_K_XL", 60.05, False),
     ("gpt-oss-120b", "F16", 60.88, False),
+    # huggingface.co/bartowski/Mixtral-8x22B-v0.1-GGUF
+    ("mixtral-8x22b", "Q5_K_M", 99.96e9 / 2**30, False),
+    ("mixtral-8x22b", "Q5_K_S", 96.97e9 / 2**30, False),
+    ("mixtral-8x22b", "Q4_K_S", 80.47e9 / 2**30, False),
+    ("mixtral-8x22b", "Q3_K_L", 72.57e9 / 2**30, False),
+    ("mixtral-8x22b", "Q3_K_M", 67.78e9 / 2**30, False),
+    ("mixtral-8x22b", "Q3_K_S", 61.49e9 / 2**30, False),
+    ("mixtral-8x22b", "Q2_K", 52.10e9 / 2**30, False),
+    ("mixtral-8x22b", "IQ3_M", 64.49e9 / 2**30, False),
+    ("mixtral-8x22b", "IQ3_S", 61.49e9 / 2**30, False),
+    ("mixtral-8x22b", "IQ3_XS", 58.22e9 / 2**30, False),
     # huggingface.co/bartowski/deepseek-ai_DeepSeek-V3-0324-GGUF
     ("deepseek-v3", "Q8_0", 713.29e9 / 2**30, False),
     ("deepseek-v3", "Q6_K", 550.80e9 / 2**30, False),
