@@ -1,10 +1,8 @@
 """The catalogue: known models by name, one TOML file each in `catalogue/`, every one with its source."""
 
 import re
-import tomllib
-from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from motley.errors import UsageError
 from motley.shape.spec import Spec, read_spec
@@ -16,33 +14,44 @@ _PACKAGING = re.compile(
     r"|v1|\d{4}|\d{6}|q\d(-k)?(-(xs|s|m|l|xl|0|1))?|iq\d-\w+|mxfp4(-q\d)?|nvfp4|fp8|fp16|bf16|f16|int[48]|\d-?bit|w\d+a\d+)$"
 )
 
+_FOLDER = Path(__file__).parent / "catalogue"
+
 
 @cache
-def _specs() -> dict[str, Spec]:
-    """By name. Read once, all of them: a name that two files claim is found at the first use."""
-    found: dict[str, Spec] = {}
-    for file in sorted((files("motley.shape") / "catalogue").iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".toml"):
-            where = f"shape catalogue {file.name}"
-            try:
-                table = tomllib.loads(file.read_text(encoding="utf-8"))
-            except tomllib.TOMLDecodeError as error:
-                raise UsageError(f"{where}: {error}") from None
-            spec = read_spec(table, where)
-            if found.setdefault(spec.name, spec) is not spec:
-                raise UsageError(f"{where}: there is another {spec.name}")
-    return found
+def _files() -> dict[str, Path]:
+    """By name: a file is called as its model."""
+    return {file.name.removesuffix(".toml"): file for file in sorted(_FOLDER.glob("*.toml"))}
+
+
+@cache
+def _spec(name: str) -> Spec:
+    import tomllib  # not needed for shapes of files
+
+    where = f"shape catalogue {name}.toml"
+    try:
+        spec = read_spec(tomllib.loads(_files()[name].read_text(encoding="utf-8")), where)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where}: {error}") from None
+    if spec.name != name:
+        raise UsageError(f"{where}: its model is called {spec.name}")
+    return spec
+
+
+@cache
+def _names() -> dict[str, str]:
+    """Every plain spelling of a name -> name. Reads no file."""
+    return {plain(name): name for name in _files()}
 
 
 @cache
 def _spellings() -> dict[str, str]:
-    """Every plain spelling of a name or alias -> name. A spelling that two models share is nobody's."""
+    """The same with aliases: reads all files. A spelling that two models claim is an error."""
     found: dict[str, str] = {}
-    for spec in _specs().values():
-        for spelling in {plain(s) for s in (spec.name, *spec.aliases)}:
+    for name in _files():
+        for spelling in {plain(s) for s in (name, *_spec(name).aliases)}:
             if spelling in found:
-                raise UsageError(f"shape catalogue: {spec.name} and {found[spelling]} are both called {spelling}")
-            found[spelling] = spec.name
+                raise UsageError(f"shape catalogue: {name} and {found[spelling]} are both called {spelling}")
+            found[spelling] = name
     return found
 
 
@@ -55,7 +64,7 @@ def plain(name: str) -> str:
 
 
 def names() -> list[str]:
-    return sorted(_specs())
+    return sorted(_files())
 
 
 def find(name: str) -> str | None:
@@ -65,8 +74,8 @@ def find(name: str) -> str | None:
     for start in (last, last.partition("_")[2]):  # `Qwen_Qwen3.5-9B-Q4_K_M.gguf`
         spelling = plain(start)
         while spelling:
-            if spelling in _spellings():
-                return _spellings()[spelling]
+            if known := _names().get(spelling) or _spellings().get(spelling):
+                return known
             shorter = _PACKAGING.sub("", spelling)
             spelling = shorter if shorter != spelling else ""
     return None
@@ -76,9 +85,11 @@ def lookup(name: str) -> Spec:
     """Any usual spelling. Raises UsageError with the nearest names."""
     found = find(name)
     if found is None:
+        from difflib import get_close_matches
+
         spelling = plain(name)
         close = get_close_matches(spelling, _spellings(), n=6, cutoff=0.4)
         near = list(dict.fromkeys(_spellings()[s] for s in close))[:3]
         hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(names())}"
         raise UsageError(f"unknown model shape {name!r}: {hint}")
-    return _specs()[found]
+    return _spec(found)

@@ -42,7 +42,7 @@ class MixerSpec:
     bias: str = ""  # "qkv", or "all": the output projection too
     qk_norm: str = ""  # "head": one vector for all heads; "full": over the whole projection
     sinks: bool = False  # a learned logit per head
-    v_from_k: bool = False  # values are the keys: no value projection, kept once (Gemma 4, global layers)
+    v_from_k: bool = False  # values from the keys' projection; kept apart, for only keys turn (Gemma 4, global layers)
     shares_kv: bool = False  # reads an earlier layer's cache: no key or value projection (Gemma 3n, 4 E)
     q_lora_rank: int = 0
     kv_lora_rank: int = 0  # mla
@@ -113,8 +113,7 @@ class MixerSpec:
             )
         else:
             found = Mixer.full(self.heads, self.kv_heads, self.head_dim, self.value_dim)
-            width = found.width // 2 if self.v_from_k else found.width
-            found = replace(found, width=width, kept=not self.shares_kv)
+            found = replace(found, kept=not self.shares_kv)
         if self.top_k:
             own = (0, 0) if self.shares_index else (self.index_heads, self.index_dim)
             found = found.indexed(self.top_k, *own)
