@@ -4,7 +4,7 @@ import pytest
 
 from motley.shape.catalogue import find, lookup, names
 from motley.shape.model import ModelShape
-from motley.shape.spec import read_spec
+from motley.shape.reader import read_spec
 
 
 def test_every_entry_says_where_it_was_seen() -> None:

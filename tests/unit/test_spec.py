@@ -7,7 +7,8 @@ import pytest
 from motley.errors import UsageError
 from motley.shape.dims import dims_of
 from motley.shape.model import ModelShape, Role
-from motley.shape.spec import expand, read_spec
+from motley.shape.reader import read_spec
+from motley.shape.spec import expand
 
 GOOD = """
 name = "toy"

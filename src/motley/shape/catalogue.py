@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 
 from motley.errors import UsageError
-from motley.shape.spec import Spec, read_spec
+from motley.shape.reader import read_spec
+from motley.shape.spec import Spec
 
 _ENDINGS = re.compile(r"-(instruct|it|chat|base|gguf|hf)$")
 # What people add to a model's name for a file or an upload: precision, format, training stage, date.
