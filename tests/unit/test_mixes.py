@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from motley.errors import UnsupportedError
 from motley.formats.synth import synthesize
 from motley.shape.catalogue import names
-from motley.shape.labels import mix_named
+from motley.shape.labels import mix_named, mix_of
 from motley.shape.mix import ALL_MIXES, MIXES
 from motley.shape.model import ModelShape, Role
 from motley.shape.quant import Counted, Quant, require_quant
@@ -149,6 +149,29 @@ def test_file_sizes_that_are_further_off(model: str, label: str, size: float, wi
 )
 def test_labels(label: str, name: str | None) -> None:
     assert mix_named(label) == name
+
+
+@pytest.mark.parametrize(
+    ("label", "model", "name"),
+    [
+        ("provider default (not recorded)", "Qwen3-8B-Q4_K_M.gguf", "q4_k_m"),
+        ("provider default (not recorded)", "hf.co/unsloth/Qwen3.6-27B-MTP-GGUF:UD-Q4_K_XL", "ud-q4_k_xl"),
+        ("", "phi-4-4bit", "mlx4"),
+        ("", "gpt-oss-20b-MXFP4-Q4", "mxfp4+mlx4"),
+        ("", "qwen3.6:27b-mtp-q8_0", "q8_0"),
+        ("", "Qwen3-VL-30B-A3B-Thinking-AWQ", "int4"),
+        ("Q4_K_M", "NVIDIA-Nemotron-3-Nano-4B-BF16", "q4_k_m"),  # the label, where both say something
+        ("", "qwen3:8b", None),
+        ("not stated", "DeepSeek-V4-Flash", None),
+        ("", "native-llama", None),
+    ],
+)
+def test_a_name_tells_what_the_label_does_not(label: str, model: str, name: str | None) -> None:
+    assert mix_of(label, model) == name
+
+
+def test_no_model_of_the_catalogue_tells_a_precision_by_its_name() -> None:
+    assert [name for name in names() if mix_of("", name)] == []
 
 
 def test_every_mix_has_its_own_name_as_label() -> None:

@@ -15,6 +15,7 @@ NATIVE = "native"
 _RULES = (
     (r"hybrid|bpw|custom|mixed|avq|_p\b|fp4/fp8", None),
     (r"\bnative\b|as published checkpoint|as released", NATIVE),
+    (r"mxfp4-q(\d)\b", "mxfp4+mlx{}"),  # mlx-community's gpt-oss
     (r"(?:ud[-_ ])?(q[2-8]_k_xl)", "ud-{}"),
     (r"ud[-_ ](q3_k_[sm])", "ud-{}"),
     (r"(i?q\d_(?:k_[sml]|xxs|xs|nl|[01sm]))(?![a-z0-9])", "{}"),
@@ -25,7 +26,7 @@ _RULES = (
     (r"mxfp4\s*\+\s*(?:b?f16|fp16)", "mxfp4+bf16"),
     (r"mxfp4", "mxfp4"),
     (r"mlx\D{0,2}(\d)\s*-?\s*bit", "mlx{}"),
-    (r"\b(\d)-bit\b", "mlx{}"),
+    (r"\b(\d)-?bit\b", "mlx{}"),
     (r"nvfp4|\bfp4\b", "nvfp4"),
     (r"int4\s*\+\s*fp8", "int4_g128+fp8"),
     (r"int8|w8a8", "int8"),
@@ -62,3 +63,10 @@ def mix_named(label: str) -> str | None:
             mix = found and found.format(*match.groups())
             return mix if mix and (mix == NATIVE or is_mix(mix)) else None
     return None
+
+
+def mix_of(label: str, model: str) -> str | None:
+    """What the label says, or else what the model's file or repository tells by its name: `Qwen3-8B-Q4_K_M.gguf` ->
+    `q4_k_m`, `phi-4-4bit` -> `mlx4`."""
+    told = mix_named(model.strip().rsplit("/", 1)[-1])
+    return mix_named(label) or (None if told == NATIVE else told)
