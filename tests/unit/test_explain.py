@@ -129,7 +129,7 @@ def test_many_devices_are_shown_by_class() -> None:
     found = explain(shape, many, placement, Workload())
     assert _names(found) == {"home", "small0 and 15 alike"}
     assert sum(line.ms for line in found.lines) == pytest.approx(found.ms_per_step)
-    assert "links to 16 devices" in explanation_text(found)
+    assert "16 links: tcp" in explanation_text(found)
 
 
 def _names(found: Explanation) -> set[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from motley.cli import placing
 from motley.cli.options import output_file, positive
 from motley.lab.changes import Change
+from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.plan.show import plan_json, plan_text
 from motley.plan.whatif import Question, what_if, what_if_json, what_if_text
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"what if: {example}; repeatable, and with the others",
         )
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the plan for programs")
+    parser.add_argument("--html", type=output_file, metavar="FILE", help="draw the plan as a page")
 
 
 def _change(verb: str) -> Callable[[str], Change]:
@@ -52,7 +54,17 @@ def run(args: argparse.Namespace) -> int:
     print(plan_text(plan, shape, lab, args.context, args.slots))
     if args.json:
         args.json.write_text(json.dumps(plan_json(plan, shape, lab, args.context, args.slots), indent=1) + "\n")
+    if args.html:
+        _draw(args, asked, plan)
     return 0
+
+
+def _draw(args: argparse.Namespace, asked: placing.Question, plan: Plan) -> None:
+    from motley.plan.picture.facts import Asked
+    from motley.plan.picture.page import write_page
+
+    write_page(Asked(asked.shape, asked.lab, plan, asked.routes, args.context, args.slots), args.html)
+    print(f"page: {args.html}")
 
 
 def _what_if(args: argparse.Namespace, asked: placing.Question) -> int:

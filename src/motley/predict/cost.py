@@ -67,6 +67,16 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
+class Lane:
+    """One holder of a layer's experts, on average."""
+
+    device: int
+    asked: float  # how often it is asked at all, 0..1
+    link_ms: float  # there and back, where it is asked
+    experts_ms: float
+
+
+@dataclass(frozen=True)
 class RoundTrip:
     """There and back between two devices, once."""
 
@@ -248,6 +258,21 @@ class CostModel:
         own += self._combine(here)
         return LayerCost(attention, self._router(parts, here), own, remote, link, python)
 
+    def lanes(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> "list[Lane]":
+        """Of a layer's holders, the home first, on average over the cases: what each does beside the others. None
+        ends later, on average, than the layer does; the layer waits for the slowest of each case."""
+        held = np.bincount(owner) if len(owner) else owner
+        holders = self._holders(home, {int(d): int(held[d]) for d in np.flatnonzero(held)})
+        race = self._race(index, home, holders, sets, owner)
+        if race is None:
+            return []
+        found = []
+        for i, device in enumerate(race.holders):
+            ms = np.array([cost.ms for cost in race.costs[i]])
+            asked = float((ms > 0)[race.codes[i]] @ race.weight)
+            found.append(Lane(device, asked, race.link_ms[i] * asked, float(ms[race.codes[i]] @ race.weight)))
+        return found
+
     def _waited(self, race: _Race) -> tuple[Cost, tuple[tuple[str, Cost], ...], tuple[tuple[str, float], ...]]:
         """The slowest holder in each case, averaged: the home's own experts, others' and waiting for the links."""
         slowest = race.total.argmax(0)
@@ -404,10 +429,17 @@ class CostModel:
         trip = self.stage_trip(first, home, last)
         return trip.ms if trip else 0.0
 
+    def _drives(self, first: int) -> int:
+        return first if self._driver is None else self._driver
+
+    def driver(self, first: int) -> str:
+        """The device whose process drives the steps: the head's, or the `first` home."""
+        return self.lab.devices[self._drives(first)].name
+
     def stage_trip(self, first: int, home: int, last: bool) -> RoundTrip | None:
         """Activations there, and activations or logits back; None where the head process has the stage itself.
         Without a head device it is the `first` home's process."""
-        driver = first if self._driver is None else self._driver
+        driver = self._drives(first)
         if driver == home:
             return None
         s, w = self.shape, self.workload

@@ -39,6 +39,7 @@ class Line:
     rate: str
     figure: str
     is_weights: bool = False
+    peer: str = ""  # of a link: its other end
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Explanation:
     ms_per_step: float
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    links: tuple[Line, ...]  # those of the term link, by device even where `lines` are by class
 
     @property
     def weight_bytes(self) -> float:
@@ -72,9 +74,10 @@ def explain(
     found = [*_worked(model, placement), *_linked(model, placement)]
     lines = _by_class(lab, found)
     used = sorted({line.device for line in found}, key=[d.name for d in lab.devices].index)
-    notes = [*_device_notes([lab.device(name) for name in used]), *_link_notes(lab, found, placement)]
+    notes = [*_device_notes([lab.device(name) for name in used]), *_link_notes(lab, found)]
     notes += _byte_notes(shape, workload, sum(line.n_bytes for line in found if line.is_weights))
-    return Explanation(workload, total, tuple(_ordered(lines)), tuple(notes))
+    links = tuple(line for line in found if line.term == "link")
+    return Explanation(workload, total, tuple(_ordered(lines)), tuple(notes), links)
 
 
 def _worked(model: CostModel, placement: Placement) -> Iterator[Line]:
@@ -122,14 +125,14 @@ def _linked(model: CostModel, placement: Placement) -> Iterator[Line]:
     for (home, device), ms in waited.items():
         trip = model.exchange(home, device)
         if ms:
-            yield from _trips(names[device], "exchange", trip, ms / trip.ms)
+            yield from _trips(names[device], names[home], "exchange", trip, ms / trip.ms)
     for stage_home, last in stages(homes):
         hop = model.stage_trip(homes[0], stage_home, last)
         if hop:
-            yield from _trips(names[stage_home], "stage", hop, 1.0)
+            yield from _trips(names[stage_home], model.driver(homes[0]), "stage", hop, 1.0)
 
 
-def _trips(device: str, what: str, trip: RoundTrip, times: float) -> Iterator[Line]:
+def _trips(device: str, peer: str, what: str, trip: RoundTrip, times: float) -> Iterator[Line]:
     parts = {
         Item(f"{what}: round trips", "overhead", "rtt_us"): Amount(times * trip.rtt_ms, times=times),
         Item(f"{what}: software", "overhead", "exchange_us or call_us, both sides"): Amount(
@@ -141,7 +144,7 @@ def _trips(device: str, what: str, trip: RoundTrip, times: float) -> Iterator[Li
     }
     for item, amount in parts.items():
         if amount.ms:
-            yield _line(device, "link", item, amount)
+            yield replace(_line(device, "link", item, amount), peer=peer)
 
 
 def _by_class(lab: Lab, lines: Sequence[Line]) -> list[Line]:
@@ -201,14 +204,13 @@ def _of_vendor(device: Device) -> str:
     return f", {share:.2f} of the vendor's {number(known.bandwidth_gb_s)} by its class's profile"
 
 
-def _link_notes(lab: Lab, lines: Sequence[Line], placement: Placement) -> Iterator[str]:
-    homes = list(dict.fromkeys(layer.home for layer in placement.layers))
+def _link_notes(lab: Lab, lines: Sequence[Line]) -> Iterator[str]:
     said: Counter[str] = Counter()
-    for device in dict.fromkeys(line.device for line in lines if line.term == "link"):
-        link = lab.link(next((h for h in homes if h != device), homes[0]), device)
+    for a, b in dict.fromkeys((line.peer, line.device) for line in lines if line.term == "link"):
+        link = lab.link(a, b)
         said[f"{link.transport}, {number(link.rtt_us)} us round trip, {number(link.gb_s)} GB/s; {link.source}"] += 1
     for words, n in said.items():
-        yield f"link{'s' if n > 1 else ''} to {n} device{'s' if n > 1 else ''}: {words}"
+        yield f"{n} link{'s' if n > 1 else ''}: {words}"
 
 
 def _byte_notes(shape: ModelShape, workload: Workload, waited: float) -> Iterator[str]:

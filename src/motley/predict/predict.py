@@ -116,8 +116,8 @@ def layer_costs(model: CostModel, placement: Placement) -> tuple[list[LayerCost]
     held = [weights.get(d.name, Weights()) for d in lab.devices]
     sets = model.working_sets([w.home for w in held], [w.experts for w in held])
     homes = [index[layer.home] for layer in placement.layers]
-    owners = _owners(placement, index)
-    return [model.layer(i, home, owners[i], sets) for i, home in enumerate(homes)], homes, sets
+    holders = owners(placement, index)
+    return [model.layer(i, home, holders[i], sets) for i, home in enumerate(homes)], homes, sets
 
 
 def stages(homes: Sequence[int]) -> list[tuple[int, bool]]:
@@ -126,7 +126,8 @@ def stages(homes: Sequence[int]) -> list[tuple[int, bool]]:
     return [(homes[i], i == starts[-1]) for i in starts]
 
 
-def _owners(placement: Placement, index: dict[str, int]) -> list[NDArray[np.int64]]:
+def owners(placement: Placement, index: dict[str, int]) -> list[NDArray[np.int64]]:
+    """By layer, the device of each expert, by `index`."""
     seen: dict[tuple[str, ...], NDArray[np.int64]] = {}
     for layer in placement.layers:
         if layer.experts not in seen:

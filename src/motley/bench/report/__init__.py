@@ -1,1 +1,1 @@
-"""The HTML report: one file, no network. `page` assembles it, `charts` draws, `svg` escapes, `report.*` is its look."""
+"""The HTML report: one file, no network. `page` assembles it, `charts` draws; the look is `motley.page`'s."""

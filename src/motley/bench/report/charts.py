@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from motley.bench.report.svg import element, percent, picture, plain
 from motley.bench.result import Exchange, Interval, Spread
+from motley.page.svg import element, percent, picture, plain
 from motley.predict.show import number
 
 STRIP_HEIGHT = 30

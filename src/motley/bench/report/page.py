@@ -1,21 +1,20 @@
 """One self-contained HTML page of one result: `write_report(result, path)`.
 
-Assembles what the template shows; the template holds the words, `charts` the pictures, the style sheet the colours.
+Assembles what the template shows; the template holds the words, `charts` the pictures, `motley.page` the look.
 """
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from motley.bench.report import charts
 from motley.bench.result import Exchange, Result, TestResult
 from motley.bench.words import check_words, machine_words, model_words, reasons, settings_words, size
 from motley.lab.lab import Device
+from motley.page import template
 from motley.predict.show import number
 
 PARTS = {
@@ -34,27 +33,13 @@ def write_report(result: Result, path: Path) -> None:
 
 
 def render(result: Result) -> str:
-    return _environment().get_template("report.html.jinja").render(_context(result))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("motley.bench", "report"),
-        autoescape=True,  # model names, commands and submitted results are other people's text
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "size": size, "settings": settings_words}
-    return environment
+    filters = {"number": number, "size": size, "settings": settings_words}
+    return template.render("motley.bench", "report", "report.html.jinja", filters, **_context(result))
 
 
 def _context(result: Result) -> dict[str, Any]:
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     return {
         "result": result,
-        "style": Markup(style),
         "parts": PARTS,
         "model": model_words(result),
         "reasons": reasons(result),

@@ -1,0 +1,84 @@
+"""Layers and experts: which device is home of each layer, and what share of its experts each device holds.
+
+Layers from left to right; equal neighbours are one rectangle: a hundred layers of a thousand experts stay small.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+
+from markupsafe import Markup
+
+from motley.page.svg import element, percent, picture
+from motley.plan.picture.facts import Asked, Group, group_of
+from motley.plan.picture.timeline import ticks
+
+_HOME, _GAP, _EXPERTS = 18, 6, 130  # pixels
+
+Shares = tuple[tuple[int, float], ...]  # (group, part of a layer's experts), by group
+
+
+def layers_picture(asked: Asked, found: Sequence[Group]) -> Markup:
+    homes, shares = homes_of(asked, found), shares_of(asked, found)
+    n = len(homes)
+    marks: list[Markup] = []
+    names = [layer.home for layer in asked.plan.placement.layers]
+    for start, stop in _runs(names):  # one rectangle for each device, whatever its group: stages show
+        group = found[homes[start]]
+        title = element("title", f"layers {start} to {stop - 1}: at home on {names[start]}")
+        marks.append(_rect(start, stop, n, 0, _HOME, f"fill {group.colour}", title))
+    for start, stop in _runs(shares):
+        y = float(_HOME + _GAP)
+        if not shares[start]:
+            title = element("title", f"layers {start} to {stop - 1}: no experts")
+            marks.append(_rect(start, stop, n, y, _EXPERTS, "none-held", title))
+        for group_, share in shares[start]:
+            title = element(
+                "title", f"layers {start} to {stop - 1}: {share:.0%} of the experts on {found[group_].name}"
+            )
+            marks.append(_rect(start, stop, n, y, share * _EXPERTS, f"fill {found[group_].colour}", title))
+            y += share * _EXPERTS
+    bottom = _HOME + _GAP + _EXPERTS
+    for tick in ticks(n, 8):
+        if tick == int(tick) and tick < n:
+            marks.append(element("text", f"{tick:g}", x=percent((tick + 0.5) / n), y=bottom + 14, class_="tick"))
+    held = "; ".join(f"{g.name}: home of {g.home_layers} layers, {g.expert_share:.0%} of the experts" for g in found)
+    return picture(f"{n} layers. {held}", *marks, class_="layers", height=bottom + 18)
+
+
+def homes_of(asked: Asked, found: Sequence[Group]) -> list[int]:
+    """[layers]: the group of each home."""
+    where = group_of(found)
+    return [where[layer.home] for layer in asked.plan.placement.layers]
+
+
+def shares_of(asked: Asked, found: Sequence[Group]) -> list[Shares]:
+    """[layers]: parts of the experts by group; none in a layer without experts."""
+    where, seen = group_of(found), dict[tuple[str, ...], Shares]()
+    for layer in asked.plan.placement.layers:
+        if layer.experts not in seen:
+            counts = Counter(where[device] for device in layer.experts)
+            seen[layer.experts] = tuple((g, n / len(layer.experts)) for g, n in sorted(counts.items()))
+    return [seen[layer.experts] for layer in asked.plan.placement.layers]
+
+
+def _runs(values: Sequence[object]) -> list[tuple[int, int]]:
+    """(start, stop) of equal neighbours."""
+    found, start = [], 0
+    for _, group in groupby(values):
+        stop = start + sum(1 for _ in group)
+        found.append((start, stop))
+        start = stop
+    return found
+
+
+def _rect(start: int, stop: int, n: int, y: float, height: float, kind: str, title: Markup) -> Markup:
+    return element(
+        "rect",
+        title,
+        x=percent(start / n),
+        y=y,
+        width=percent((stop - start) / n),
+        height=height,
+        class_=kind,
+    )
