@@ -257,7 +257,13 @@ def test_choices_of_a_trace_are_counted() -> None:
     one = arranged(shape, PAIR, placed(shape, "fast", "fast", "big"), routes)
     shares = {g.name: g.choice_share for g in groups(one)}
     assert shares == {"fast": 1.0, "big": 0.0}
-    assert "of the choices" in Outline(render(one)).text
+    page = render(one)
+    assert "of the choices" in Outline(page).text
+    grid = re.search(r'<svg[^>]*class="map".*?</svg>', page, re.DOTALL)
+    assert grid
+    cells = [p for p in ElementTree.fromstring(grid[0]).iter("path") if "cell" in p.attrib["class"]]
+    assert sum(p.attrib["d"].count("M") for p in cells) == 2 * 4
+    assert {p.attrib["class"] for p in cells} == {"cell d0 p6", "cell d1 p0"}
 
 
 # -- links
@@ -311,6 +317,12 @@ def test_plan_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["plan", "olmoe-1b-7b", "--lab", str(tmp_path / "lab.toml"), "--html", str(page)]) == 0
     assert f"page: {page}" in capsys.readouterr().out
     assert "olmoe-1b-7b" in Outline(page.read_text()).text
+
+
+def test_what_ifs_have_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "olmoe-1b-7b", "--lab", "rtx-4090", "--add", "rtx-4090 @10gbe", "--html", str(tmp_path / "x.html")]
+    assert main(words) == 2
+    assert "--html draws one plan" in capsys.readouterr().err
 
 
 def test_a_page_for_a_thousand_devices_is_small() -> None:

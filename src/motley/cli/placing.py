@@ -36,6 +36,7 @@ class Question:
     shape: ModelShape
     lab: Lab
     routes: Routes | None
+    notes: tuple[str, ...] = ()  # what reading the lab had to say
 
 
 def question(args: argparse.Namespace) -> Question:
@@ -43,7 +44,7 @@ def question(args: argparse.Namespace) -> Question:
     found = find_lab(args.lab, args.engine)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    return Question(shape, found.lab, Routes.load(args.routes) if args.routes else None)
+    return Question(shape, found.lab, Routes.load(args.routes) if args.routes else None, tuple(found.notes))
 
 
 def model_shape(model: str, quant: str) -> ModelShape:

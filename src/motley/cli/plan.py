@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from motley.cli import placing
 from motley.cli.options import output_file, positive
+from motley.errors import UsageError
 from motley.lab.changes import Change
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
@@ -44,6 +45,8 @@ def _change(verb: str) -> Callable[[str], Change]:
 
 def run(args: argparse.Namespace) -> int:
     asked = placing.question(args)
+    if args.changes and args.html:
+        raise UsageError("--html draws one plan: leave it out, or the changes (--add, --drop, --swap)")
     if args.changes:
         return _what_if(args, asked)
     shape, lab = asked.shape, asked.lab
@@ -51,20 +54,26 @@ def run(args: argparse.Namespace) -> int:
     plan = find_placement(
         shape, lab, workload, asked.routes, args.context, args.slots, homes=args.home, repack=args.repack
     )
-    print(plan_text(plan, shape, lab, args.context, args.slots))
-    if args.json:
+    if args.json:  # files first: whoever reads the text may stop reading it
         args.json.write_text(json.dumps(plan_json(plan, shape, lab, args.context, args.slots), indent=1) + "\n")
     if args.html:
         _draw(args, asked, plan)
+    print(plan_text(plan, shape, lab, args.context, args.slots))
+    if args.html:
+        print(f"\npage: {args.html}")
     return 0
 
 
 def _draw(args: argparse.Namespace, asked: placing.Question, plan: Plan) -> None:
+    from rich.console import Console
+
+    from motley.cli.show import shown
     from motley.plan.picture.facts import Asked
     from motley.plan.picture.page import write_page
 
-    write_page(Asked(asked.shape, asked.lab, plan, asked.routes, args.context, args.slots), args.html)
-    print(f"page: {args.html}")
+    drawn = Asked(asked.shape, asked.lab, plan, asked.routes, args.context, args.slots)
+    with shown(Console(stderr=True)) as progress:
+        write_page(drawn, args.html, asked.notes, progress)
 
 
 def _what_if(args: argparse.Namespace, asked: placing.Question) -> int:

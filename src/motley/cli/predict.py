@@ -10,7 +10,7 @@ import motley
 from motley.cli import placing
 from motley.cli.options import counts, output_file
 from motley.errors import CapacityError
-from motley.lab.lab import Lab
+from motley.lab.lab import Lab, shortened
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.plan.show import placement_json
@@ -48,14 +48,14 @@ def run(args: argparse.Namespace) -> int:
     )
     lab = asked.lab.with_stored(plan.stored)
     found = [_predicted(asked, lab, plan, workload) for workload in wanted]
-    used = ", ".join(sorted({d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}))
+    explained = _explained(asked, lab, plan, found) if args.explain else []
+    if args.json:  # before the text: whoever reads that may stop reading
+        args.json.write_text(json.dumps(_document(asked, plan, found, explained), indent=1) + "\n")
+    used = shortened(sorted({d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}))
     print(f"{shape.name}, {gigabytes(shape.n_bytes)}, on {used}: placed for {wanted[0].name}")
     print("\n".join(["", *prediction_rows(found)]))
-    explained = _explained(asked, lab, plan, found) if args.explain else []
     for one in explained:
         print("\n".join(["", explanation_text(one)]))
-    if args.json:
-        args.json.write_text(json.dumps(_document(asked, plan, found, explained), indent=1) + "\n")
     return 0
 
 

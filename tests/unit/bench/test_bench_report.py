@@ -11,6 +11,7 @@ from bench_sample import EXPERTS, LAYERS, sample_result
 from motley.bench.report import charts
 from motley.bench.report.page import render, write_report
 from motley.bench.result import Result
+from motley.page import experts
 from motley.page.svg import element
 from motley.predict.show import number
 from pages import Outline
@@ -85,8 +86,8 @@ def test_map_draws_every_expert_once() -> None:
 
 
 def test_large_models_make_a_small_map() -> None:
-    layers, experts = 60, 384
-    svg = charts.expert_map([[e % 3 for e in range(experts)]] * layers, [0] * layers, [[1] * experts] * layers, "x")
+    layers, n = 60, 384
+    svg = experts.expert_map([[e % 3 for e in range(n)]] * layers, [0] * layers, [[1] * n] * layers, "x")
     assert len(svg) < 1_500_000
     assert svg.count("<path") <= 3 * 8
 
@@ -95,11 +96,11 @@ def test_large_models_make_a_small_map() -> None:
     ("count", "want"), [(0, 0), (1, 1), (25, 2), (50, 3), (100, 4), (150, 5), (200, 6), (399, 6), (400, 7)]
 )
 def test_popularity_is_against_an_even_share(count: int, want: int) -> None:
-    assert charts.popularity_class(count, row_total=1000, n_experts=10) == want
+    assert experts.popularity_class(count, row_total=1000, n_experts=10) == want
 
 
 def test_no_choices_at_all_is_never() -> None:
-    assert charts.popularity_class(0, row_total=0, n_experts=8) == 0
+    assert experts.popularity_class(0, row_total=0, n_experts=8) == 0
 
 
 def test_ratio_axis_is_logarithmic_and_holds_everything() -> None:
@@ -117,14 +118,14 @@ def test_stacked_bar_fills_its_width() -> None:
 
 
 def test_cells_differ_in_shape_and_stay_in_their_square() -> None:
-    outlines = {charts.cell_path(0, 0, device) for device in range(charts.N_COLOURS)}
-    assert len(outlines) == charts.N_COLOURS
+    outlines = {experts.cell_path(0, 0, device) for device in range(experts.N_COLOURS)}
+    assert len(outlines) == experts.N_COLOURS
     for outline in outlines:
         x, y = map(float, re.findall(r"M([-\d.]+) ([-\d.]+)", outline)[0])
         for dx, dy in re.findall(r"l([-\d.]+) ([-\d.]+)", outline):
             x, y = x + float(dx), y + float(dy)
-            assert -0.01 <= x <= charts.SIDE + 0.01
-            assert -0.01 <= y <= charts.SIDE + 0.01
+            assert -0.01 <= x <= experts.SIDE + 0.01
+            assert -0.01 <= y <= experts.SIDE + 0.01
 
 
 def test_elements_escape() -> None:

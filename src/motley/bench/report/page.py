@@ -14,7 +14,7 @@ from motley.bench.report import charts
 from motley.bench.result import Exchange, Result, TestResult
 from motley.bench.words import check_words, machine_words, model_words, reasons, settings_words, size
 from motley.lab.lab import Device
-from motley.page import template
+from motley.page import experts, template
 from motley.predict.show import number
 
 PARTS = {
@@ -51,8 +51,8 @@ def _context(result: Result) -> dict[str, Any]:
         "speeds": _speeds(result),
         "times": [(t, charts.stacked_bar(t.time.parts(), _whole(t), _time_words(t))) for t in result.results],
         "devices": device_views(result),
-        "device_key": charts.device_key,
-        "numbers": {d.name: i % charts.N_COLOURS for i, d in enumerate(result.lab.devices)},
+        "device_key": experts.device_key,
+        "numbers": {d.name: i % experts.N_COLOURS for i, d in enumerate(result.lab.devices)},
         "map": _map(result),
         "busiest": busiest(result),
         "exchanges": [(x, _exchange_bar(x)) for x in result.exchanges],
@@ -125,7 +125,7 @@ def device_views(result: Result) -> list[DeviceView]:
     return [
         DeviceView(
             device=d,
-            number=i % charts.N_COLOURS,
+            number=i % experts.N_COLOURS,
             home_layers=homes[d.name],
             experts=held[d.name],
             expert_share=held[d.name] / max(1, held.total()),
@@ -138,14 +138,14 @@ def device_views(result: Result) -> list[DeviceView]:
 def _map(result: Result) -> Markup:
     numbers = {d.name: i for i, d in enumerate(result.lab.devices)}
     layers = result.placement.layers
-    experts = [[numbers[device] for device in layer.experts] for layer in layers]
+    holders = [[numbers[device] for device in layer.experts] for layer in layers]
     where = "; ".join(
         f"{v.device.name} holds {v.expert_share:.0%} of the experts"
         + (f" and served {v.choice_share:.0%} of the choices" if v.choice_share is not None else "")
         for v in device_views(result)
     )
     label = f"{len(layers)} layers by {result.model.n_experts} experts: {where}"
-    return charts.expert_map(experts, [numbers[layer.home] for layer in layers], result.routes, label)
+    return experts.expert_map(holders, [numbers[layer.home] for layer in layers], result.routes, label)
 
 
 def busiest(result: Result) -> list[tuple[int, int, float, str, int]]:

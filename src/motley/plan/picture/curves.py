@@ -13,6 +13,7 @@ from motley.plan.picture.timeline import ticks
 from motley.predict.predict import Prediction, predict
 from motley.predict.show import number
 from motley.predict.workload import Workload
+from motley.progress import Progress, silent
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DEPTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -45,7 +46,7 @@ class Curve:
         return next((p for p in self.points if not p.found), None)
 
 
-def curves(asked: Asked) -> list[Curve]:
+def curves(asked: Asked, progress: Progress = silent) -> list[Curve]:
     """Of decoding; each point is where the curve's own quantity differs from the plan's workload."""
     base = replace(asked.plan.prediction.workload, kind="decode", tokens=64)
     batches = [(f"{n}", replace(base, batch=n)) for n in BATCHES]
@@ -54,16 +55,23 @@ def curves(asked: Asked) -> list[Curve]:
     deep = f", {base.depth:,} tokens deep" if base.depth else ""
     many = f", {base.batch} sequences" if base.batch > 1 else ""
     return [
-        Curve(f"All sequences together{deep}", "sequences at once", _points(asked, batches)),
-        Curve(f"By what is in the cache already{many}", "tokens in the cache before", _points(asked, depths)),
+        Curve(f"Generating, all together{deep}", "sequences at once", _points(asked, batches, progress, 0.0)),
+        Curve(f"Generating{many}", "tokens in the cache before", _points(asked, depths, progress, 0.5)),
     ]
 
 
-def _points(asked: Asked, wanted: Sequence[tuple[str, Workload]]) -> tuple[Point, ...]:
-    return tuple(Point(label, workload, *_predicted(asked, workload)) for label, workload in wanted)
+def _points(
+    asked: Asked, wanted: Sequence[tuple[str, Workload]], progress: Progress, begun: float
+) -> tuple[Point, ...]:
+    found = []
+    for i, (label, workload) in enumerate(wanted):
+        progress(f"pricing for the page: {workload.name}", begun + 0.5 * i / len(wanted))
+        found.append(Point(label, workload, *predicted(asked, workload)))
+    return tuple(found)
 
 
-def _predicted(asked: Asked, workload: Workload) -> tuple[Prediction | None, str]:
+def predicted(asked: Asked, workload: Workload) -> tuple[Prediction | None, str]:
+    """Of the plan's placement, or why not."""
     if workload.context > asked.shape.context:
         return None, f"the model was made for {asked.shape.context:,} tokens"
     try:

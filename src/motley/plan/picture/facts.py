@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from motley.lab.lab import Device, Lab
+from motley.page.experts import N_COLOURS
 from motley.plan.plan import Plan
 from motley.predict.memory import memory_needed, packed_bytes, weights_on
 from motley.predict.routes import Routes
 from motley.shape.model import ModelShape
 
-N_COLOURS = 6  # of devices in the style sheet; more begin again
 BY_NAME = 8  # so many devices are drawn each for itself, more by class
 
 
@@ -78,7 +78,7 @@ class Group:
 
 
 def groups(asked: Asked) -> list[Group]:
-    """Homes first, then who holds most; devices without a part last."""
+    """Homes first, in the order of their layers, then who holds most; devices without a part last."""
     lab, placement = asked.lab, asked.plan.placement
     held = held_by_device(asked)
     home_layers = Counter(layer.home for layer in placement.layers)
@@ -100,7 +100,9 @@ def groups(asked: Asked) -> list[Group]:
         )
         for devices in members.values()
     ]
-    found.sort(key=lambda g: (not g.used, -g.home_layers, -g.expert_share))
+    first = {layer.home: i for i, layer in reversed(list(enumerate(placement.layers)))}
+    n = len(placement.layers)
+    found.sort(key=lambda g: (not g.used, min(first.get(d.name, n) for d in g.devices), -g.expert_share))
     return [replace(group, number=i) for i, group in enumerate(found)]
 
 

@@ -9,11 +9,14 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from motley.page.experts import expert_map
 from motley.page.svg import element, percent, picture
 from motley.plan.picture.facts import Asked, Group, group_of
 from motley.plan.picture.timeline import ticks
 
 _HOME, _GAP, _EXPERTS = 18, 6, 130  # pixels
+
+_MOST_CELLS = 30_000
 
 Shares = tuple[tuple[int, float], ...]  # (group, part of a layer's experts), by group
 
@@ -44,6 +47,20 @@ def layers_picture(asked: Asked, found: Sequence[Group]) -> Markup:
             marks.append(element("text", f"{tick:g}", x=percent((tick + 0.5) / n), y=bottom + 14, class_="tick"))
     held = "; ".join(f"{g.name}: home of {g.home_layers} layers, {g.expert_share:.0%} of the experts" for g in found)
     return picture(f"{n} layers. {held}", *marks, class_="layers", height=bottom + 18)
+
+
+def choices_map(asked: Asked, found: Sequence[Group]) -> Markup | None:
+    """With a trace: every expert, its device, and how often it is chosen. None where it would be too large a picture,
+    or says nothing."""
+    if asked.routes is None or asked.shape.n_experts * asked.shape.n_layers > _MOST_CELLS:
+        return None
+    where, placement = group_of(found), asked.plan.placement
+    holders = [[found[where[device]].number for device in layer.experts] for layer in placement.layers]
+    counts = [
+        [round(1e6 * often) for often in asked.routes.popularity(i).tolist()] for i in range(len(placement.layers))
+    ]
+    label = f"{len(holders)} layers by {asked.shape.n_experts} experts, and how often each is chosen"
+    return expert_map(holders, homes_of(asked, found), counts, label)
 
 
 def homes_of(asked: Asked, found: Sequence[Group]) -> list[int]:

@@ -9,11 +9,16 @@ from typing import Any
 
 import motley
 from motley.page import template
+from motley.page.experts import device_key
 from motley.plan.picture import curves, layers, links, machines, timeline
 from motley.plan.picture.facts import Asked, groups
 from motley.predict.explain import Explanation, explain
 from motley.predict.memory import gigabytes
 from motley.predict.show import number
+from motley.predict.workload import Workload
+from motley.progress import Progress, silent
+
+_PROMPT = 512  # tokens, beside the plan's own workload
 
 PARTS = {
     "attention": "norms, projections and attention over the cache, shared experts",
@@ -25,17 +30,17 @@ PARTS = {
 }
 
 
-def write_page(asked: Asked, path: Path, notes: tuple[str, ...] = ()) -> None:
+def write_page(asked: Asked, path: Path, notes: tuple[str, ...] = (), progress: Progress = silent) -> None:
     """`notes`: what more was said of the lab, one sentence each."""
-    path.write_text(render(asked, notes), encoding="utf-8")
+    path.write_text(render(asked, notes, progress), encoding="utf-8")
 
 
-def render(asked: Asked, notes: tuple[str, ...] = ()) -> str:
+def render(asked: Asked, notes: tuple[str, ...] = (), progress: Progress = silent) -> str:
     filters = {"number": number, "size": gigabytes, "limit": curves.limit}
-    return template.render("motley.plan", "picture", "plan.html.jinja", filters, **_context(asked, notes))
+    return template.render("motley.plan", "picture", "plan.html.jinja", filters, **_context(asked, notes, progress))
 
 
-def _context(asked: Asked, notes: tuple[str, ...]) -> dict[str, Any]:
+def _context(asked: Asked, notes: tuple[str, ...], progress: Progress) -> dict[str, Any]:
     shape, plan, found = asked.shape, asked.plan, groups(asked)
     prediction = plan.prediction
     explained = explain(shape, asked.laid_out, plan.placement, prediction.workload, asked.routes)
@@ -46,7 +51,7 @@ def _context(asked: Asked, notes: tuple[str, ...]) -> dict[str, Any]:
         (g, links.gutter(buses, i), machines.memory_bar(g, largest), machines.role_words(g, shape.n_layers))
         for i, g in enumerate(found)
     ]
-    drawn = curves.curves(asked)
+    drawn = curves.curves(asked, progress)
     return {
         "asked": asked,
         "version": motley.__version__,
@@ -60,6 +65,9 @@ def _context(asked: Asked, notes: tuple[str, ...]) -> dict[str, Any]:
         "gutter": links.WIDTH * len(buses) + 12 if buses else 0,
         "buses": [(bus, links.words(bus), links.joins(bus, found)) for bus in buses],
         "layers": layers.layers_picture(asked, found),
+        "choices": layers.choices_map(asked, found),
+        "device_key": device_key,
+        "prompt": curves.predicted(asked, Workload("prefill", _PROMPT))[0],
         "line": line,
         "one_layer": timeline.lanes_picture(found, line.layer_pieces, line.layer_ms, _layer_label(line)),
         "whole_step": timeline.lanes_picture(found, line.pieces, line.ms, f"A step of {number(line.ms)} milliseconds"),
