@@ -28,12 +28,14 @@ class Case:
     homes: tuple[str, ...] | None
 
 
-def case(seed: int) -> Case:
+def case(seed: int, larger: bool = False) -> Case:
+    """`larger`: up to 8 layers and 8 experts."""
     rng = np.random.default_rng([seed, 7])
     n_devices = int(rng.integers(2, 5))
     traced = rng.random() < 0.35
-    n_experts = int(rng.integers(2, {2: 7, 3: 5, 4: 5}[n_devices] if traced else {2: 9, 3: 7, 4: 6}[n_devices]))
-    shape = _shape(rng, n_experts)
+    most = {2: 7, 3: 5, 4: 5}[n_devices] if traced else {2: 9, 3: 7, 4: 6}[n_devices]
+    n_experts = int(rng.integers(4, most + 2) if larger else rng.integers(2, most))
+    shape = _shape(rng, n_experts, int(rng.integers(3, 9) if larger else rng.integers(1, 5)))
     routes = _routes(rng, shape) if traced else None
     lab = _lab(rng, shape, n_devices)
     named = ["tg64", "tg64", "tg64x4", "pp256", "tg16@d300"][rng.integers(5)]
@@ -45,9 +47,9 @@ def case(seed: int) -> Case:
     return Case(what, shape, lab, Objective.of(Workload.parse(named), asked), routes, head, homes)
 
 
-def _shape(rng: np.random.Generator, n_experts: int) -> ModelShape:
+def _shape(rng: np.random.Generator, n_experts: int, n_layers: int) -> ModelShape:
     """Wide experts or a wide rest; sometimes with layers that have no experts, sometimes with none at all."""
-    n_layers, used = int(rng.integers(1, 5)), int(rng.integers(1, n_experts + 1))
+    used = int(rng.integers(1, n_experts + 1))
     d_expert = int(rng.choice([128, 512, 2048]))
     dims = Dims("small", "qwen3moe", n_layers, 256, 8, 2, 32, n_experts, used, d_expert, 512, 512, 1024, 1e-6, 1e4)
     shape = ModelShape.from_dims(dims, str(rng.choice(["q8_0", "q4_k"])))

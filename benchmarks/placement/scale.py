@@ -54,7 +54,7 @@ def lab(n: int, unequal: bool = False) -> Lab:
     return Lab(tuple(devices), tuple(links))
 
 
-def planned(n: int, unequal: bool, workload: str, seconds: float) -> tuple[Plan, float]:
+def planned(n: int, unequal: bool, workload: str, seconds: float | None) -> tuple[Plan, float]:
     shape = ModelShape.named("kimi-k3")
     started = perf_counter()
     plan = find_placement(shape, lab(n, unequal), Workload.parse(workload), seconds=seconds)
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--devices", type=int, nargs="+", default=[64, 1024])
     parser.add_argument("--workload", default="tg64")
-    parser.add_argument("--seconds", type=float, default=3.0, help="what find_placement may search (default: its own)")
+    parser.add_argument("--seconds", type=float, help="what find_placement may search (default: its own)")
     parser.add_argument("--unequal", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--text", action="store_true", help="print the plan as `motley plan` does")

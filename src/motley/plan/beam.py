@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from motley.plan.state import Pattern, Pricer, Sets, State
 
 _GAIN = 0.002  # relative: less is not worth looking for
-_KEPT = 4000  # partial states from layer to layer
+_KEPT = 20_000  # partial states from layer to layer
+_FASTEST = 100  # of those with equal homes, against which the others are held
 _AT_ONCE = 3_000_000  # of (partial state, pattern)
 _ROUNDS = 120  # of the search for prices
 
@@ -88,7 +89,7 @@ class Beam:
         kinds = self._pricer.kind
         if any(not len(self._columns[k].patterns) for k in kinds):
             return Found(None, True)
-        prices = self._prices(best_ms)
+        prices = self.prices(best_ms)
         rest = [self._rest(price) for price in prices]
         partials, history, proven = self._start(), list[_Partials](), True
         for layer in range(len(kinds)):
@@ -102,7 +103,7 @@ class Beam:
         return Found(self._best(history, best_ms), proven)
 
     # -- what memory is worth
-    def _prices(self, best_ms: float) -> list[Floats]:
+    def prices(self, best_ms: float) -> list[Floats]:
         """[D] milliseconds for all the model's bytes: none, and those that give the highest bound."""
         kinds, times = np.unique(self._pricer.kind, return_counts=True)
         price = np.zeros(len(self._room))
@@ -123,6 +124,16 @@ class Beam:
                 break
             price = np.maximum(0.0, price + factor * (aim - bound) / size * over)
         return [np.zeros_like(price), best]
+
+    def promising(self, best_ms: float, margin: float) -> dict[int, list[Pattern]]:
+        """The patterns that may be part of a state as fast as `best_ms`, if each may turn out faster by `margin`."""
+        price = self.prices(best_ms)[-1]
+        reduced = {k: c.ms + c.use @ price for k, c in self._columns.items()}
+        spare = best_ms * (1 + margin) - (sum(reduced[k].min() for k in self._pricer.kind) - price @ self._room)
+        return {
+            k: [p for p, ms in zip(c.patterns, reduced[k]) if ms <= reduced[k].min() + spare]
+            for k, c in self._columns.items()
+        }
 
     def _rest(self, price: Floats) -> list[float]:
         """[layers + 1]: the least that the layers from there on take, memory paid for."""
@@ -195,14 +206,27 @@ class Beam:
         return found.take(np.flatnonzero(fits))
 
     def _different(self, found: _Partials) -> NDArray[np.int64]:
-        """Of those that differ only in how they came about, the fastest; without those that another one beats in
-        time and memory, as far as a look at their neighbours in the order of time shows it."""
+        """Of those that differ only in how they came about, the fastest; without those that others beat."""
         facts = np.column_stack([found.first, found.home, found.homes, np.round(found.used * 1e9)])
         order = np.lexsort((found.ms, *facts.T[::-1]))
         same = np.zeros(len(order), bool)
         if len(order) > 1:
             same[1:] = (facts[order[1:]] == facts[order[:-1]]).all(1)
-        return np.sort(order[~same])
+        order = order[~same]
+        places = facts[order][:, :3]
+        starts = np.flatnonzero(np.r_[True, (places[1:] != places[:-1]).any(1)]) if len(order) else order
+        kept = [self._unbeaten(found, group) for group in np.split(order, starts[1:])]
+        return np.sort(np.concatenate(kept))
+
+    def _unbeaten(self, found: _Partials, group: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Without those that one of the fastest beats in time and on every device's memory."""
+        group = group[np.argsort(found.ms[group], kind="stable")]
+        used, rank = found.used[group], np.arange(len(group))
+        beaten = np.zeros(len(group), bool)
+        for fast in range(min(_FASTEST, len(group))):
+            if not beaten[fast]:
+                beaten |= (rank > fast) & (used >= used[fast] - 1e-12).all(1)
+        return group[~beaten]
 
     def _best(self, history: list[_Partials], best_ms: float) -> State | None:
         at = int(history[-1].ms.argmin())

@@ -83,21 +83,21 @@ class _Building:
         pricer, field = self._pricer, self._pricer.field
         kind = self._routed(layer)
         size = min(self._size, len(self._free))
-        room = np.maximum(self._free - self._pricer.work[1], 0)
+        room = np.maximum(self._free - pricer.work[1], 0)
         reach = room[field.near(kind, size)].sum(1)
-        ms = field.even_ms(kind, size)
-        first = self._homes[0] if self._homes else None
-        found: dict[tuple[int, int], tuple[float, int]] = {}
-        for home in pricer.homes:
-            if home in self._homes:
-                continue
-            hop = 0.0 if first is None else pricer.hop(first, home, False)
-            needed = pricer.home_bytes[kind] + pricer.n_experts[kind] * pricer.expert_bytes[kind]
-            layers = max(reach[home] / needed, 1e-3)
-            key = int(field.classes[home]), round(reach[home])
-            score = float(ms[home] + hop / max(layers, 1) + (0 if layers >= 1 else ms[home] / layers))
-            found[key] = min(found.get(key, (inf, 0)), (score, home))
-        return [home for _, home in sorted(found.values())[:_LOOKED_AT]]
+        needed = pricer.home_bytes[kind] + pricer.n_experts[kind] * pricer.expert_bytes[kind]
+        layers = np.maximum(reach / needed, 1e-3)
+        score = field.even_ms(kind, size) / np.minimum(layers, 1)
+        if self._homes:
+            score = score + field.hop(self._homes[0]) / np.maximum(layers, 1)
+        open_ = np.isin(np.arange(len(score)), list(set(pricer.homes).difference(self._homes)))
+        order = np.argsort(np.where(open_, score, inf), kind="stable")[: int(open_.sum())]
+        found: dict[tuple[int, int], int] = {}
+        for home in order.tolist():
+            found.setdefault((int(field.classes[home]), round(reach[home])), home)
+            if len(found) == _LOOKED_AT:
+                break
+        return list(found.values())
 
     def _routed(self, layer: int) -> int:
         """The kind of the next layer with experts, if there is one."""

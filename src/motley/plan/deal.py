@@ -2,10 +2,12 @@
 
 Without a trace all experts are equal. With one, several ways are priced and the fastest is taken: the most chosen at
 home; the most chosen on the fastest device; or each, from the most to the least chosen, where it would be done first,
-so that the expected load is even. `carefully` goes on to exchange pairs of experts while that helps.
+so that the expected load is even. `carefully` goes on to exchange pairs of experts while that helps and time is left.
 """
 
 from collections.abc import Iterator, Sequence
+from math import inf
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +15,23 @@ from numpy.typing import NDArray
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import WorkingSets
 
-_MANY = 40_000  # (expert, device) pairs beyond which even loads are not tried while searching
-_SWAPS = 400  # exchanges of two experts that are tried in a layer
+_GAIN = 1e-9  # relative: below it an exchange is a tie
 Held = Sequence[tuple[int, int]]
+Models = Sequence[tuple[CostModel, float]]
+Sets = Sequence[Sequence[WorkingSets]]
+Owner = NDArray[np.int64]
 
 
 class Dealer:
-    def __init__(self, model: CostModel) -> None:
-        self._model = model
-        self._ranked: dict[int, NDArray[np.int64]] = {}
-        self._known: dict[object, NDArray[np.int64]] = {}
+    """`until`: when careful dealing has to end (`time.monotonic`)."""
 
-    def owner(
-        self, index: int, home: int, held: Held, sets: Sequence[WorkingSets], carefully: bool = False
-    ) -> NDArray[np.int64]:
+    def __init__(self, models: Models) -> None:
+        self._models, self._model = models, models[0][0]
+        self.until = inf
+        self._ranked: dict[int, Owner] = {}
+        self._known: dict[object, Owner] = {}
+
+    def owner(self, index: int, home: int, held: Held, sets: Sets, carefully: bool = False) -> Owner:
         """[E]: the device of each expert of layer `index`; empty where it has none."""
         if not held:
             return np.zeros(0, np.int64)
@@ -37,38 +42,39 @@ class Dealer:
         found = self._known.get(key)
         if found is None:
             ways = list(self._ways(index, home, held, sets))
-            found = min(ways, key=lambda owner: self._model.layer_ms(index, home, owner, sets))
+            found = min(ways, key=lambda owner: self._ms(index, home, owner, sets))
             if carefully:
                 found = self._exchanged(index, home, found, sets)
             self._known[key] = found
         return found
 
-    def _ways(self, index: int, home: int, held: Held, sets: Sequence[WorkingSets]) -> Iterator[NDArray[np.int64]]:
+    def _ms(self, index: int, home: int, owner: Owner, sets: Sets) -> float:
+        return sum(steps * m.layer_ms(index, home, owner, of) for (m, steps), of in zip(self._models, sets))
+
+    def _ways(self, index: int, home: int, held: Held, sets: Sets) -> Iterator[Owner]:
         counts = dict(held)
-        each = {d: self._model.expert_ms(index, d, sets) for d in counts}
+        each = {d: sum(steps * m.expert_ms(index, d, of) for (m, steps), of in zip(self._models, sets)) for d in counts}
         by_speed = sorted(counts, key=lambda d: (each[d], d))
         homely = sorted(by_speed, key=lambda d: d != home)
         yield self._in_turn(index, homely, counts)
-        if len(counts) == 1:
-            return
-        if homely != by_speed:
-            yield self._in_turn(index, by_speed, counts)
-        if len(counts) * self._model.shape.n_experts <= _MANY:
+        if len(counts) > 1:
+            if homely != by_speed:
+                yield self._in_turn(index, by_speed, counts)
             yield self._even(index, home, homely, counts, each)
 
-    def _in_turn(self, index: int, devices: list[int], counts: dict[int, int]) -> NDArray[np.int64]:
+    def _in_turn(self, index: int, devices: list[int], counts: dict[int, int]) -> Owner:
         dealt = np.repeat(devices, [counts[d] for d in devices])
         owner = np.empty_like(dealt)
         owner[self._hot(index)] = dealt
         return owner
 
-    def _even(
-        self, index: int, home: int, devices: list[int], counts: dict[int, int], each: dict[int, float]
-    ) -> NDArray[np.int64]:
-        """Longest first, to where it would be done first."""
+    def _even(self, index: int, home: int, devices: list[int], counts: dict[int, int], each: dict[int, float]) -> Owner:
+        """The most chosen first, to where it would be done first."""
         assert self._model.routes is not None
-        popular = self._model.routes.popularity(index)
-        done = np.array([0.0 if d == home else self._model.exchange_ms(home, d) for d in devices])
+        tokens = self._model.workload.step_tokens
+        popular = self._model.routes.popularity(index) * tokens
+        away = [sum(steps * m.exchange_ms(home, d) for m, steps in self._models) for d in devices]
+        done = np.array([0.0 if d == home else ms for d, ms in zip(devices, away)])
         rate, left = np.array([each[d] for d in devices]), np.array([counts[d] for d in devices])
         owner = np.empty(len(popular), np.int64)
         for expert in self._hot(index).tolist():
@@ -77,30 +83,29 @@ class Dealer:
             done[at] += popular[expert] * rate[at]
             left[at] -= 1
             if not left[at]:
-                done[at] = np.inf
+                done[at] = inf
         return owner
 
-    def _exchanged(
-        self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]
-    ) -> NDArray[np.int64]:
+    def _exchanged(self, index: int, home: int, owner: Owner, sets: Sets) -> Owner:
         """The most chosen experts against those of other devices, while it helps."""
-        best = self._model.layer_ms(index, home, owner, sets)
-        hot, tried, found = self._hot(index).tolist(), 0, True
-        while found and tried < _SWAPS:
+        best, found = self._ms(index, home, owner, sets), True
+        hot = self._hot(index).tolist()
+        while found:
             found = False
-            for first in hot:
-                for second in hot:
-                    if owner[first] == owner[second] or first > second or tried >= _SWAPS:
+            for at, first in enumerate(hot):
+                for second in hot[at + 1 :]:
+                    if owner[first] == owner[second]:
                         continue
-                    tried += 1
+                    if monotonic() > self.until:
+                        return owner
                     other = owner.copy()
                     other[first], other[second] = owner[second], owner[first]
-                    ms = self._model.layer_ms(index, home, other, sets)
-                    if ms < best * (1 - 1e-9):
+                    ms = self._ms(index, home, other, sets)
+                    if ms < best * (1 - _GAIN):
                         owner, best, found = other, ms, True
         return owner
 
-    def _hot(self, index: int) -> NDArray[np.int64]:
+    def _hot(self, index: int) -> Owner:
         """Experts from most to least chosen."""
         if index not in self._ranked:
             assert self._model.routes is not None

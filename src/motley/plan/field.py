@@ -25,6 +25,8 @@ class Field:
         _, self._one_of = np.unique(self.kinds, return_index=True)  # a device of each kind
         self._experts: dict[int, Floats] = {}
         self._at_home: dict[int, Floats] = {}
+        self._hops: dict[int, Floats] = {}
+        self._even: dict[tuple[int, int], Floats] = {}
         self._near: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def experts(self, index: int) -> Floats:
@@ -49,16 +51,13 @@ class Field:
     @cached_property
     def exchange(self) -> Floats:
         """[D, D]: one exchange of activations with experts elsewhere; 0 on the diagonal."""
-        joins = np.array(self._model.join_kinds)
-        joins -= joins.min()
-        n_kinds = len(self._one_of)
-        code = (joins * n_kinds + self.kinds[:, None]) * n_kinds + self.kinds[None, :]
-        np.fill_diagonal(code, -1)
-        _, where, which = np.unique(code, return_index=True, return_inverse=True)
-        pairs = [divmod(int(at), len(self.kinds)) for at in where]
-        ms = [0.0 if a == b else sum(steps * m.exchange_ms(a, b) for m, steps in self._models) for a, b in pairs]
-        found: Floats = np.array(ms)[which].reshape(code.shape)
-        return found
+        return sum((steps * model.exchange_times() for model, steps in self._models), np.zeros(()))
+
+    def hop(self, first: int) -> Floats:
+        """[D]: having a stage there, where `first` is the first home."""
+        if first not in self._hops:
+            self._hops[first] = sum((n * model.hop_times(first) for model, n in self._models), np.zeros(()))
+        return self._hops[first]
 
     @cached_property
     def classes(self) -> NDArray[np.int64]:
@@ -78,6 +77,11 @@ class Field:
 
     def even_ms(self, index: int, size: int) -> Floats:
         """[D]: a layer's time at each home with its nearest, if memory does not matter."""
+        if (index, size) not in self._even:
+            self._even[index, size] = self._evenly(index, size)
+        return self._even[index, size]
+
+    def _evenly(self, index: int, size: int) -> Floats:
         near = self.near(index, size)
         start = np.take_along_axis(self.exchange, near, axis=1)
         rate = 1 / np.maximum(self.experts(index)[near], 1e-12)

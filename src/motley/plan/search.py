@@ -28,8 +28,10 @@ from motley.predict.routes import Routes
 from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.model import ModelShape
 
+_SECONDS, _SECONDS_A_DEVICE = 2.5, 0.015
 _STARTS = 24  # how many arrangements are improved
 _STARTING = 0.5  # of the time, at most, for finding them
+_DEALT_BETTER = 0.05  # a state that much slower may win once its experts are exchanged
 _BEAM = 16  # devices of which the best of what was seen is put together again
 
 
@@ -43,15 +45,15 @@ def find_placement(
     head: str | None = None,
     homes: Collection[str] | None = None,
     repack: bool = True,
-    seconds: float = 3.0,
+    seconds: float | None = None,
     objective: Objective | str | None = None,
 ) -> Plan:
     """The fastest placement found for `workload` (default: 64 tokens, one sequence) that leaves room for `slots`
     sequences of `context` tokens. `objective`: what fast means, "decode", "throughput", "ttft" or steps of several
     workloads; by default the workload says it. `head`: the device whose process drives the steps, if that is given.
     `homes`: the devices that attention may live on (default: any). `repack` False: all devices leave their weights in
-    the mapped file; else those do whose memory would not hold the repacked copy. `seconds` bounds the search; if it
-    ends before, equal questions have equal answers.
+    the mapped file; else those do whose memory would not hold the repacked copy. `seconds` bounds the search (default:
+    3, and more for hundreds of devices); if it ends before, equal questions have equal answers.
 
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
     if not isinstance(objective, Objective):
@@ -61,7 +63,7 @@ def find_placement(
             f"the lab has no link between {missing_pairs(missing)}: measure it with `motley probe` or write it in "
             "the file"
         )
-    started = monotonic()
+    until = monotonic() + (_SECONDS + len(lab.devices) * _SECONDS_A_DEVICE if seconds is None else seconds)
     context = max(min(context, shape.context), objective.context)
     may_be_home = None if homes is None else frozenset(lab.devices.index(lab.device(name)) for name in homes)
     slots = max(slots, objective.batch)
@@ -69,7 +71,7 @@ def find_placement(
     for as_stored in (False, True) if repack else (True,):  # what repacked does not fit may fit as the file has it
         there = lab.with_stored(d.name for d in lab.devices) if as_stored else lab
         pricer = Pricer([(m.on(there), n) for m, n in models], context, slots, STEP_TOKENS, may_be_home, not as_stored)
-        found = Search(pricer, started + seconds).run()
+        found = Search(pricer, until).run()
         if found.ms < inf:
             break
     else:
@@ -100,12 +102,25 @@ class Search:
         if not pricer.homes:
             self.starts = list(candidates(pricer))
             return self
+        pricer.dealer.until = self._until
         self._start()
         every = every_column(pricer)
         if every is None or not self._beam(every):
             self._climb()
             self._recombine()
+        if pricer.model.routes is not None and self.ms < inf:
+            self._deal_carefully(every)
         return self
+
+    def _deal_carefully(self, columns: dict[int, list[Pattern]] | None) -> None:
+        """Where it is known which experts are chosen together: the best state, and what comes near it, dealt better."""
+        pricer, near = self._pricer, None
+        if columns is not None:
+            near = Beam(pricer, columns, pricer.sets_of(self.state)).promising(self.ms, _DEALT_BETTER)
+        pricer.deal_carefully()
+        self.ms = pricer.ms(self.state)
+        if near is not None:
+            self._beam(near)
 
     def _start(self) -> None:
         now = monotonic()

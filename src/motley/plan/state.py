@@ -22,6 +22,8 @@ from motley.predict.device_cost import WorkingSets
 from motley.predict.memory import packed_bytes, work_bytes
 from motley.predict.predict import stages
 
+_TRACED_KINDS = 12  # layers that may each be their own
+_STAND_INS = 4  # else, for alike ones
 _NOTHING = WorkingSets(0.0, 0.0)
 
 
@@ -71,7 +73,7 @@ class Pricer:
         homes = range(len(self.devices)) if may_be_home is None else sorted(may_be_home)
         self.homes = [d for d in homes if self.memory[d] > self.work[0]]
         self.kind = self._kinds()
-        self.dealer = Dealer(self.model)
+        self.dealer, self.careful = Dealer(models), False
         self._curved = [any(len(k.matvec) > 1 for k in d.kernels) for d in self.devices]
         self._patterns: dict[tuple[int, tuple[tuple[int, int], ...]], Pattern] = {}
         self._ms: dict[object, float] = {}
@@ -94,11 +96,25 @@ class Pricer:
         return self.pattern(pattern.home if home is None else home, held)
 
     def _kinds(self) -> list[int]:
-        """[layers]: the first layer that is interchangeable with it."""
+        """[layers]: a layer that is interchangeable with it. With a trace every layer is its own; of many, a few stand
+        for those that are about as uneven."""
         seen: dict[object, int] = {}
         layers = range(self.shape.n_layers)
         facts = [(self.model.alike(i), self.home_bytes[i], self.expert_bytes[i], self.kv[i]) for i in layers]
-        return [seen.setdefault(fact, i) for i, fact in enumerate(facts)]
+        kinds = [seen.setdefault(fact, i) for i, fact in enumerate(facts)]
+        routes = self.model.routes
+        if routes is None or len(seen) <= _TRACED_KINDS:
+            return kinds
+        groups: dict[object, list[int]] = {}
+        for i in layers:
+            groups.setdefault((self.model.alike_untraced(i), *facts[i][1:]), []).append(i)
+        for group in groups.values():
+            group.sort(key=lambda i: (float((routes.popularity(i) ** 2).sum()), i))
+            n = min(len(group), _STAND_INS)
+            for part in np.array_split(group, n):
+                for i in part.tolist():
+                    kinds[i] = int(part[len(part) // 2])
+        return kinds
 
     # -- memory
     def groups(self, state: State) -> Counter[tuple[int, Pattern]]:
@@ -165,14 +181,28 @@ class Pricer:
         key = kind, pattern, curves
         found = self._ms.get(key)
         if found is None:
-            found = sum(steps * self._layer(m, index, pattern, of) for (m, steps), of in zip(self.models, sets))
-            self._ms[key] = found
+            found = self._ms[key] = self._layer(index, pattern, sets)
         return found
 
-    def _layer(self, model: CostModel, index: int, pattern: Pattern, sets: Sets) -> float:
-        if model.routes is None:
-            return model.counted_ms(index, pattern.home, dict(pattern.held), sets)
-        return model.layer_ms(index, pattern.home, self.dealer.owner(index, pattern.home, pattern.held, sets), sets)
+    def _layer(self, index: int, pattern: Pattern, sets: Sequence[Sets]) -> float:
+        home, held, total = pattern.home, pattern.held, 0.0
+        owner = self.owner(index, pattern, sets) if self.model.routes is not None else None
+        for (model, steps), of in zip(self.models, sets):
+            if owner is None:
+                total += steps * model.counted_ms(index, home, dict(held), of)
+            else:
+                total += steps * model.layer_ms(index, home, owner, of)
+        return total
+
+    def owner(self, index: int, pattern: Pattern, sets: Sequence[Sets]) -> NDArray[np.int64]:
+        """[E]: the device of each expert."""
+        return self.dealer.owner(index, pattern.home, pattern.held, sets, self.careful)
+
+    def deal_carefully(self) -> None:
+        """From now on: prices with better dealt experts, which take longer to find."""
+        self.careful = True
+        self._ms.clear()
+        self._states.clear()
 
     def hop(self, first: int, home: int, last: bool) -> float:
         found = self._hops.get((first, home, last))
@@ -247,9 +277,9 @@ class Pricer:
     # -- out
     def placement(self, state: State) -> Placement:
         names = [d.name for d in self.devices]
-        sets = self.sets_of(state)[0]
+        sets = self.sets_of(state)
         layers = []
         for i, pattern in enumerate(state):
-            owner: NDArray[np.int64] = self.dealer.owner(i, pattern.home, pattern.held, sets, carefully=True)
-            layers.append(LayerPlacement(names[pattern.home], tuple(names[d] for d in owner.tolist())))
+            owner = self.owner(i, pattern, sets).tolist()
+            layers.append(LayerPlacement(names[pattern.home], tuple(names[d] for d in owner)))
         return Placement(tuple(layers))

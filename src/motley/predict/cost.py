@@ -171,6 +171,10 @@ class CostModel:
         """The first layer that costs what layer `index` costs. With a trace, every layer with experts is its own."""
         return index if self.routes is not None and self._parts[index].expert else self._part[index]
 
+    def alike_untraced(self, index: int) -> int:
+        """The first layer of the same parts."""
+        return self._part[index]
+
     def layer(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> LayerCost:
         """`sets` [D]: what each device reads over and over (`working_sets`)."""
         if self.routes is None:  # only the counts matter, and equal layers are equal
@@ -406,17 +410,41 @@ class CostModel:
         key = self.kinds[home], self.kinds[device], self.join_kinds[home][device]
         found = self._exchanges.get(key)
         if found is None:
-            found = self._exchanges[key] = self._exchange(home, device)
+            found = self._exchanges[key] = float(self.exchange(home, device).ms)
         return found
 
-    def _exchange(self, a: int, b: int) -> float:
-        return self.exchange(a, b).ms
+    def exchange_times(self) -> Floats:
+        """[D, D]: `exchange_ms` of all pairs; 0 on the diagonal."""
+        return self._round_trips(np.arange(len(self.kinds)), self._exchanged_bytes(), _EXCHANGE_OPS)
+
+    def hop_times(self, first: int) -> Floats:
+        """[D]: `hop` to each device, not the last stage's."""
+        driver = first if self._driver is None else self._driver
+        return self._round_trips(np.array([driver]), self._staged_bytes(last=False), _STAGE_OPS).ravel()
+
+    def _round_trips(self, rows: NDArray[np.int64], n_bytes: float, n_ops: int) -> Floats:
+        """[rows, D]: milliseconds of `_round_trip`."""
+        joins, software = self.lab.joins, np.array([d.exchange_us or n_ops * d.call_us for d in self.lab.devices])
+        found: Floats = (joins.rtt_us[rows] + software[rows][:, None] + software[None, :]) / 1e3
+        found += n_bytes * 1e-6 / joins.gb_s[rows]
+        found[np.arange(len(rows)), rows] = 0.0
+        return found
+
+    def _exchanged_bytes(self) -> float:
+        """x and the routing there, float64 sums back."""
+        s, tokens = self.shape, self.workload.step_tokens
+        return tokens * (4 * s.d_model + 8 * s.n_experts_used) + tokens * 8 * s.d_model
+
+    def _staged_bytes(self, last: bool) -> float:
+        """Activations there, activations or logits back."""
+        s, w = self.shape, self.workload
+        rows = w.step_tokens if w.kind == "decode" else w.step_tokens / w.tokens
+        there = 4.0 * s.d_model * w.step_tokens
+        return there + (4.0 * s.vocab_size * rows if last else there)
 
     def exchange(self, a: int, b: int) -> RoundTrip:
         """Send x and the routing, get float64 sums back."""
-        s, tokens = self.shape, self.workload.step_tokens
-        sent = tokens * (4 * s.d_model + 8 * s.n_experts_used)
-        return self._round_trip(a, b, sent + tokens * 8 * s.d_model, _EXCHANGE_OPS)
+        return self._round_trip(a, b, self._exchanged_bytes(), _EXCHANGE_OPS)
 
     def _round_trip(self, a: int, b: int, n_bytes: float, n_ops: int) -> RoundTrip:
         """Packing and unpacking is Python on both sides: it costs as much as `n_ops` small ops."""
@@ -442,10 +470,7 @@ class CostModel:
         driver = self._drives(first)
         if driver == home:
             return None
-        s, w = self.shape, self.workload
-        rows = w.step_tokens if w.kind == "decode" else w.step_tokens / w.tokens
-        back = 4.0 * s.vocab_size * rows if last else 4.0 * s.d_model * w.step_tokens
-        return self._round_trip(driver, home, 4.0 * s.d_model * w.step_tokens + back, _STAGE_OPS)
+        return self._round_trip(driver, home, self._staged_bytes(last), _STAGE_OPS)
 
     # -- the ends
     def output(self, home: int, sets: Sequence[WorkingSets]) -> Cost:
