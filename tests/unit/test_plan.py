@@ -286,3 +286,96 @@ def test_layers_with_one_home_share_a_line() -> None:
 
     rows = list(_layer_rows(Placement((layer("a", 1), layer("a", 2), layer("a", 0), layer("b", 4)))))
     assert rows == [["0-2", "a", "2-4 on a, 0-2 on b"], ["3", "b", "4 on b"]]
+
+
+# -- many devices
+
+
+def islands(n: int, size: int = 4, rtt_us: float = 400) -> Lab:
+    """Unlike devices in islands: fast links inside, slow ones between."""
+    devices = [
+        device(f"d{i}", (3e9, 6e9, 2e9)[i % 3], 1 + (i % 5) / 2, node=f"island{i // size}-{i}", source="sheet")
+        for i in range(n)
+    ]
+    inside = [Link(f"island{k}-*", f"island{k}-*", "rdma", 15, 6) for k in range(n // size)]
+    return Lab(tuple(devices), (*inside, Link("*", "*", "tcp", rtt_us, 1)))
+
+
+def test_many_devices_are_planned_in_time_and_told_in_few_words() -> None:
+    from time import monotonic
+
+    shape, where = ModelShape.named("qwen3-30b-a3b"), islands(200)
+    started = monotonic()
+    plan = find_placement(shape, where, seconds=2)
+    assert monotonic() - started < 15  # machines of a CI are slow: two seconds are the search's
+    check_sound(plan, shape, where, 4096)
+    assert all(len(reason) < 600 for reason in plan.reason)
+    text = plan_text(plan, shape, where)
+    assert len(text.splitlines()) < 100
+    assert max(map(len, text.splitlines())) < 700
+
+
+def test_an_island_behind_a_slow_hop_is_used_as_one() -> None:
+    """No device holds the model, an island does: its experts are shared over fast links, none over slow ones."""
+    shape, where = ModelShape.named("qwen3-30b-a3b"), islands(16, size=8, rtt_us=20_000)
+    plan = find_placement(shape, where, seconds=3)
+    used = {d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}
+    assert len({where.device(name).node.split("-")[0] for name in used}) == 1
+
+
+def test_equal_questions_have_equal_answers() -> None:
+    shape, where = tiny_shape(3, 6), lab(*(device(n, 0.4e9, s) for n, s in zip("abc", (1, 2, 3))))
+    first, second = (find_placement(shape, where, TG, context=128, seconds=60) for _ in range(2))
+    assert first.placement == second.placement
+    assert first.reason == second.reason
+
+
+def test_round_trips_of_all_pairs_are_those_of_each() -> None:
+    shape, where = tiny_shape(), islands(12)
+    model = CostModel(shape, where, TG)
+    exchanges, hops = model.exchange_times(), model.hop_times(3)
+    for a, b in ((0, 1), (1, 0), (2, 9), (11, 4)):
+        assert exchanges[a, b] == pytest.approx(model.exchange_ms(a, b))
+    assert [hops[b] for b in range(12)] == pytest.approx([model.hop(3, b, False) for b in range(12)])
+    assert (np.diag(exchanges) == 0).all()
+
+
+# -- traces
+
+
+def test_expected_load_is_balanced_between_devices() -> None:
+    """Two of eight experts are in every token: on two alike devices, one each."""
+    rng = np.random.default_rng(3)
+    shape = tiny_shape(2, 8, 3)
+    third = rng.integers(2, 8, (60, 2))
+    chosen = np.stack([np.zeros((60, 2), int), np.ones((60, 2), int), third], axis=-1)
+    routes = Routes(chosen.astype(np.int32), 8)
+    alike = [device(name, 1e9, 0.01, call_us=0, op_overhead_us=0) for name in "ab"]
+    where = lab(*alike, rtt_us=0.1, gb_s=1000)
+    plan = find_placement(shape, where, TG, routes, context=64)
+    assert all(layer.experts[0] != layer.experts[1] for layer in plan.placement.layers)
+    blind = find_placement(shape, where, TG, context=64)
+    assert plan.prediction.p50 > 1.05 * predict(shape, where, blind.placement, TG, routes).p50
+
+
+# -- layers without experts
+
+
+def test_layers_without_experts_have_only_a_home() -> None:
+    shape = ModelShape.named("deepseek-v2-lite")
+    assert shape.experts_in(0) == 0
+    where = lab(device("a", 6e9, 3), device("b", 8e9))
+    plan = find_placement(shape, where, context=512)
+    assert plan.placement.layers[0].experts == ()
+    assert all(len(layer.experts) == shape.n_experts for layer in plan.placement.layers[1:])
+    assert predict(shape, where, plan.placement, TG).p50 == pytest.approx(plan.prediction.p50)
+    assert plan_text(plan, shape, where)
+
+
+def test_dense_models_are_split_by_layers() -> None:
+    shape = ModelShape.named("llama-3.1-8b")
+    where = lab(device("a", 3e9, 3), device("b", 8e9))
+    plan = find_placement(shape, where, context=512)
+    assert all(layer.experts == () for layer in plan.placement.layers)
+    assert len({layer.home for layer in plan.placement.layers}) == 2
+    assert plan_text(plan, shape, where)

@@ -9,6 +9,7 @@ from motley.cli import placing
 from motley.cli.options import output_file, positive
 from motley.errors import UsageError
 from motley.lab.changes import Change
+from motley.plan.objective import NAMES, Objective
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.plan.show import plan_json, plan_text
@@ -24,7 +25,11 @@ _CHANGES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     placing.add_arguments(parser)
-    parser.add_argument("--workload", default="tg64", metavar="W", help="pp512, tg64@d1024, ... (default: %(default)s)")
+    workload = "pp512, tg64@d1024, ...; pp512+tg64: one after the other (default: %(default)s)"
+    parser.add_argument("--workload", default="tg64", metavar="W", help=workload)
+    objective = "what shall be fast: a token, all tokens of a batch, or the first token (default: as the workload says)"
+    parser.add_argument("--objective", choices=NAMES, help=objective)
+    parser.add_argument("--batch", type=positive, default=1, help="sequences of the workload (default: %(default)s)")
     parser.add_argument("--prompt", type=positive, default=512, help="tokens of it, for what-if (default: %(default)s)")
     for verb, metavar, example in _CHANGES:
         parser.add_argument(
@@ -50,9 +55,17 @@ def run(args: argparse.Namespace) -> int:
     if args.changes:
         return _what_if(args, asked)
     shape, lab = asked.shape, asked.lab
-    workload = Workload.parse(args.workload)
+    objective = Objective.parse(args.workload, args.objective, args.batch)
     plan = find_placement(
-        shape, lab, workload, asked.routes, args.context, args.slots, homes=args.home, repack=args.repack
+        shape,
+        lab,
+        None,
+        asked.routes,
+        args.context,
+        args.slots,
+        homes=args.home,
+        repack=args.repack,
+        objective=objective,
     )
     if args.json:  # files first: whoever reads the text may stop reading it
         args.json.write_text(json.dumps(plan_json(plan, shape, lab, args.context, args.slots), indent=1) + "\n")
@@ -79,7 +92,7 @@ def _draw(args: argparse.Namespace, asked: placing.Question, plan: Plan) -> None
 def _what_if(args: argparse.Namespace, asked: placing.Question) -> int:
     question = Question(
         asked.shape,
-        Workload.parse(args.workload),
+        Workload.parse(args.workload, batch=args.batch),
         args.prompt,
         args.context,
         args.slots,
@@ -87,6 +100,7 @@ def _what_if(args: argparse.Namespace, asked: placing.Question) -> int:
         asked.routes,
         args.home,
         args.repack,
+        objective=args.objective,
     )
     found = []
     for outcome in what_if(question, asked.lab, args.changes):

@@ -183,12 +183,11 @@ class Beam:
         ms = old.ms[part][:, None] + columns.ms[None, :]
         moves = home[:, None] != columns.home[None, :]
         if layer:
-            ms += np.where(moves, self._hop[first][:, columns.home], 0.0)
+            ms += np.where(moves, self._hop[first, home][:, None], 0.0)  # paid when left: the last one costs another
             moves &= (old.homes[part][:, None] & bits[None, :]) != 0  # a home that was left is not taken again
         ms[moves] = inf
         if last:
-            finish = self._ends[first] + self._last_hop[first] - self._hop[first]
-            ms += finish[:, columns.home]
+            ms += (self._ends[first] + self._last_hop[first])[:, columns.home]
         may = ms < inf
         for price, after in zip(prices, rest):
             paid = ms + (old.used[part] @ price)[:, None] + (columns.use @ price)[None, :]

@@ -2,11 +2,13 @@
 
 Without a trace all experts are equal. With one, several ways are priced and the fastest is taken: the most chosen at
 home; the most chosen on the fastest device; or each, from the most to the least chosen, where it would be done first,
-so that the expected load is even. `carefully` goes on to exchange pairs of experts while that helps and time is left.
+so that the expected load is even. Of few experts every way is tried. `carefully` goes on to exchange pairs of experts
+while that helps and time is left.
 """
 
-from collections.abc import Iterator, Sequence
-from math import inf
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from math import comb, inf
 from time import monotonic
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import WorkingSets
 
+_ALL = 24  # ways that are all tried
 _GAIN = 1e-9  # relative: below it an exchange is a tie
 Held = Sequence[tuple[int, int]]
 Models = Sequence[tuple[CostModel, float]]
@@ -53,6 +56,9 @@ class Dealer:
 
     def _ways(self, index: int, home: int, held: Held, sets: Sets) -> Iterator[Owner]:
         counts = dict(held)
+        if multinomial(counts.values()) <= _ALL:
+            yield from _arrangements(counts)
+            return
         each = {d: sum(steps * m.expert_ms(index, d, of) for (m, steps), of in zip(self._models, sets)) for d in counts}
         by_speed = sorted(counts, key=lambda d: (each[d], d))
         homely = sorted(by_speed, key=lambda d: d != home)
@@ -111,3 +117,27 @@ class Dealer:
             assert self._model.routes is not None
             self._ranked[index] = np.argsort(-self._model.routes.popularity(index), kind="stable")
         return self._ranked[index]
+
+
+def multinomial(counts: Iterable[int]) -> int:
+    """Ways to give so many of all to each."""
+    ways, total = 1, 0
+    for n in counts:
+        total += n
+        ways *= comb(total, n)
+    return ways
+
+
+def _arrangements(counts: Mapping[int, int]) -> Iterator[Owner]:
+    if len(counts) == 1:
+        ((device, n),) = counts.items()
+        yield np.full(n, device)
+        return
+    device, n = next(iter(counts.items()))
+    total = sum(counts.values())
+    rest = {d: k for d, k in counts.items() if d != device}
+    for own in combinations(range(total), n):
+        for others in _arrangements(rest):
+            owner = np.full(total, device)
+            owner[[e for e in range(total) if e not in own]] = others
+            yield owner

@@ -27,6 +27,11 @@ def _split(name: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match and len(match[2]) < 9 else (name, -1)
 
 
+def by_number(name: str) -> tuple[str, int]:
+    """Sorts `mac9` before `mac10`."""
+    return _split(name)
+
+
 def between(values: Sequence[float], form: str = "{:.0f}") -> str:
     """`3`, or `3 to 5`."""
     low, high = form.format(min(values)), form.format(max(values))

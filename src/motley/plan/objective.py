@@ -47,6 +47,17 @@ class Objective:
         raise UsageError(f"unknown objective {name!r}: choose {', '.join(NAMES)}")
 
     @classmethod
+    def parse(cls, workloads: str, name: str | None = None, batch: int = 1) -> Self:
+        """`tg64`, `pp512@d1024`, `pp512+tg64`; `batch` where a workload names none. Raises UsageError for what is none
+        of them, and for a sum with another name."""
+        parts = [Workload.parse(part, batch=batch) for part in workloads.split("+")]
+        if len(parts) == 1:
+            return cls.of(parts[0], name)
+        if name is not None:
+            raise UsageError(f"{workloads} is an objective by itself: leave out {name!r}, or give one workload")
+        return cls.request(parts)
+
+    @classmethod
     def request(cls, workloads: Sequence[Workload]) -> Self:
         """All of these, one after the other."""
         if len(workloads) == 1:

@@ -24,3 +24,13 @@ class Plan:
     stored: frozenset[str]  # devices that leave their weights as the file has them
     alternatives: tuple[Alternative, ...]  # fastest first, then those that do not fit
     objective: Objective
+    predictions: tuple[Prediction, ...]  # of each part of the objective; the first is `prediction`
+
+    @property
+    def seconds(self) -> tuple[float, float, float]:
+        """The objective's steps together: p10, p50, p90."""
+        steps = [n for _, n in self.objective.parts]
+        seconds = [n * found.ms_per_step / 1e3 for n, found in zip(steps, self.predictions)]
+        fast = sum(s * found.p50 / found.p90 for s, found in zip(seconds, self.predictions))
+        slow = sum(s * found.p50 / found.p10 for s, found in zip(seconds, self.predictions))
+        return fast, sum(seconds), slow

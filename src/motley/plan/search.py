@@ -31,7 +31,7 @@ from motley.shape.model import ModelShape
 _SECONDS, _SECONDS_A_DEVICE = 2.5, 0.015
 _STARTS = 24  # how many arrangements are improved
 _STARTING = 0.5  # of the time, at most, for finding them
-_DEALT_BETTER = 0.05  # a state that much slower may win once its experts are exchanged
+_DEALT_BETTER = 0.1  # a state that much slower may win once its experts are exchanged
 _BEAM = 16  # devices of which the best of what was seen is put together again
 
 
@@ -79,12 +79,14 @@ def find_placement(
     placement = pricer.placement(found.state)
     needs = memory_needed(shape, placement, context, slots)
     stored = stored_devices(shape, lab, needs, repack)
-    priced = models[0][0].on(lab.with_stored(stored))
+    measured = lab.with_stored(stored)
+    priced = models[0][0].on(measured)
     prediction = price(priced, placement)
+    predictions = prediction, *(price(m.on(measured), placement) for m, _ in models[1:])
     alternatives = alternatives_of(pricer, found.starts, objective)
     said = reasons(pricer, found.state, prediction, alternatives, head)
     said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
-    return Plan(placement, prediction, said, stored, alternatives, objective)
+    return Plan(placement, prediction, said, stored, alternatives, objective, predictions)
 
 
 class Search:

@@ -1,16 +1,20 @@
 """A plan as text for people, and as data for programs."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
 from motley.lab.lab import Lab
-from motley.lab.placement import LayerPlacement, Placement
+from motley.lab.placement import Placement
+from motley.plan.names import by_number, listed
 from motley.plan.plan import Plan
 from motley.predict.memory import Need, gigabytes, memory_needed, packed_bytes
-from motley.predict.predict import Prediction
+from motley.predict.predict import Prediction, Term
 from motley.shape.model import ModelShape
+
+_ROWS = 16  # of a table
 
 
 def plan_text(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slots: int = 1) -> str:
@@ -18,14 +22,16 @@ def plan_text(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
     found = plan.prediction
     lines = [
         f"{shape.name}: {found.workload.name} at {_speed(found)}, {found.ms_per_step:.4g} ms a step",
+        *_objective(plan),
         "",
-        *_table(["layers", "home", "experts"], _layer_rows(plan.placement)),
+        *_table(["layers", "home", "experts"], _few(_layer_rows(plan.placement), "runs")),
         "",
         *_table(
-            ["device", "weights", "layout", "cache", "buffers", "of"], _memory_rows(plan, shape, lab, context, slots)
+            ["device", "weights", "layout", "cache", "buffers", "of"],
+            _few(_alike(_memory_rows(plan, shape, lab, context, slots), 0), "kinds"),
         ),
         "",
-        *_table(["time", "on", "ms", "share", "limited by"], _term_rows(found)),
+        *_table(["time", "on", "ms", "share", "limited by"], _few(_term_rows(found, lab), "kinds")),
         "",
         "What decided:",
         *(f"  - {reason}" for reason in plan.reason),
@@ -41,6 +47,11 @@ def plan_json(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
     return {
         "model": {"name": shape.name, "architecture": shape.architecture, "bytes": shape.n_bytes},
         "workload": plan.prediction.workload.name,
+        "objective": {
+            "name": plan.objective.name,
+            "parts": [{"workload": w.name, "steps": steps} for w, steps in plan.objective.parts],
+            "seconds": dict(zip(("p10", "p50", "p90"), plan.seconds)),
+        },
         "placement": placement_json(plan.placement),
         "prediction": prediction_json(plan.prediction),
         "memory": {name: asdict(need) | {"has": lab.device(name).memory_bytes} for name, need in needs.items()},
@@ -66,21 +77,56 @@ def _speed(prediction: Prediction) -> str:
     return f"{prediction.p50:.3g} tokens/s ({prediction.p10:.3g} to {prediction.p90:.3g})"
 
 
+def _objective(plan: Plan) -> list[str]:
+    """A line where the objective is more than one workload's step."""
+    if len(plan.predictions) == 1:
+        return []
+    low, middle, high = (_time(seconds) for seconds in plan.seconds)
+    what = "time to first token" if plan.objective.name == "ttft" else plan.objective.name
+    return [f"{what}: {middle} ({low} to {high})"]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def _few(rows: Iterable[list[str]], what: str) -> Iterator[list[str]]:
+    """The first of many rows, and how many more there are."""
+    every = list(rows)
+    yield from every[:_ROWS]
+    if len(every) > _ROWS:
+        yield [f"and {len(every) - _ROWS:,} {what} more", *[""] * (len(every[0]) - 1)]
+
+
+def _alike(rows: Iterable[list[str]], name: int) -> Iterator[list[str]]:
+    """Rows that differ only in their name, as one."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        groups.setdefault((*row[:name], *row[name + 1 :]), []).append(row[name])
+    for facts, names in groups.items():
+        yield [*facts[:name], listed(names), *facts[name:]]
+
+
 def _layer_rows(placement: Placement) -> Iterator[list[str]]:
     """Runs of layers with one home, and how many of a layer's experts each device has: `52 on a, 11-12 on b`."""
     start = 0
     for home, group in groupby(placement.layers, lambda layer: layer.home):
         run = list(group)
-        experts = ", ".join(
-            f"{_held(run, device)} on {device}" for device in sorted({d for r in run for d in r.experts})
-        )
+        counts = [Counter(layer.experts) for layer in run]
+        held: dict[str, list[str]] = {}
+        for device in sorted({d for c in counts for d in c}, key=by_number):
+            held.setdefault(_held([c[device] for c in counts]), []).append(device)
+        many = sum(map(len, held.values())) > _ROWS
+        pairs = ((n, [d]) for n, names in held.items() for d in names) if not many else held.items()
+        rows = sorted(pairs, key=lambda pair: by_number(pair[1][0]))
+        experts = ", ".join(f"{n} on {'each of ' * (len(names) > 1)}{listed(names)}" for n, names in rows[:_ROWS])
+        more = f" and {len(rows) - _ROWS} kinds more" if len(rows) > _ROWS else ""
         stop = start + len(run)
-        yield [str(start) if stop == start + 1 else f"{start}-{stop - 1}", home, experts]
+        yield [str(start) if stop == start + 1 else f"{start}-{stop - 1}", home, experts + more]
         start = stop
 
 
-def _held(run: list[LayerPlacement], device: str) -> str:
-    counts = [layer.experts.count(device) for layer in run]
+def _held(counts: list[int]) -> str:
     return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
 
 
@@ -100,10 +146,17 @@ def _memory_rows(plan: Plan, shape: ModelShape, lab: Lab, context: int, slots: i
         yield [name, gigabytes(need.weights), layout, gigabytes(need.kv), gigabytes(need.work), of]
 
 
-def _term_rows(prediction: Prediction) -> Iterator[list[str]]:
-    for term in sorted(prediction.terms, key=lambda t: -t.ms):
-        share = f"{100 * term.ms / prediction.ms_per_step:.0f} %"
-        yield [term.name, term.device, f"{term.ms:.3g}", share, term.limited_by]
+def _term_rows(prediction: Prediction, lab: Lab) -> Iterator[list[str]]:
+    """The largest first; many on devices of equal figures together."""
+    groups: dict[object, list[Term]] = {}
+    many = len(prediction.terms) > _ROWS
+    for term in prediction.terms:
+        figures = replace(lab.device(term.device), name="", node="") if many else term.device
+        groups.setdefault((term.name, term.limited_by, figures), []).append(term)
+    for terms in sorted(groups.values(), key=lambda terms: -sum(t.ms for t in terms)):
+        ms = sum(t.ms for t in terms)
+        on = listed(sorted((t.device for t in terms), key=by_number))
+        yield [terms[0].name, on, f"{ms:.3g}", f"{100 * ms / prediction.ms_per_step:.0f} %", terms[0].limited_by]
 
 
 def _alternative_rows(plan: Plan) -> Iterator[list[str]]:

@@ -34,7 +34,8 @@ class Question:
     routes: Routes | None = None
     homes: Collection[str] | None = None
     repack: bool = True
-    seconds: float = 3.0  # of searching
+    seconds: float | None = None  # of searching; None: as `find_placement`
+    objective: str | None = None  # None: as the workload says
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,16 @@ def outcome(question: Question, name: str, assembly: Assembly) -> Outcome:
         return Outcome(name, lab, assembly.notes, None, f"no device for attention is left of {', '.join(q.homes)}")
     try:
         plan = find_placement(
-            q.shape, lab, q.workload, q.routes, q.context, q.slots, homes=homes, repack=q.repack, seconds=q.seconds
+            q.shape,
+            lab,
+            q.workload,
+            q.routes,
+            q.context,
+            q.slots,
+            homes=homes,
+            repack=q.repack,
+            seconds=q.seconds,
+            objective=q.objective,
         )
     except CapacityError as error:
         return Outcome(name, lab, assembly.notes, None, str(error))
