@@ -14,6 +14,7 @@ from labs import device, lab, placed, tiny_shape
 from motley.cli.main import main
 from motley.lab.lab import Lab, Link
 from motley.lab.placement import LayerPlacement, Placement
+from motley.plan.objective import Objective
 from motley.plan.picture import curves, layers, links, machines, timeline
 from motley.plan.picture.facts import Asked, Held, class_name, group_of, groups
 from motley.plan.picture.page import render
@@ -107,6 +108,15 @@ def test_page_holds_the_plans_figures(name: str) -> None:
         assert line.rate in text
     for words in (one.shape.name, "motley", "tb5-rdma became tb4", "q4_k", "measured"):
         assert words in text.lower()
+
+
+def test_an_objective_of_several_parts_shows_them_all() -> None:
+    found = find_placement(OLMOE, PAIR, objective=Objective.parse("pp512+tg64"), seconds=0.2)
+    text = Outline(render(Asked(OLMOE, PAIR, found))).text
+    for one in found.predictions:
+        assert number(one.p50) in text
+    assert f"{number(found.seconds[1])} s" in text
+    assert "pp512+tg64" in text
 
 
 def test_foreign_text_stays_text() -> None:

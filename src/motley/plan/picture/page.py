@@ -117,11 +117,13 @@ def _facts(asked: Asked) -> list[tuple[str, str]]:
         f"{gigabytes(shape.n_bytes)}, {shape.n_layers} layers, {experts}width {shape.d_model}"
     )
     active = f"{gigabytes(shape.active_bytes_per_token())} of weights for one token"
+    plan_for = asked.plan.objective
     room = f"{asked.slots} sequence{'s' if asked.slots > 1 else ''} of {min(asked.context, shape.context):,} tokens"
     return [
         ("model", model),
         ("precision", precision_words(asked)),
         ("active", active),
+        ("placed for", f"{plan_for.name}: " + " and ".join(w.name for w, _ in plan_for.parts)),
         ("room kept for", room),
         ("shape from", shape.source or "the file's own tensors"),
         ("devices from", "; ".join(sources[:12]) + (f"; and {len(sources) - 12} more" if len(sources) > 12 else "")),
