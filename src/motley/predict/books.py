@@ -4,6 +4,7 @@ that an explanation cannot differ from the prediction: costs are added and weigh
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from motley.predict.device_cost import FLOATS, GLUE, Cost, DeviceCost, Matrix
 from motley.predict.memory import gigabytes
@@ -93,7 +94,7 @@ class BookedCost(DeviceCost):
         figure = "cache_gb_s" if d.cache_gb_s else "read_gb_s"
         if not moving:
             figure = "attention_gflops" if d.attention_gflops else "f32_gflops"
-        return _kept(cost, Item("KV cache", cost.limited_by, figure), Amount(cost.ms, kv_bytes, operations))
+        return _kept(cost, Item("KV cache, state", cost.limited_by, figure), Amount(cost.ms, kv_bytes, operations))
 
     def calls(self, threaded: float, single: float) -> Cost:
         cost, d = super().calls(threaded, single), self._device
@@ -110,9 +111,9 @@ class BookedCost(DeviceCost):
         cost = super().step()
         return _kept(cost, _overhead("once a step", "step_us"), Amount(cost.ms, times=1))
 
-    def layer(self, recurrent: bool) -> Cost:
-        cost = super().layer(recurrent)
-        figure = "layer_us + recurrent_us" if recurrent else "layer_us"
+    def layer(self, *kind: Any) -> Cost:
+        cost, alone = super().layer(*kind), self._device.layer_us
+        figure = "layer_us" if 1e3 * cost.ms <= alone * (1 + 1e-9) else "layer_us, and more for its kind"
         return _kept(cost, _overhead("launches of a layer", figure), Amount(cost.ms, times=1))
 
     def routed(self) -> Cost:

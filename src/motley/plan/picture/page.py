@@ -95,7 +95,7 @@ def _sum(explained: Explanation) -> list[tuple[str, float, list[Any]]]:
 
 def _alternatives(asked: Asked) -> list[tuple[str, float | None, str, float]]:
     """(name, tokens/s, what is missing, part of the best's speed)"""
-    best = asked.plan.prediction.p50
+    best = asked.plan.objective.tokens / asked.plan.seconds[1]
     found = []
     for other in asked.plan.alternatives[:10]:
         speed = other.tokens_per_s
