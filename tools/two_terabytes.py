@@ -46,8 +46,18 @@ WIRINGS = (
     "2tb-4x512-10gbe-rdma",
     "2tb-5090-10gbe-rdma",
 )
-RDMA_PAIRS = (("2tb-10gbe-tcp", "2tb-10gbe-rdma"), ("2tb-100gbe-tcp", "2tb-100gbe-rdma"), ("2tb-egpu-tcp", "2tb-egpu-rdma"))
-FOCUS = (("kimi-k3", "q4_k_m"), ("kimi-k2", "q4_k_m"), ("kimi-k2", "q8_0"), ("deepseek-v3.2", "q8_0"), ("glm-5", "q4_k_m"))
+RDMA_PAIRS = (
+    ("2tb-10gbe-tcp", "2tb-10gbe-rdma"),
+    ("2tb-100gbe-tcp", "2tb-100gbe-rdma"),
+    ("2tb-egpu-tcp", "2tb-egpu-rdma"),
+)
+FOCUS = (
+    ("kimi-k3", "q4_k_m"),
+    ("kimi-k2", "q4_k_m"),
+    ("kimi-k2", "q8_0"),
+    ("deepseek-v3.2", "q8_0"),
+    ("glm-5", "q4_k_m"),
+)
 QUANTS = ("bf16", "q8_0", "q6_k", "q4_k_m", "q3_k_m", "q2_k")
 SPEED_QUANTS = ("q8_0", "q4_k_m", "q3_k_m")  # of those that fit, the first two are timed
 CONTEXT = 33_280  # 32k and a prompt
@@ -143,7 +153,7 @@ def big_models() -> list[str]:
     found: dict[object, str] = {}
     for name in names():
         shape = shaped(name, "q4_k_m")
-        if shape is not None and shape.n_bytes > room:
+        if shape is not None and shape.n_experts and shape.n_bytes > room:
             found.setdefault((shape.n_params, shape.n_active_params, shape.n_layers), name)
     return sorted(found.values(), key=lambda name: -size(name, "q4_k_m"))
 
@@ -277,7 +287,15 @@ def rdma(answers: Answers, focus: Sequence[tuple[str, str]]) -> Iterator[str]:
                     exchanges(fast),
                 ]
             )
-    head = ["model", "the card at", "decode, Macs on TCP", "Macs on RDMA", "gain", "gain on prompts", "what crosses RDMA"]
+    head = [
+        "model",
+        "the card at",
+        "decode, Macs on TCP",
+        "Macs on RDMA",
+        "gain",
+        "gain on prompts",
+        "what crosses RDMA",
+    ]
     yield from table(head, rows)
     yield ""
     if gains:
@@ -295,21 +313,39 @@ def exchanges(asked: Asked) -> str:
     macs = {d.name for d in asked.lab.devices if d.kind == "metal"}
     if not fast:
         return "nothing"
-    layers = sum(layer.home in macs and bool({*layer.experts} & macs - {layer.home}) for layer in asked.plan.placement.layers)
+    layers = sum(
+        layer.home in macs and bool({*layer.experts} & macs - {layer.home}) for layer in asked.plan.placement.layers
+    )
     homes = [layer.home for layer in asked.plan.placement.layers]
     hops = sum(a != b and {a, b} <= macs for a, b in zip(homes, homes[1:]))
-    parts = [f"experts of {layers} layers"] * (layers > 0) + [f"{hops} hop{'s'[: hops > 1]} of activations"] * (hops > 0)
+    parts = [f"experts of {layers} layers"] * (layers > 0) + [f"{hops} hop{'s'[: hops > 1]} of activations"] * (
+        hops > 0
+    )
     return ", ".join(parts) or "nothing"
 
 
 def card(answers: Answers, focus: Sequence[tuple[str, str]]) -> Iterator[str]:
-    labs = ("2tb-macs-rdma", "2tb-5090-10gbe-rdma", "2tb-10gbe-rdma", "2tb-100gbe-rdma", "2tb-egpu-rdma", "2tb-4x512-10gbe-rdma")
+    labs = (
+        "2tb-macs-rdma",
+        "2tb-5090-10gbe-rdma",
+        "2tb-10gbe-rdma",
+        "2tb-100gbe-rdma",
+        "2tb-egpu-rdma",
+        "2tb-4x512-10gbe-rdma",
+    )
     rows = []
     for model, quant in focus:
         found = [answers.ask(model, quant, name) for name in labs]
         rows.append([f"{model} {quant}", "decode", *(interval(a.plan.prediction) if a else "no" for a in found)])
         rows.append(["", f"prompt of {PROMPT}", *(interval(a.prompt) if a else "no" for a in found)])
-    head = ["Macs alone", "an RTX 5090 at 10 GbE", "the card at 10 GbE", "at 100 GbE", "as an eGPU", "10 GbE, 4 x 512 GB"]
+    head = [
+        "Macs alone",
+        "an RTX 5090 at 10 GbE",
+        "the card at 10 GbE",
+        "at 100 GbE",
+        "as an eGPU",
+        "10 GbE, 4 x 512 GB",
+    ]
     yield "Tokens/s; the Macs on RDMA in all of them."
     yield ""
     yield from table(["model", "", *head], rows)
@@ -431,7 +467,9 @@ def swings(asked: Asked) -> list[tuple[str, float]]:
     found = []
     for what, kind, move, _ in FIGURES:
         if any(d.kind == kind or not kind for d in asked.lab.devices):
-            found.append((what, swing(asked, lambda f, k=kind, m=move: moved(asked.lab, k, m, f), sigma(asked.lab, what, kind))))
+            found.append(
+                (what, swing(asked, lambda f, k=kind, m=move: moved(asked.lab, k, m, f), sigma(asked.lab, what, kind)))
+            )
     for key in dict.fromkeys(k.key for link in asked.lab.links if (k := kind_of(link))):
         found.append((f"round trip of {key}", link_swing(asked, key, "rtt_us")))
         found.append((f"bandwidth of {key}", link_swing(asked, key, "gb_s")))

@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from datetime import date
 
 from motley.cli.options import memory, output_file, positive
 from motley.cli.session import Seat, Session
-from motley.lab.machine import usable_cores
+from motley.lab.export import shareable
+from motley.lab.machine import this_machine, usable_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--nodes", type=positive, default=1, metavar="N", help="local nodes that share them (default: %(default)s)"
     )
     parser.add_argument("-o", "--output", type=output_file, metavar="LAB", help="write here (default: standard output)")
+    share = "write a lab to share: no names of hosts, users or folders; processor, versions and date"
+    parser.add_argument("--export", type=output_file, metavar="FILE", help=share)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,9 +26,11 @@ def run(args: argparse.Namespace) -> int:
     seats = [Seat(f"node{i}", share, size) for i in range(args.nodes)]
     print(f"measuring {args.nodes} device{'s'[: args.nodes > 1]}, about 10 s each", file=sys.stderr)
     with Session(seats) as session:
-        text = session.probe().dumps()
+        lab = session.probe()
+    if args.export:
+        args.export.write_text(shareable(lab, this_machine(), date.today()), encoding="utf-8")
     if args.output:
-        args.output.write_text(text)
-    else:
-        print(text, end="")
+        args.output.write_text(lab.dumps(), encoding="utf-8")
+    elif not args.export:
+        print(lab.dumps(), end="")
     return 0

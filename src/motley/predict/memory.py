@@ -106,8 +106,8 @@ def check_fits(lab: Lab, needs: dict[str, Need]) -> None:
 
 
 def gigabytes(n_bytes: float) -> str:
-    """For people: `3.94 GB`, `9.1 MB`."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+    """For people: `1.83 TB`, `3.94 GB`, `9.1 MB`."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
         if n_bytes >= size:
             return f"{n_bytes / size:.3g} {unit}"
     return f"{n_bytes:.0f} bytes"
