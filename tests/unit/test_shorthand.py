@@ -196,3 +196,11 @@ def test_a_change_that_names_nothing_says_so(verb: str, text: str, what: str) ->
     with pytest.raises(UsageError) as error:
         Change(verb, text).apply(BASE)
     assert what in str(error.value)
+
+
+def test_the_pages_examples_are_labs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "labs.md").read_text(encoding="utf-8")
+    examples = [line.split("   ")[0] for line in page.partition("```\n")[2].partition("```")[0].splitlines()]
+    assert len(examples) == 7
+    for line in examples:
+        joins(assemble(line).lab)
