@@ -68,6 +68,29 @@ def test_weights_are_the_models_active_bytes(there: Lab, name: str, tolerance: f
     assert found.weight_bytes == pytest.approx(want, rel=tolerance)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deepseek-v2-lite",  # latent attention, dense layers first
+        "qwen3-next-80b-a3b",  # states beside caches, shared experts
+        "gpt-oss-20b",  # windows
+        "nemotron-3-nano-30b-a3b",  # layers of one kind of block each
+        "gemma-3n-e4b",  # tied, with tables and a projection beside the head's
+        "llama-3-8b",  # no experts
+        "kimi-linear-48b-a3b",
+        "llama-4-scout",
+    ],
+)
+def test_every_familys_weights_are_counted_once(name: str) -> None:
+    shape = ModelShape.named(name, "q4_k_m")
+    there = Lab((replace(CARD.devices[0], memory_bytes=10**12),))
+    layers = [LayerPlacement("card", ("card",) * shape.experts_in(i)) for i in range(shape.n_layers)]
+    found = explain(shape, there, Placement(tuple(layers)), Workload())
+    assert found.weight_bytes == pytest.approx(shape.step_bytes() - unpriced(shape, 1), rel=1e-6)
+    assert sum(line.ms for line in found.lines) == pytest.approx(found.ms_per_step)
+    assert not [line for line in found.lines if line.what == "other"]
+
+
 def test_each_rate_gives_its_milliseconds() -> None:
     found = explain(OLMOE, PAIR, placed(OLMOE, "fast", "big", "fast"), Workload.parse("tg64"))
     assert {line.term for line in found.lines} == {"attention", "router", "experts", "link", "head", "python"}

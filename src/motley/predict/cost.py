@@ -133,7 +133,8 @@ class CostModel:
         self.shape, self.workload, self.routes = shape, workload, routes
         self._parts = [_layer_parts(shape, i) for i in range(shape.n_layers)]
         self._part = [self._parts.index(parts) for parts in self._parts]
-        self._output = _matrices(shape, None, (Role.HEAD,)) or _matrices(shape, None, (Role.EMBED,))
+        read = _matrices(shape, None, (Role.HEAD,)) or _matrices(shape, None, (Role.EMBED,), "token_embd")
+        self._output = read + _matrices(shape, None, (Role.ATTENTION,))  # projections outside of all layers
         self._draws: dict[int, Draws] = {}  # of a traced layer
         self._use(lab, head)
 
@@ -512,11 +513,11 @@ def _layer_parts(shape: ModelShape, index: int) -> _Parts:
     )
 
 
-def _matrices(shape: ModelShape, layer: int | None, roles: tuple[Role, ...]) -> tuple[Matrix, ...]:
-    """The tensors of these roles, summed by precision."""
+def _matrices(shape: ModelShape, layer: int | None, roles: tuple[Role, ...], start: str = "") -> tuple[Matrix, ...]:
+    """The tensors of these roles, summed by precision. `start`: only those whose names begin so."""
     sums: dict[str, tuple[int, int]] = {}
     for t in shape.tensors:
-        if t.layer == layer and t.role in roles:
+        if t.layer == layer and t.role in roles and t.name.startswith(start):
             n_bytes, n_params = sums.get(t.quant.name.lower(), (0, 0))
             sums[t.quant.name.lower()] = (n_bytes + t.n_bytes, n_params + t.n_params)
     return tuple(Matrix(quant, *sizes) for quant, sizes in sums.items())
