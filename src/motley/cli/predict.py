@@ -94,7 +94,7 @@ def _document(
     predictions = predictions_json(found)
     for one, entry in zip(found, predictions):
         if one.workload in sums:
-            entry["sum"] = [asdict(line) for line in sums[one.workload].lines]
+            entry["sum"] = [asdict(line) | {"rate": line.rate} for line in sums[one.workload].lines]
             entry["notes"] = list(sums[one.workload].notes)
     return {
         "motley": motley.__version__,

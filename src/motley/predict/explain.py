@@ -27,7 +27,7 @@ _BY_NAME = 8  # so many devices are shown each for itself, more by class
 
 @dataclass(frozen=True)
 class Line:
-    """One kind of work. `rate` with its unit; what does not apply is 0."""
+    """One kind of work. `rate` with its unit: what was done over the time it took; what does not apply is 0."""
 
     device: str
     term: str
@@ -36,10 +36,18 @@ class Line:
     n_bytes: float
     operations: float
     times: float
-    rate: str
+    limited_by: str
     figure: str
     is_weights: bool = False
     peer: str = ""  # of a link: its other end
+
+    @property
+    def rate(self) -> str:
+        if self.ms and self.limited_by == "bandwidth":
+            return f"{number(self.n_bytes / self.ms / 1e6)} GB/s"
+        if self.ms and self.limited_by == "compute":
+            return f"{number(self.operations / self.ms / 1e6)} Gop/s"
+        return f"{number(1e3 * self.ms / self.times)} us each" if self.times else ""
 
 
 @dataclass(frozen=True)
@@ -82,35 +90,17 @@ def explain(
 
 def _worked(model: CostModel, placement: Placement) -> Iterator[Line]:
     for (term, device), cost in summed(model, placement).costs.items():
-        assert isinstance(cost, Booked)
-        for item, amount in cost.items.items():
+        items = cost.items if isinstance(cost, Booked) else {}
+        for item, amount in items.items():
             yield _line(device, term, item, amount)
-        rest = cost.ms - sum(amount.ms for amount in cost.items.values())
+        rest = cost.ms - sum(amount.ms for amount in items.values())
         if abs(rest) > 1e-9 * cost.ms:
             yield _line(device, term, Item("other", cost.limited_by, ""), Amount(rest))
 
 
 def _line(device: str, term: str, item: Item, amount: Amount) -> Line:
-    """The rate is what was done over the time it took."""
-    rate = ""
-    if amount.ms and item.limited_by == "bandwidth":
-        rate = f"{number(amount.n_bytes / amount.ms / 1e6)} GB/s"
-    elif amount.ms and item.limited_by == "compute":
-        rate = f"{number(amount.operations / amount.ms / 1e6)} Gop/s"
-    elif amount.times:
-        rate = f"{number(1e3 * amount.ms / amount.times)} us each"
-    return Line(
-        device,
-        term,
-        item.what,
-        amount.ms,
-        amount.n_bytes,
-        amount.operations,
-        amount.times,
-        rate,
-        item.figure,
-        item.weights,
-    )
+    sizes = amount.ms, amount.n_bytes, amount.operations, amount.times
+    return Line(device, term, item.what, *sizes, item.limited_by, item.figure, item.weights)
 
 
 def _linked(model: CostModel, placement: Placement) -> Iterator[Line]:
@@ -154,8 +144,7 @@ def _by_class(lab: Lab, lines: Sequence[Line]) -> list[Line]:
         lines = [replace(line, device=alike) for line, alike in zip(lines, _classes(lab, used, lines))]
     sums: dict[tuple[str, str, Item], Amount] = {}
     for line in lines:
-        limited = "bandwidth" if "GB/s" in line.rate else "compute" if "Gop/s" in line.rate else "overhead"
-        key = line.device, line.term, Item(line.what, limited, line.figure, line.is_weights)
+        key = line.device, line.term, Item(line.what, line.limited_by, line.figure, line.is_weights)
         sums[key] = sums.get(key, Amount()) + Amount(line.ms, line.n_bytes, line.operations, line.times)
     return [_line(device, term, item, amount) for (device, term, item), amount in sums.items()]
 
