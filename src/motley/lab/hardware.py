@@ -66,6 +66,11 @@ class Hardware:
         return int(self.memory_gb * GIB)
 
     @property
+    def base(self) -> str:
+        """The key without the memory size: of `m3-ultra-512` and `m3-ultra` alike."""
+        return self.key.removesuffix(f"-{self.memory_gb:g}")
+
+    @property
     def usable_bytes(self) -> int:
         return int(self.usable_gb * GIB)
 

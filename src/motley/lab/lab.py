@@ -65,6 +65,7 @@ class Device:
     layer_us: float = 0.0  # once a layer: launches that no other figure holds
     routed_us: float = 0.0  # more of them where a layer has experts
     recurrent_us: float = 0.0  # more of them where a layer keeps a state instead of a cache
+    sparse_us: float = 0.0  # more of them where a layer chooses which parts of its cache to read
     exchange_us: float = 0.0  # this side's software of an exchange with another node; 0: so many calls (predict.cost)
     reduce_us: float = 0.0  # one all-reduce among the members of a group that works as one device (lab.group)
     reduce_gb_s: float = 0.0  # its bandwidth
@@ -72,6 +73,7 @@ class Device:
     expert_gemm_share: float = 1.0  # likewise with many tokens
     cache_gb_s: float = 0.0  # reading the KV cache; 0: as `read_gb_s`
     sigma: float = 0.0  # relative spread of measured speeds around predicted ones; 0: as for measured figures
+    prefill_sigma: float = 0.0  # likewise with prompts
     kernels: tuple[Kernel, ...] = ()
 
     def kernel(self, quant: str) -> Kernel | None:

@@ -1,11 +1,13 @@
 """Profile: what an engine reaches on a class of hardware. Catalogue figures in, a `Device` out.
 
-Owns `profiles.toml`, which `benchmarks/prediction/fit.py` writes from published measurements: for each class
-the share of the vendor's bandwidth that products of weights reach and the launches of a step and a layer; for each
-engine a factor on them. What was never measured on a class is the median of all classes. docs/prediction.md derives it.
+Owns `profiles.toml`, which `benchmarks/prediction/fit.py` writes from published measurements. A figure (a share of the
+vendor's bandwidth, microseconds of a layer's launches) is the median of all, times a factor of the program that drives
+the device (cuda, metal, hip, cpu), one of the hardware's class, one of the engine. A device that was measured has a
+factor for its speed. How far measured speeds lie from predicted ones is there too. docs/prediction.md derives it.
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -16,7 +18,10 @@ from motley.errors import UsageError
 from motley.lab.hardware import Hardware
 from motley.lab.lab import Device
 
-_TYPICAL_RATIO = 0.06  # 16-bit TFLOPS for each GB/s, where a device's rate is not known
+TYPICAL_TFLOPS = 0.06  # 16-bit, for each GB/s, where a device's rate is not known
+_GEMM_SHARE = 0.5  # what the cost model takes of `int8_gops` where no kernel was measured
+# What drives a device of a kind, where nothing else is said.
+DRIVERS = {"cuda": "cuda", "metal": "metal", "rocm": "hip", "cpu": "cpu", "vulkan": "vulkan", "sycl": "vulkan"}
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,18 @@ class Profile:
     expert_share: float  # chosen experts, against other weights
     cache_share: float  # reading the KV cache
     gemm_share: float  # many tokens: of the dense 16-bit rate
+    expert_gemm_share: float  # many tokens through experts, against other weights
+    attend_share: float  # attention of many tokens: of the dense 16-bit rate
     step_us: float
     layer_us: float
     routed_us: float
     recurrent_us: float
+    sparse_us: float
     exchange_us: float  # software of one exchange between nodes, this side
-    sigma: float  # relative spread of measured speeds around predictions
+    reduce_us: float  # software of one all-reduce
 
-    def times(self, other: dict[str, float]) -> "Profile":
-        """With factors on some of its figures."""
-        return Profile(**{f.name: getattr(self, f.name) * other.get(f.name, 1.0) for f in fields(Profile)})
+    def times(self, factors: Mapping[str, float]) -> "Profile":
+        return Profile(**{f.name: getattr(self, f.name) * factors.get(f.name, 1.0) for f in fields(Profile)})
 
 
 @cache
@@ -48,39 +55,81 @@ def engines() -> list[str]:
     return sorted(_table()["engine"])
 
 
-def profile(cls: str, engine: str) -> Profile:
-    """Raises UsageError with the nearest names for an unknown engine."""
+def own_engine(hardware: Hardware) -> str:
+    """Motley's own on that kind of device."""
+    return {"cpu": "motley-native", "metal": "motley-mlx"}.get(hardware.kind, "motley-tinygrad")
+
+
+def profile(hardware: Hardware, engine: str, backend: str = "") -> Profile:
+    """`backend`: what drives the device, if it is not the usual. Raises UsageError with the nearest names for an
+    unknown engine."""
     table = _table()
     if engine not in table["engine"]:
         near = get_close_matches(engine, engines(), n=3, cutoff=0.4) or engines()
         raise UsageError(f"unknown engine {engine!r}: did you mean {' or '.join(near)}?")
-    base = Profile(**(table["any"] | table["class"].get(cls, {})))
-    return base.times(table["engine"][engine])
+    own = table["engine"][engine]
+    driver = "cpu" if hardware.kind == "cpu" else backend or DRIVERS.get(hardware.kind, "")
+    found = Profile(**table["any"])
+    for kind, who in (("backend", driver), ("class", hardware.cls), ("engine", own.get("like", ""))):
+        found = found.times(table[kind].get(who, {}))
+    return found.times({key: value for key, value in own.items() if key not in ("like", "note")})
 
 
-def device(hardware: Hardware, engine: str = "motley", name: str = "", node: str = "") -> Device:
-    """As a lab has it. `name` and `node` default to the hardware's key."""
-    p = profile(hardware.cls, engine)
-    bandwidth = hardware.bandwidth_gb_s
-    rate = (hardware.fp16_measured_tflops or hardware.fp16_tflops or bandwidth * _TYPICAL_RATIO) * 1e3
-    own = _table().get("device", {}).get(hardware.key, {}).get("speed", 1.0)
+def known(hardware: Hardware) -> bool:
+    """Whether the device itself was among what the profiles were fitted to."""
+    return hardware.base in _table()["device"]
+
+
+def speed(hardware: Hardware) -> float:
+    """Of the device against its class."""
+    return float(_table()["device"].get(hardware.base, 1.0))
+
+
+def spread(domain: str, hardware: Hardware, doubted: bool = False) -> float:
+    """Sigma of the logarithm of measured over predicted speed. `domain`: `decode`, `prefill`, `batch` or `serving` on
+    one device, or `several` of them. `doubted`: something that matters was not stated."""
+    table = _table()["spread"]
+    unseen = "" if known(hardware) else " unseen"
+    for name in (f"{domain}{unseen} doubted", f"{domain}{unseen}") if doubted else (f"{domain}{unseen}",):
+        if name in table:
+            return float(table[name].get(hardware.cls, table[name]["any"]))
+    raise UsageError(f"profiles.toml has no spread for {domain!r}: it has {', '.join(table)}")
+
+
+def device(
+    hardware: Hardware, engine: str = "", name: str = "", node: str = "", backend: str = "", networked: bool = True
+) -> Device:
+    """As a lab has it. `engine` defaults to Motley's own; `name` and `node` to the hardware's key. `networked`:
+    exchanges leave the machine."""
+    engine = engine or own_engine(hardware)
+    p, own = profile(hardware, engine, backend), speed(hardware)
+    bandwidth, rate = hardware.bandwidth_gb_s * own, tflops(hardware) * 1e3 * own
     return Device(
         name=name or hardware.key,
         node=node or name or hardware.key,
         kind=hardware.kind,
         memory_bytes=hardware.usable_bytes,
         threads=1,
-        read_gb_s=own * bandwidth * p.bandwidth_share,
-        int8_gops=own * rate * p.gemm_share / 0.5,
-        f32_gflops=own * rate * p.gemm_share,
+        read_gb_s=bandwidth * p.bandwidth_share,
+        int8_gops=rate * p.gemm_share / _GEMM_SHARE,
+        f32_gflops=rate * p.gemm_share,
         op_overhead_us=0.0,
+        attention_gflops=rate * p.attend_share,
         step_us=p.step_us / own,
         layer_us=p.layer_us / own,
         routed_us=p.routed_us / own,
         recurrent_us=p.recurrent_us / own,
+        sparse_us=p.sparse_us / own,
         exchange_us=p.exchange_us,
         expert_share=p.expert_share,
-        cache_gb_s=own * bandwidth * p.cache_share,
-        sigma=p.sigma,
+        expert_gemm_share=p.expert_gemm_share,
+        cache_gb_s=bandwidth * p.cache_share,
+        sigma=spread("decode", hardware),
+        prefill_sigma=spread("prefill", hardware),
         source=f"catalogue: {hardware.key}, {engine}",
     )
+
+
+def tflops(hardware: Hardware) -> float:
+    """Dense 16-bit rate that shares are of."""
+    return hardware.fp16_measured_tflops or hardware.fp16_tflops or TYPICAL_TFLOPS * hardware.bandwidth_gb_s

@@ -56,8 +56,8 @@ _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS = {"gb_s": "GB/s (1e9 bytes)", "us": "microseconds", "gops": "1e9 operations/s", "gflops": "1e9 operations/s"}
 _MAY_BE_ZERO = {"rtt_us", "op_overhead_us", "call_us", "attention_gflops", "elements_g_s", "pack_gb_s"}
-_MAY_BE_ZERO |= {"step_us", "layer_us", "routed_us", "recurrent_us", "exchange_us", "reduce_us", "reduce_gb_s"}
-_MAY_BE_ZERO |= {"cache_gb_s", "sigma"}
+_MAY_BE_ZERO |= {"step_us", "layer_us", "routed_us", "recurrent_us", "sparse_us", "exchange_us", "reduce_us"}
+_MAY_BE_ZERO |= {"reduce_gb_s", "cache_gb_s", "sigma", "prefill_sigma"}
 
 
 def parse_lab(text: str, where: str = "lab") -> tuple[tuple[Device, ...], tuple[Link, ...]]:

@@ -98,7 +98,6 @@ class _Parts:
     router: tuple[Matrix, ...]
     expert: tuple[Matrix, ...]  # one expert's
     qk_norm: bool
-    recurrent: bool  # a state instead of a cache
     mixer: Mixer
 
 
@@ -299,7 +298,7 @@ class CostModel:
         q, k = s.n_heads * s.head_dim, s.n_kv_heads * s.head_dim
         per_token = s.d_model * (1 + _INPUT + _ADD) + _INPUT * q + (_ROPE + parts.qk_norm) * (q + k)
         cost = here.calls(*_CALLS["attention"]) + here.elements(per_token * tokens) + self._kv(parts.mixer, here)
-        cost += here.layer(parts.recurrent) + here.reduce(_REDUCED_BYTES * s.d_model * tokens, _REDUCES)
+        cost += here.layer(parts.mixer) + here.reduce(_REDUCED_BYTES * s.d_model * tokens, _REDUCES)
         if parts.qk_norm:
             cost += here.calls(*_CALLS["qk_norm"])
         return sum((here.matrix(m, tokens) for m in parts.attention), cost)
@@ -508,7 +507,6 @@ def _layer_parts(shape: ModelShape, index: int) -> _Parts:
         router=_matrices(shape, index, (Role.ROUTER,)),
         expert=one,
         qk_norm=any("attn_q_norm" in t.name for t in tensors),
-        recurrent=shape.mixers[index].kind == "linear",
         mixer=shape.mixers[index],
     )
 

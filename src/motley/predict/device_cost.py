@@ -8,6 +8,7 @@ from math import exp, log2
 from typing import Self
 
 from motley.lab.lab import Device, Kernel
+from motley.shape.mixer import Mixer
 from motley.shape.quant import Quant
 
 FLOATS = frozenset({"f32", "f16", "bf16"})
@@ -144,10 +145,11 @@ class DeviceCost:
     def step(self) -> Cost:
         return Cost(overhead=self._device.step_us / 1e3)
 
-    def layer(self, recurrent: bool) -> Cost:
+    def layer(self, mixer: Mixer) -> Cost:
         """Launches of a layer's attention and what surrounds it."""
         d = self._device
-        return Cost(overhead=(d.layer_us + d.recurrent_us * recurrent) / 1e3)
+        more = {"linear": d.recurrent_us, "sparse": d.sparse_us}.get(mixer.kind, 0.0)
+        return Cost(overhead=(d.layer_us + more) / 1e3)
 
     def routed(self) -> Cost:
         return Cost(overhead=self._device.routed_us / 1e3)

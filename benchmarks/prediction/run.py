@@ -1,0 +1,195 @@
+"""Holds the predictor against published measurements, in the open.
+
+    python benchmarks/prediction/run.py published.csv -o benchmarks/prediction/results [--profiles]
+
+Fits the profiles, leaves out one model and then one device at a time, compares with four simpler baselines, and writes
+`rows.csv`, `summary.json` and `page.html` (scatter plots). With --profiles the package's profiles are written anew from
+all rows. About five minutes on two cores.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import baselines
+import numpy as np
+from fit import FIGURES, NAMES, VARIANTS, Data, Fit, Floats, fit, load, weights
+from page import write_page
+
+from motley.predict.published.answer import domain, tokens_per_s
+
+_Z90 = 1.2816
+_ENOUGH = 30  # rows for a spread of their own
+
+
+def left_out(data: Data, weight: Floats, base: Fit, groups: list[str]) -> Floats:
+    """[R]: milliseconds predicted by a fit that saw no row of the same group."""
+    names = np.array(groups)
+    ms = np.empty(len(names))
+    for i, name in enumerate(sorted(set(groups))):
+        if sys.stderr.isatty():
+            print(f"\rleaving out {i + 1} of {len(set(groups))}: {name:40.40}", end="", file=sys.stderr)
+        mine = names == name
+        ms[mine] = fit(data, np.where(mine, 0.0, weight), base, rounds=8).ms(data)[mine]
+    print(f"\rleft out each of {len(set(groups))} in turn{'':40}", file=sys.stderr)
+    return ms
+
+
+def spreads(data: Data, model_out: Floats, device_out: Floats) -> dict[str, dict[str, float]]:
+    """Sigmas such that four of five rows lie within 1.28 of them: by domain, whether the device was seen, whether
+    something was not stated; for classes with rows enough, of their own."""
+    cases, found = data.cases, {}
+    domains = np.array([domain(c.question) for c in cases])
+    classes = np.array([c.question.members[0][1].cls for c in cases])
+    doubted = np.array([bool(c.question.doubts) for c in cases])
+    for ms, unseen in ((model_out, ""), (device_out, " unseen")):
+        off = np.abs(np.log(ms / data.measured))
+        for name in sorted(set(domains)):
+            for doubt in (False, True):
+                here = (domains == name) & (doubted == doubt)
+                if doubt and here.sum() < _ENOUGH:
+                    continue
+                if here.sum() < _ENOUGH:
+                    here = domains == name
+                big = [c for c in sorted(set(classes[here])) if (here & (classes == c)).sum() >= _ENOUGH]
+                table = {c: _sigma(off[here & (classes == c)]) for c in big}
+                rest = here & ~np.isin(classes, big)
+                table["any"] = _sigma(off[rest]) if rest.sum() >= _ENOUGH else float(np.median(list(table.values())))
+                found[f"{name}{unseen}{' doubted' if doubt else ''}"] = table
+    return found
+
+
+def _sigma(off: Floats) -> float:
+    return round(float(np.quantile(off, 0.8)) / _Z90, 3)
+
+
+def write_profiles(path: Path, found: Fit, data: Data, spread: dict[str, dict[str, float]]) -> None:
+    """The fit as the package reads it."""
+
+    def table(head: str, rows: dict[str, object]) -> str:
+        lines = [f"{_key(k)} = {v}" for k, v in rows.items()]
+        return "\n".join([f"[{head}]", *lines, ""])
+
+    def factors(who: str) -> dict[str, object]:
+        logs = {name: found.value.get((name, who), 0.0) for name in NAMES}
+        return {name: f"{np.exp(v):.3g}" for name, v in logs.items() if abs(v) > 0.005}
+
+    rows = len(data.measured)
+    parts = [
+        f"# Written by benchmarks/prediction/run.py from {rows:,} published measurements; Motley's engines by hand\n"
+        "# (benchmarks/prediction/motley_engines.toml). What the figures mean: motley/lab/profile.py.\n",
+        table("any", {name: f"{FIGURES[name][0] * np.exp(found.get(name, 'any')):.3g}" for name in NAMES}),
+    ]
+    for column, kind in ((1, "backend"), (2, "class")):
+        for who in sorted(set(data.who[column]) - {""}):
+            parts.append(table(f"{kind}.{_key(who.removeprefix(kind + ' '))}", factors(who)))
+    for who in sorted(set(data.who[3])):
+        name = who.removeprefix("engine ")
+        parts.append(table(f"engine.{_key(name)}", factors(who)))
+    for name, base in sorted(VARIANTS.items()):
+        if f"variant {name}" in data.who[4]:
+            parts.append(table(f"engine.{_key(name)}", {"like": f'"{base}"'} | factors(f"variant {name}")))
+    parts.append((Path(__file__).parent / "motley_engines.toml").read_text())
+    speeds = {d: np.exp(found.get("speed", d)) for d in sorted(set(data.device))}
+    parts.append(table("device", {d: f"{v:.3g}" for d, v in speeds.items()}))
+    parts += [table(f"spread.{_key(name)}", dict(by)) for name, by in spread.items()]
+    path.write_text("\n".join(parts))
+
+
+def _key(text: str) -> str:
+    return text if text.replace("_", "").replace("-", "").isalnum() else f'"{text}"'
+
+
+def check_sum(data: Data, found: Fit) -> float:
+    """The largest disagreement of the fit's sum with the cost model's own, on rows of all kinds; the profiles must be
+    this fit's."""
+    some = data.cases[:: max(1, len(data.cases) // 150)]
+    own = dict(zip((c.row.row_id for c in data.cases), found.ms(data)))
+    pairs = [(1e3 * c.tokens / tokens_per_s(c.question), own[c.row.row_id]) for c in some]
+    return max(abs(a / b - 1) for a, b in pairs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--profiles", action="store_true", help="write the package's profiles from these rows")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    data, refused, impossible = load(args.rows)
+    weight = weights(data)
+    base = fit(data, weight)
+    model_out = left_out(data, weight, base, [c.question.stated.shape.name for c in data.cases])
+    device_out = left_out(data, weight, base, [c.devices for c in data.cases])
+    spread = spreads(data, model_out, device_out)
+    if args.profiles:
+        import motley.lab.profile as profile
+
+        write_profiles(Path(profile.__file__).parent / "profiles.toml", base, data, spread)
+        profile._table.cache_clear()
+        print(f"the fit's sum and the cost model's agree within {check_sum(data, base):.2%}")
+    results = {
+        "in sample": base.ms(data),
+        "model left out": model_out,
+        "device left out": device_out,
+        **baselines.predictions(data),
+    }
+    summary = summarise(data, results, refused) | {"impossible": impossible}
+    (args.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_rows(args.output / "rows.csv", data, results)
+    write_page(args.output / "page.html", data, results, summary)
+    for name, by in summary["errors"].items():
+        print(f"{name:44}", "  ".join(f"{how}: {e['median']:.3f} (n={e['n']})" for how, e in by.items()))
+
+
+SETS: dict[str, Callable[[str, str, bool], bool]] = {  # of a domain, "moe" or "dense", several
+    "MoE decode, one device": lambda d, a, s: d == "decode" and a == "moe" and not s,
+    "dense decode, one device": lambda d, a, s: d == "decode" and a == "dense" and not s,
+    "several devices and hybrids, decode": lambda d, a, s: d == "several",
+    "prompts, one device": lambda d, a, s: d == "prefill" and not s,
+    "prompts, several": lambda d, a, s: d == "prefill" and s,
+    "batches": lambda d, a, s: d == "batch",
+    "servers": lambda d, a, s: d == "serving",
+}
+
+
+def summarise(data: Data, results: dict[str, Floats], refused: list[tuple[str, str]]) -> dict[str, object]:
+    """Median and quartiles of |predicted speed / measured - 1| for each set of rows and each way of predicting."""
+    errors: dict[str, dict[str, dict[str, float]]] = {}
+    flagged = np.array([c.row.spec_decode == "suspected" for c in data.cases])
+    for name, belongs in SETS.items():
+        mine = np.array([belongs(domain(c.question), c.kind, c.question.n_devices > 1) for c in data.cases]) & ~flagged
+        errors[name] = {}
+        for how, ms in results.items():
+            known = mine & np.isfinite(ms)
+            if known.any():
+                off = np.abs(data.measured[known] / ms[known] - 1)
+                errors[name][how] = {
+                    "n": int(known.sum()),
+                    "median": round(float(np.median(off)), 4),
+                    "third_quartile": round(float(np.quantile(off, 0.75)), 4),
+                }
+    reasons: dict[str, int] = {}
+    for _, reason in refused:
+        reasons[reason.split(":")[0].split(" (")[0][:60]] = reasons.get(reason.split(":")[0].split(" (")[0][:60], 0) + 1
+    common = sorted(reasons.items(), key=lambda r: -r[1])[:12]
+    return {"rows": len(data.cases), "refused": len(refused), "reasons": dict(common), "errors": errors}
+
+
+def write_rows(path: Path, data: Data, results: dict[str, Floats]) -> None:
+    with open(path, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["row_id", "domain", "model", "device", "engine", "measured", *results])
+        for i, c in enumerate(data.cases):
+            speeds = [1e3 * c.tokens / ms[i] for ms in (data.measured, *results.values())]
+            table.writerow(
+                [c.row.row_id, domain(c.question), c.question.stated.shape.name, c.devices, c.question.engine]
+                + ["" if not np.isfinite(s) else f"{s:.4g}" for s in speeds]
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Answers to published rows: each row that can be, predicted by the cost model with catalogue devices."""
+
+from collections.abc import Iterator
+from functools import partial
+from math import exp
+from pathlib import Path
+
+from motley.errors import MotleyError
+from motley.lab.hardware import Hardware
+from motley.lab.lab import Device
+from motley.lab.profile import device, profile, spread
+from motley.predict.cost import CostModel
+from motley.predict.predict import price
+from motley.predict.published.question import Question, Refused, ask
+from motley.predict.published.rows import Answer, Row, read_rows
+from motley.predict.workload import Workload
+
+_Z90 = 1.2816  # a tenth of a normal distribution lies beyond
+
+
+def answers(path: str | Path) -> Iterator[Answer]:
+    """One for each row of the file, in its order."""
+    return map(answer, read_rows(path))
+
+
+def answer(row: Row) -> Answer:
+    try:
+        question = ask(row)
+        speed = tokens_per_s(question)
+    except Refused as error:
+        return Answer(row.row_id, reason=str(error))
+    except MotleyError as error:
+        return Answer(row.row_id, reason=f"cannot be priced: {error}")
+    factor = exp(_Z90 * sigma(question))
+    return Answer(row.row_id, speed / factor, speed, speed * factor, "; ".join(question.doubts))
+
+
+def tokens_per_s(question: Question) -> float:
+    """Of all sequences together. Raises Refused where the model does not fit."""
+    w, prompt = question.workload, question.prompt
+    ms = step_ms(question, w)
+    if prompt is None:
+        return 1e3 * w.step_tokens / ms
+    # Each sequence's prompt is processed once for all the tokens it then generates.
+    ms += step_ms(question, prompt) * w.batch * prompt.tokens / prompt.step_tokens / w.tokens
+    return 1e3 * w.batch / ms
+
+
+def step_ms(question: Question, workload: Workload) -> float:
+    of_card = question.members[0][1]
+    lab, placement = question.lab(_described, reduce_us=profile(of_card, question.engine).reduce_us)
+    return price(CostModel(question.stated.shape, lab, workload), placement).ms_per_step
+
+
+def _described(hardware: Hardware, engine: str, backend: str) -> Device:
+    return device(hardware, engine, backend=backend)
+
+
+def domain(question: Question) -> str:
+    """Which spread of measured speeds a question belongs to."""
+    if question.prompt is not None:
+        return "serving"
+    if question.workload.kind == "prefill":
+        return "prefill"
+    if question.workload.batch > 1:
+        return "batch"
+    return "decode" if question.n_devices == 1 else "several"
+
+
+def sigma(question: Question) -> float:
+    """Of the logarithm: the widest of the members'."""
+    of = partial(spread, domain(question), doubted=bool(question.doubts))
+    return max(of(hardware) for _, hardware in question.members)
