@@ -51,8 +51,11 @@ def _table() -> dict[str, dict[str, Any]]:
     return tomllib.loads((files("motley.lab") / "profiles.toml").read_text())
 
 
+OWN = "motley"  # whichever of Motley's own the device has
+
+
 def engines() -> list[str]:
-    return sorted(_table()["engine"])
+    return sorted([OWN, *_table()["engine"]])
 
 
 def own_engine(hardware: Hardware) -> str:
@@ -64,6 +67,7 @@ def profile(hardware: Hardware, engine: str, backend: str = "") -> Profile:
     """`backend`: what drives the device, if it is not the usual. Raises UsageError with the nearest names for an
     unknown engine."""
     table = _table()
+    engine = own_engine(hardware) if engine == OWN else engine
     if engine not in table["engine"]:
         near = get_close_matches(engine, engines(), n=3, cutoff=0.4) or engines()
         raise UsageError(f"unknown engine {engine!r}: did you mean {' or '.join(near)}?")
@@ -96,12 +100,9 @@ def spread(domain: str, hardware: Hardware, doubted: bool = False) -> float:
     raise UsageError(f"profiles.toml has no spread for {domain!r}: it has {', '.join(table)}")
 
 
-def device(
-    hardware: Hardware, engine: str = "", name: str = "", node: str = "", backend: str = "", networked: bool = True
-) -> Device:
-    """As a lab has it. `engine` defaults to Motley's own; `name` and `node` to the hardware's key. `networked`:
-    exchanges leave the machine."""
-    engine = engine or own_engine(hardware)
+def device(hardware: Hardware, engine: str = OWN, name: str = "", node: str = "", backend: str = "") -> Device:
+    """As a lab has it. `name` and `node` default to the hardware's key."""
+    engine = own_engine(hardware) if engine == OWN else engine
     p, own = profile(hardware, engine, backend), speed(hardware)
     bandwidth, rate = hardware.bandwidth_gb_s * own, tflops(hardware) * 1e3 * own
     return Device(

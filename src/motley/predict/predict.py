@@ -20,11 +20,12 @@ from motley.predict.routes import Routes
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
 
-# Relative spread of measured speeds around a prediction, as the sigma of a lognormal. First values, by judgement:
-# a machine probed here and now; figures from a data sheet; what exchanges between devices add.
+# Relative spread of measured speeds around a prediction, as the sigma of a lognormal: of a machine probed here and now;
+# of figures that somebody wrote into a lab; of waiting for links. Devices of the catalogue bring their own, from
+# published measurements (lab.profile).
 _SIGMA_MEASURED = 0.12
 _SIGMA_CATALOGUE = 0.30
-_SIGMA_LINK = 0.20
+_SIGMA_LINK = 0.50
 _Z90 = 1.2816  # a tenth of a normal distribution lies beyond
 
 
@@ -166,13 +167,21 @@ class Sums:
 def _prediction(model: CostModel, terms: tuple[Term, ...]) -> Prediction:
     ms = sum(t.ms for t in terms)
     speed = 1e3 * model.workload.step_tokens / ms
-    factor = exp(_Z90 * _sigma(model.lab, terms))
+    factor = exp(_Z90 * _sigma(model, terms))
     return Prediction(model.workload, speed / factor, speed, speed * factor, ms, terms)
 
 
-def _sigma(lab: Lab, terms: tuple[Term, ...]) -> float:
-    """Wider where a figure comes from a catalogue, and where devices talk."""
-    used = [d for d in lab.devices if any(t.device == d.name for t in terms)]
-    measured = all(d.source.startswith("measured") for d in used)
-    link = _SIGMA_LINK if any(t.name == "link" for t in terms) else 0.0
-    return hypot(_SIGMA_MEASURED if measured else _SIGMA_CATALOGUE, link)
+def _sigma(model: CostModel, terms: tuple[Term, ...]) -> float:
+    """Of the logarithm of speed: each device's own by its share of the time, and what links add by theirs."""
+    total = sum(t.ms for t in terms)
+    devices = sum(t.ms * _device_sigma(model, t.device) for t in terms if t.name != "link")
+    waiting = sum(t.ms for t in terms if t.name == "link")
+    return hypot(devices / max(total - waiting, 1e-12), _SIGMA_LINK * waiting / total)
+
+
+def _device_sigma(model: CostModel, name: str) -> float:
+    device = model.lab.device(name)
+    if device.source.startswith("measured"):
+        return _SIGMA_MEASURED
+    own = device.prefill_sigma if model.workload.kind == "prefill" else device.sigma
+    return own or _SIGMA_CATALOGUE
