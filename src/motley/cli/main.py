@@ -21,7 +21,7 @@ COMMANDS = {
     "bench": "measure a model on a local cluster of unequal nodes, beside its prediction, and check the answer",
     "run": "generate text from a model",
     "plan": "show where attention and every expert would live, how fast that is, and why",
-    "predict": "say how fast a model would run on a lab, for several workloads, and the sum behind it",
+    "predict": "say how fast a model would run on a lab, and the sum behind it; predict published measurements",
     "probe": "measure this machine: memory, compute and links, into a lab file",
     "node": "a node of a local cluster, as a head starts it; joining machines is not there yet",
     "synth": "write a model file of a real shape with random weights",

@@ -14,11 +14,13 @@ from motley.predict.routes import Routes
 from motley.shape.model import ModelShape
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_OR_SHAPE", help="a GGUF file, or a name of the catalogue")
+def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Not `required`: the command has something to do without a model and a lab, and checks for itself."""
+    many = None if required else "?"
+    parser.add_argument("model", nargs=many, metavar="MODEL_OR_SHAPE", help="a GGUF file, or a name of the catalogue")
     parser.add_argument("--quant", default="q4_k", metavar="Q", help="of a catalogue shape (default: %(default)s)")
     lab = "a lab file (`motley probe` writes one), a name of --labs, or shorthand: 'rtx-5090 + 2x m3-ultra-512 @10gbe'"
-    parser.add_argument("--lab", required=True, metavar="LAB", help=lab)
+    parser.add_argument("--lab", required=required, metavar="LAB", help=lab)
     engine = "whose speeds devices of the catalogue have: see --engines (default: %(default)s)"
     parser.add_argument("--engine", default="motley", metavar="NAME", help=engine)
     add_lists(parser)

@@ -1,15 +1,18 @@
-"""`motley predict`: how fast a model would run on a lab, for several workloads, and the sum behind it."""
+"""`motley predict`: how fast a model would run on a lab, for several workloads, and the sum behind it. With --rows: how
+fast published measurements should have been."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import motley
 from motley.cli import placing
 from motley.cli.options import counts, output_file
-from motley.errors import CapacityError
+from motley.cli.published import published
+from motley.errors import CapacityError, UsageError
 from motley.lab.lab import Lab, shortened
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
@@ -22,7 +25,7 @@ from motley.predict.workload import Workload
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    placing.add_arguments(parser)
+    placing.add_arguments(parser, required=False)
     parser.add_argument(
         "--workload",
         default="tg64,pp512",
@@ -34,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--explain", action="store_true", help="print the terms of each sum: bytes, rates, launches")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the predictions for programs")
+    rows = "predict every row of a table of measurements instead: model and machines are its columns"
+    parser.add_argument("--rows", type=Path, metavar="FILE.csv", help=rows)
+    answers = "write a row for each: row_id, predicted_p10, predicted_p50, predicted_p90, reason"
+    parser.add_argument("-o", "--output", type=output_file, metavar="OUT.csv", help=answers)
 
 
 def workloads(text: str) -> list[Workload]:
@@ -41,6 +48,12 @@ def workloads(text: str) -> list[Workload]:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.rows:
+        return published(args)
+    if not args.model or not args.lab:
+        raise UsageError("name a model and a lab: `motley predict olmoe-1b-7b --lab LAB`; or give --rows and -o")
+    if args.output:
+        raise UsageError("-o is where --rows writes: for one model's predictions take --json")
     asked = placing.question(args)
     shape, wanted = asked.shape, batched(workloads(args.workload), args.batch)
     plan = find_placement(
