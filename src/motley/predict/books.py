@@ -76,7 +76,7 @@ class BookedCost(DeviceCost):
     def _matrix_figure(self, cost: Cost, weights: Matrix, expert: bool) -> str:
         d, kernel, moving = self._device, self._kernel(weights), cost.limited_by == "bandwidth"
         share = d.expert_share if moving else d.expert_gemm_share
-        shared = f" x {'expert_share' if moving else 'expert_gemm_share'} {share:g}" if expert and share != 1 else ""
+        shared = f" x {'expert_share' if moving else 'expert_gemm_share'} {share:.3g}" if expert and share != 1 else ""
         if kernel is None:
             return ("read_gb_s" if moving else "f32_gflops" if weights.quant in FLOATS else "int8_gops / 2") + shared
         if not moving:

@@ -78,14 +78,15 @@ def explain(
 ) -> Explanation:
     """Of a placement that `predict` can price. `lab`: as the plan lays weights out (`Lab.with_stored`)."""
     model = _Explaining(shape, lab, workload, routes, head)
-    total = price(model, placement).ms_per_step
+    predicted = price(model, placement)
     found = [*_worked(model, placement), *_linked(model, placement)]
     lines = _by_class(lab, found)
     used = sorted({line.device for line in found}, key=[d.name for d in lab.devices].index)
     notes = [*_device_notes([lab.device(name) for name in used]), *_link_notes(lab, found)]
     notes += _byte_notes(shape, workload, sum(line.n_bytes for line in found if line.is_weights))
+    notes.append(f"interval: 8 of 10 runs within a factor of {predicted.p90 / predicted.p50:.2f} of the median")
     links = tuple(line for line in found if line.term == "link")
-    return Explanation(workload, total, tuple(_ordered(lines)), tuple(notes), links)
+    return Explanation(workload, predicted.ms_per_step, tuple(_ordered(lines)), tuple(notes), links)
 
 
 def _worked(model: CostModel, placement: Placement) -> Iterator[Line]:
@@ -182,7 +183,7 @@ def _device_notes(used: Sequence[Device]) -> Iterator[str]:
 
 
 def _of_vendor(device: Device) -> str:
-    """`, 0.75 of the vendor's 1,792`, where the device is the catalogue's."""
+    """`, 0.75 of the vendor's 1,792; computes ...`, where the device is the catalogue's."""
     if not device.source.startswith("catalogue: "):
         return ""
     try:
@@ -190,7 +191,11 @@ def _of_vendor(device: Device) -> str:
     except UsageError:
         return ""
     share = device.read_gb_s / known.bandwidth_gb_s
-    return f", {share:.2f} of the vendor's {number(known.bandwidth_gb_s)} by its class's profile"
+    said = f", {share:.2f} of the vendor's {number(known.bandwidth_gb_s)}"
+    if known.fp16_tflops:
+        rate = device.f32_gflops / 1e3
+        said += f"; computes {number(rate)} Tflop/s, {rate / known.fp16_tflops:.2f} of {number(known.fp16_tflops)}"
+    return f"{said}; shares and launches as measured on its class"
 
 
 def _link_notes(lab: Lab, lines: Sequence[Line]) -> Iterator[str]:
