@@ -16,10 +16,14 @@ from pathlib import Path
 
 import baselines
 import numpy as np
+from features import Case
 from fit import FIGURES, NAMES, VARIANTS, Data, Fit, Floats, fit, load, weights
 from page import write_page
 
+from motley.predict.published import nearest
 from motley.predict.published.answer import domain, tokens_per_s
+from motley.predict.published.nearest import COLUMNS
+from motley.predict.workload import Workload
 
 _Z90 = 1.2816
 _ENOUGH = 30  # rows for a spread of their own
@@ -99,6 +103,27 @@ def write_profiles(path: Path, found: Fit, data: Data, spread: dict[str, dict[st
     path.write_text("\n".join(parts))
 
 
+def write_measured(path: Path, data: Data, sources: dict[str, str]) -> None:
+    """What the package shows beside a prediction: one device or several of a kind, each case once."""
+    same: dict[tuple[object, ...], list[Case]] = {}
+    for c in data.cases:
+        q, w = c.question, c.question.workload
+        if len(q.members) == 1 and q.prompt is None and not q.stated.doubt and c.row.spec_decode != "suspected":
+            shape, depth = q.stated.shape.name, round(w.depth / 512) * 512
+            name = Workload(w.kind, w.tokens, depth, w.batch).name
+            same.setdefault((shape, c.row.quant, c.devices, q.n_devices, q.engine, name), []).append(c)
+    with open(path, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for (shape, quant, device, n, engine, test), cases in sorted(same.items(), key=str):
+            middle = sorted(cases, key=lambda c: c.row.tokens_per_s or 0)[len(cases) // 2]
+            active = middle.question.stated.shape.active_bytes_per_token() * middle.question.stated.factor / 1e9
+            speed = f"{middle.row.tokens_per_s:.4g}"
+            source = sources[middle.row.row_id].split()[0] if "http" in sources[middle.row.row_id][:4] else ""
+            row = [shape, middle.kind, quant, device, n, engine, test, f"{active:.4g}", speed, len(cases), source]
+            table.writerow(row)
+
+
 def _key(text: str) -> str:
     return text if text.replace("_", "").replace("-", "").isalnum() else f'"{text}"'
 
@@ -130,6 +155,9 @@ def main() -> None:
 
         write_profiles(Path(profile.__file__).parent / "profiles.toml", base, data, spread)
         profile._table.cache_clear()
+        with open(args.rows, newline="") as file:
+            sources = {row["row_id"]: row["source_url"] for row in csv.DictReader(file)}
+        write_measured(Path(nearest.__file__).parent / "measured.csv", data, sources)
         print(f"the fit's sum and the cost model's agree within {check_sum(data, base):.2%}")
     results = {
         "in sample": base.ms(data),

@@ -20,8 +20,10 @@ from motley.plan.show import placement_json
 from motley.predict.explain import Explanation, explain, explanation_text
 from motley.predict.memory import gigabytes
 from motley.predict.predict import Prediction, predict
+from motley.predict.published.nearest import nearest
 from motley.predict.show import Refusal, prediction_rows, predictions_json
 from motley.predict.workload import Workload
+from motley.shape.model import ModelShape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,9 +69,18 @@ def run(args: argparse.Namespace) -> int:
     used = shortened(sorted({d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}))
     print(f"{shape.name}, {gigabytes(shape.n_bytes)}, on {used}: placed for {wanted[0].name}")
     print("\n".join(["", *prediction_rows(found)]))
+    print("\n".join(_nearest(shape, lab, plan, wanted)))
     for one in explained:
         print("\n".join(["", explanation_text(one)]))
     return 0
+
+
+def _nearest(shape: ModelShape, lab: Lab, plan: Plan, wanted: Sequence[Workload]) -> list[str]:
+    """What others measured that is most like it: a prediction should not stand alone. Nothing for probed labs."""
+    used = {d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}
+    kinds = {w.kind: w for w in reversed(wanted)}
+    found = dict.fromkeys(m for w in kinds.values() for m in nearest(shape, lab, used, w))
+    return ["", "Nearest that others measured:", *(f"  {m}" for m in found)] if found else []
 
 
 def batched(named: list[Workload], batches: list[int]) -> list[Workload]:
