@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from motley.page.svg import element, picture, plain
 
-N_COLOURS = 6  # device colours in the style sheet; more devices begin again
+N_COLOURS = 8  # device colours in the style sheet; more devices begin again
 
 # How often an expert was chosen, against an even share of its layer's choices; a cell's class is how many of these
 # limits its expert reaches.
@@ -22,7 +22,16 @@ def popularity_class(count: int, row_total: int, n_experts: int) -> int:
 CELL, SIDE, CUT, LEFT = 10, 8.5, 3.2, 30
 
 # A device's cells differ in shape too, for those who see no hues: which corners are cut (clockwise from top left).
-CORNERS = ((0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 0, 0), (0, 1, 0, 1))
+CORNERS = (
+    (0, 0, 0, 0),
+    (0, 1, 0, 0),
+    (0, 0, 1, 0),
+    (0, 0, 0, 1),
+    (1, 0, 0, 0),
+    (0, 1, 0, 1),
+    (1, 1, 0, 0),
+    (0, 0, 1, 1),
+)
 
 
 def cell_path(x: float, y: float, device: int) -> str:
