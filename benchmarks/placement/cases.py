@@ -7,9 +7,9 @@ import numpy as np
 from motley.lab.lab import Device, Kernel, Lab, Link
 from motley.lab.placement import LayerPlacement, Placement
 from motley.plan.objective import Objective
-from motley.predict.memory import RESERVE_BYTES, memory_needed
+from motley.predict.memory import memory_needed, work_bytes
 from motley.predict.routes import Routes
-from motley.predict.workload import Workload
+from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.dims import Dims
 from motley.shape.model import ModelShape
 from motley.shape.role import Role
@@ -80,11 +80,12 @@ def _lab(rng: np.random.Generator, shape: ModelShape, n_devices: int) -> Lab:
     """Memory from too little for most to enough for all; links from a call's to a slow network's, all different."""
     names = [f"d{i}" for i in range(n_devices)]
     whole = Placement(tuple(LayerPlacement("d0", ("d0",) * shape.experts_in(i)) for i in range(shape.n_layers)))
-    weights = memory_needed(shape, whole, CONTEXT, 8)["d0"].total - RESERVE_BYTES
+    buffers = work_bytes(shape, STEP_TOKENS, home=True)
+    weights = memory_needed(shape, whole, CONTEXT, 8)["d0"].total - buffers
     low, high = [(0.3, 0.8), (0.4, 1.4), (0.9, 2.0)][rng.integers(3)]
     devices = []
     for name in names:
-        memory = RESERVE_BYTES + weights * rng.uniform(low, high) * (rng.random() > 0.05)
+        memory = buffers + weights * rng.uniform(low, high) * (rng.random() > 0.05)
         devices.append(_device(name, int(memory), 10 ** rng.uniform(-1, 1), bool(rng.random() < 0.3)))
     slow = rng.choice([0.0, 1.0, 2.0, 3.0])
     links = [
