@@ -30,11 +30,12 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
   const int64_t D = set.gate.cols, F = set.gate.rows, E = int64_t(set.local.size());
   if (d_model != D) throw bad("x has ", d_model, " columns, the experts ", D);
   for (int64_t i = 0; i < T * n_used; ++i)
-    if (ids[i] < 0 || ids[i] >= E) throw bad("expert ", ids[i], " is outside the layer's ", E);
+    if (ids[i] < -1 || ids[i] >= E) throw bad("expert ", ids[i], " is outside the layer's ", E);
 
   // Count and sort the pairs by owned index: experts ascending, tokens ascending within.
   std::vector<int64_t> start(size_t(E) + 1, 0);
-  for (int64_t i = 0; i < T * n_used; ++i) ++start[size_t(ids[i]) + 1];
+  for (int64_t i = 0; i < T * n_used; ++i)
+    if (ids[i] >= 0) ++start[size_t(ids[i]) + 1];  // -1: somebody else computes it
   std::vector<Chosen> chosen;
   int64_t n_pairs = 0;
   for (int64_t e = 0; e < E; ++e) {
@@ -50,7 +51,7 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
   }
   std::vector<Pair> pairs(static_cast<size_t>(n_pairs));
   for (int64_t i = 0; i < T * n_used; ++i) {
-    if (set.local[size_t(ids[i])] < 0) continue;
+    if (ids[i] < 0 || set.local[size_t(ids[i])] < 0) continue;
     pairs[size_t(start[size_t(ids[i])]++)] = {i / n_used, weights[i]};
   }
 

@@ -37,7 +37,8 @@ def planned(question: Case, seconds: float | None = None) -> float:
         )
     except CapacityError:
         return inf
-    lab = q.lab.with_stored(plan.stored)
+    # Where something has to stay in the file, the search asks for all to stay (and so does `optimum`).
+    lab = q.lab.with_stored(d.name for d in q.lab.devices) if plan.stored else q.lab
     models = [(CostModel(q.shape, lab, w, q.routes, q.head), steps) for w, steps in q.objective.parts]
     return sum(steps * price(model, plan.placement).ms_per_step for model, steps in models)
 

@@ -12,7 +12,7 @@ from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner, Site
 from motley.engine.runner import Runner
 from motley.formats.checkpoint import open_checkpoint
-from motley.lab.placement import LayerPlacement, Placement
+from motley.lab.placement import LayerPlacement, Pace, Placement
 from motley.ops.native import NativeOps, isas
 from motley.ops.protocol import Batch
 from tiny_models import FAMILIES, write_tiny
@@ -25,6 +25,17 @@ PLACEMENTS = {  # by layer: the home, and the owner of each of the six experts
     "layers split": [("a", "aaaaaa"), ("b", "bbbbbb")],
     "layers split, experts crosswise": [("b", "acabca"), ("a", "bbccbb")],
 }
+COPIES = {  # further holders of each expert; paces that make each of them the best one at times
+    "all experts twice": ([("a", "abbaba"), ("a", "bababb")], ["baabab", "ababaa"]),
+    "copies on three nodes, layers split": ([("b", "acabca"), ("a", "bbccbb")], ["bb-c-b", "aa-ac-"]),
+}
+
+
+def placed(home: str, owners: str, further: str = "------") -> LayerPlacement:
+    copies = tuple((e, d) for e, d in enumerate(further) if d != "-")
+    others = sorted({*owners, *further} - {home, "-"})
+    paces = (Pace(home, 0, 5, 1), *(Pace(d, 3 + 4 * i, 2, 2) for i, d in enumerate(others))) if copies else ()
+    return LayerPlacement(home, tuple(owners), copies, paces)
 
 
 def random_tokens(n: int, seed: int) -> list[int]:
@@ -98,15 +109,17 @@ def test_bits_of_the_logits(site: Site, tmp_path: Path, family: str, quant: str)
             same_bits(got, expected)
         runner.close()
 
-    for name, rows in PLACEMENTS.items():
-        placement = Placement(tuple(LayerPlacement(home, tuple(owners)) for home, owners in rows))
-        placed = PlacedRunner(str(path), placement, site, n_slots=3, context=CONTEXT, stored="b")
+    placements = {name: Placement(tuple(placed(*row) for row in rows)) for name, rows in PLACEMENTS.items()}
+    for name, (rows, further) in COPIES.items():
+        placements[name] = Placement(tuple(placed(*row, more) for row, more in zip(rows, further)))
+    for name, placement in placements.items():
+        runner = PlacedRunner(str(path), placement, site, n_slots=3, context=CONTEXT, stored="b")
         try:
-            same_bits(logits_of(placed, A, 1, len(A)), want[0])
-            same_bits(logits_of(placed, A, 0, 9), want[0])
-            for got, expected in zip(logits_together(placed), want, strict=True):
+            same_bits(logits_of(runner, A, 1, len(A)), want[0])
+            same_bits(logits_of(runner, A, 0, 9), want[0])
+            for got, expected in zip(logits_together(runner), want, strict=True):
                 same_bits(got, expected)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
         finally:
-            placed.close()
+            runner.close()

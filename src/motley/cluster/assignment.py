@@ -5,6 +5,7 @@ experts exist in the model is checked where the model is opened.
 """
 
 import itertools
+import math
 
 import msgspec
 
@@ -24,6 +25,10 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     home_layers: tuple[int, ...] = ()  # ascending; the first layer's home has the embedding, the last one's the head
     experts: dict[int, tuple[int, ...]] = {}  # layer -> global expert ids held here, for home layers and others
     elsewhere: dict[int, dict[str, tuple[int, ...]]] = {}  # home layer -> other device -> ids it holds
+    paces: dict[
+        int, tuple[tuple[str, float, float, float], ...]
+    ] = {}  # home layer whose experts have copies -> of every
+    # holder, this device first: device, and the microseconds of a Pace
     peers: dict[str, tuple[str, int]] = {}  # each device in `elsewhere` -> host and port of its node's listener
 
     def __post_init__(self) -> None:
@@ -38,6 +43,15 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             for device, ids in owners.items():
                 _need(device in self.peers, f"elsewhere names {device}, which has no address in peers")
                 _ascending(ids, MAX_EXPERT, f"experts of layer {layer} on {device}")
+        for layer, paces in self.paces.items():
+            others = [device for device, *_ in paces[1:]]
+            named = bool(paces) and paces[0][0] == self.device and len({*others}) == len(others)
+            _need(
+                named and {*others} == {*self.elsewhere.get(layer, {})},
+                f"paces of layer {layer} must name this device first, then each one elsewhere once",
+            )
+            sound = all(math.isfinite(n) and n >= 0 for _, *numbers in paces for n in numbers)
+            _need(sound, f"paces of layer {layer} must be finite and zero or more: {str(paces)[:80]}")
         for device, (host, port) in self.peers.items():
             _need(bool(host) and 0 < port < 1 << 16, f"peer {device} has the address {host}:{port}")
 

@@ -35,6 +35,7 @@ def assignments(
             home_layers=_contiguous(placement, device),
             experts=_experts_of(placement, device),
             elsewhere=(elsewhere := _elsewhere(placement, device)),
+            paces=_paces(placement, device),
             peers={other: addresses[other] for owners in elsewhere.values() for other in owners},
         )
         for device in devices_of(placement)
@@ -44,7 +45,7 @@ def assignments(
 def devices_of(placement: Placement) -> list[str]:
     """Every device in use: homes by layer, then the ones that hold experts only."""
     homes = [layer.home for layer in placement.layers]
-    return list(dict.fromkeys(homes + [device for layer in placement.layers for device in layer.experts]))
+    return list(dict.fromkeys(homes + [device for layer in placement.layers for device in layer.holders]))
 
 
 def _contiguous(placement: Placement, device: str) -> tuple[int, ...]:
@@ -64,7 +65,16 @@ def _experts_of(placement: Placement, device: str) -> dict[int, tuple[int, ...]]
 def _elsewhere(placement: Placement, device: str) -> dict[int, dict[str, tuple[int, ...]]]:
     found: dict[int, dict[str, tuple[int, ...]]] = {}
     for layer in placement.home_layers(device):
-        others = dict.fromkeys(d for d in placement.layers[layer].experts if d != device)
+        others = [d for d in placement.layers[layer].holders if d != device]
         if others:
             found[layer] = {other: tuple(placement.experts_on(layer, other)) for other in others}
     return found
+
+
+def _paces(placement: Placement, device: str) -> dict[int, tuple[tuple[str, float, float, float], ...]]:
+    layers = {i: placement.layers[i] for i in placement.home_layers(device)}
+    return {
+        i: tuple((pace.device, pace.start_us, pace.expert_us, pace.token_us) for pace in layer.paces)
+        for i, layer in layers.items()
+        if layer.copies
+    }

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.engine.experts import ExpertOwner, PlacedExperts, Remote
+from motley.engine.experts import ExpertOwner, PlacedExperts, Remote, Shared
 from motley.engine.stage import Stage
 from motley.engine.times import Clock
 from motley.errors import ClusterError
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
+from motley.lab.choice import Choice
 from motley.models.layers import Loader
 from motley.models.registry import family
 from motley.ops.protocol import Ops
@@ -24,7 +25,8 @@ from motley.shape.model import ModelShape
 
 class DeviceModel:
     """`layers`: the layers at home here (may be empty); `experts`: which routed experts of which layer are here;
-    `owners`: the other devices' experts that the layers at home need, by device."""
+    `owners`: the other devices' experts that the layers at home need, by device; `paces`: of the holders in layers
+    whose experts have copies, this device first (`lab.placement.Pace`)."""
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class DeviceModel:
         layers: range,
         experts: Mapping[int, Sequence[int]],
         owners: Mapping[str, tuple[ExpertOwner, Mapping[int, Sequence[int]]]] = {},
+        paces: Mapping[int, Sequence[tuple[str, float, float, float]]] = {},
         n_slots: int,
         context: int,
         repack: bool = True,
@@ -46,7 +49,9 @@ class DeviceModel:
         load = Loader(checkpoint, ops, progress=progress, total=total, repack=repack)
         self._experts = {layer: load.experts(config, layer, ids) for layer, ids in sorted(experts.items()) if ids}
         remotes = [Remote(d, owner, _masks(owned, config.n_experts)) for d, (owner, owned) in owners.items()]
-        self.placed = PlacedExperts(ops, self.clock, self._experts, remotes, config.n_layers, config.n_experts)
+        holdings = {d: owned for d, (_, owned) in owners.items()}
+        shared = {i: _shared(i, of, experts.get(i, ()), holdings, config.n_experts) for i, of in paces.items()}
+        self.placed = PlacedExperts(ops, self.clock, self._experts, remotes, config.n_layers, config.n_experts, shared)
         self.stage = (
             Stage(config, load, layers, self.placed, self.clock, n_slots=n_slots, context=context) if layers else None
         )
@@ -75,6 +80,22 @@ def planned_bytes(shape: ModelShape, layers: range, experts: Mapping[int, Sequen
     total += sum(shape.expert_bytes(layer) * len(ids) for layer, ids in experts.items())
     total += shape.embed_bytes if 0 in layers else 0
     return total + (shape.head_bytes if shape.n_layers - 1 in layers else 0)
+
+
+def _shared(
+    layer: int,
+    paces: Sequence[tuple[str, float, float, float]],
+    own: Sequence[int],
+    others: Mapping[str, Mapping[int, Sequence[int]]],
+    n_experts: int,
+) -> Shared:
+    held = np.zeros((len(paces), n_experts), np.bool_)
+    for place, (device, *_) in enumerate(paces):
+        held[place, list(others[device].get(layer, ())) if place else list(own)] = True
+    if not held.any(0).all():
+        raise ClusterError(f"layer {layer}: experts {np.flatnonzero(~held.any(0)).tolist()} have no holder with a pace")
+    choice = Choice.paced(held, [(start, each, more) for _, start, each, more in paces])
+    return Shared(choice, {device: place for place, (device, *_) in enumerate(paces)})
 
 
 def _masks(owned: Mapping[int, Sequence[int]], n_experts: int) -> dict[int, NDArray[Any]]:

@@ -69,6 +69,7 @@ class NodeRuntime:
                 layers=layers,
                 experts=assignment.experts,
                 owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
+                paces=assignment.paces,
                 n_slots=assignment.slots,
                 context=assignment.context,
                 repack=assignment.repack,

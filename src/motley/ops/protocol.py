@@ -152,7 +152,7 @@ class Ops(Protocol):
 
     def experts(self, x: Array, ids: Array, weights: Array, experts: Experts) -> Array:
         """Sum over the A chosen experts that are owned here: weight * down(silu(gate x) * up x). x [T, D]
-        -> float64 [T, D]; experts not owned contribute nothing."""
+        -> float64 [T, D]; experts not owned contribute nothing, nor does an id of -1."""
         ...
 
     def combine(self, x: Array, parts: Sequence[Array]) -> Array:

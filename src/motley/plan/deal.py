@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import WorkingSets
 
-_ALL = 24  # ways that are all tried
+_ALL = 24  # ways that are all tried, a fourth of them where steps of several tokens take longer to price
 _GAIN = 1e-9  # relative: below it an exchange is a tie
 Held = Sequence[tuple[int, int]]
 Models = Sequence[tuple[CostModel, float]]
@@ -56,7 +56,7 @@ class Dealer:
 
     def _ways(self, index: int, home: int, held: Held, sets: Sets) -> Iterator[Owner]:
         counts = dict(held)
-        if multinomial(counts.values()) <= _ALL:
+        if multinomial(counts.values()) <= (_ALL if self._model.workload.step_tokens == 1 else _ALL // 4):
             yield from _arrangements(counts)
             return
         each = {d: sum(steps * m.expert_ms(index, d, of) for (m, steps), of in zip(self._models, sets)) for d in counts}

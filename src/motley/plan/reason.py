@@ -5,13 +5,15 @@ Of many devices, those of equal figures and links are spoken of together.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
+from motley.lab.placement import Placement
 from motley.plan.names import between, listed
 from motley.plan.plan import Alternative
 from motley.plan.state import Pricer, State
 from motley.predict.memory import gigabytes
-from motley.predict.predict import Prediction, Term, stages
+from motley.predict.predict import Prediction, Term, price, stages
 
 _FEW = 6  # devices, runs or links that are each worth a word
 _ALONE = 4  # devices alone that are compared with
@@ -124,6 +126,21 @@ def _links(pricer: Pricer, state: State, prediction: Prediction, head: str | Non
             on = listed([t.device for t in sorted(group, key=lambda t: names.index(t.device))])
             said.append(f"waiting for {on} over {transport} ({rtt_us} us round trip) takes {cost:.2g} % of a step")
     return said
+
+
+def copied(pricer: Pricer, placement: Placement) -> list[str]:
+    """Where experts have copies: how many, and what they bring."""
+    n = sum(len(layer.copies) for layer in placement.layers)
+    if not n:
+        return []
+    bare = Placement(tuple(replace(layer, copies=(), paces=()) for layer in placement.layers))
+    with_, without = (price(pricer.model, p).ms_per_step for p in (placement, bare))
+    experts = sum(len(layer.experts) for layer in placement.layers)
+    size = sum(len(layer.copies) * pricer.expert_bytes[i] for i, layer in enumerate(placement.layers))
+    return [
+        f"{n / experts:.2g} copies of each expert in memory that was left ({gigabytes(size)}): a step takes "
+        f"{100 * (1 - with_ / without):.0f} % less time, as each expert's work goes to the holder that is done first"
+    ]
 
 
 def _limit(pricer: Pricer, prediction: Prediction) -> str:

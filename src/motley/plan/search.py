@@ -15,11 +15,12 @@ from motley.plan.beam import Beam
 from motley.plan.build import built
 from motley.plan.candidates import candidates
 from motley.plan.columns import every_column, seen_columns
+from motley.plan.copies import with_copies
 from motley.plan.improve import improve
 from motley.plan.layout import layout_reasons, stored_devices
 from motley.plan.objective import Objective
 from motley.plan.plan import Alternative, Plan
-from motley.plan.reason import name_of, reasons
+from motley.plan.reason import copied, name_of, reasons
 from motley.plan.state import Pattern, Pricer, State
 from motley.predict.cost import CostModel
 from motley.predict.memory import gigabytes, memory_needed
@@ -31,6 +32,7 @@ from motley.shape.model import ModelShape
 _SECONDS, _SECONDS_A_DEVICE = 2.5, 0.015
 _STARTS = 24  # how many arrangements are improved
 _STARTING = 0.5  # of the time, at most, for finding them
+_PROOF_S = 2.0  # at least, where all patterns are looked at
 _DEALT_BETTER = 0.1  # a state that much slower may win once its experts are exchanged
 _BEAM = 16  # devices of which the best of what was seen is put together again
 
@@ -47,13 +49,15 @@ def find_placement(
     repack: bool = True,
     seconds: float | None = None,
     objective: Objective | str | None = None,
+    copies: bool = False,
 ) -> Plan:
     """The fastest placement found for `workload` (default: 64 tokens, one sequence) that leaves room for `slots`
     sequences of `context` tokens. `objective`: what fast means, "decode", "throughput", "ttft" or steps of several
     workloads; by default the workload says it. `head`: the device whose process drives the steps, if that is given.
     `homes`: the devices that attention may live on (default: any). `repack` False: all devices leave their weights in
     the mapped file; else those do whose memory would not hold the repacked copy. `seconds` bounds the search (default:
-    3, and more for hundreds of devices); if it ends before, equal questions have equal answers.
+    3, and more for hundreds of devices); if it ends before, equal questions have equal answers. `copies`: memory that
+    is left may hold experts a second time, where that makes a step shorter.
 
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
     if not isinstance(objective, Objective):
@@ -77,6 +81,8 @@ def find_placement(
     else:
         raise CapacityError(what_is_missing(pricer, found.starts, context, slots))
     placement = pricer.placement(found.state)
+    if copies:
+        placement = with_copies(pricer, found.state, placement)
     needs = memory_needed(shape, placement, context, slots)
     stored = stored_devices(shape, lab, needs, repack)
     measured = lab.with_stored(stored)
@@ -85,6 +91,7 @@ def find_placement(
     predictions = prediction, *(price(m.on(measured), placement) for m, _ in models[1:])
     alternatives = alternatives_of(pricer, found.starts, objective)
     said = reasons(pricer, found.state, prediction, alternatives, head)
+    said += copied(pricer, placement)
     said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
     return Plan(placement, prediction, said, stored, alternatives, objective, predictions)
 
@@ -107,7 +114,10 @@ class Search:
         pricer.dealer.until = self._until
         self._start()
         every = every_column(pricer)
-        if every is None or not self._beam(every):
+        until, self._until = self._until, max(self._until, monotonic() + _PROOF_S)  # what is small is not cut off
+        proven = every is not None and self._beam(every)
+        self._until = until
+        if not proven:
             self._climb()
             self._recombine()
         if pricer.model.routes is not None and self.ms < inf:

@@ -62,7 +62,13 @@ def plan_json(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
 
 
 def placement_json(placement: Placement) -> dict[str, Any]:
-    return {"layers": [{"home": layer.home, "experts": list(layer.experts)} for layer in placement.layers]}
+    """Copies and their paces only where there are any."""
+    layers: list[dict[str, Any]] = []
+    for layer in placement.layers:
+        layers.append({"home": layer.home, "experts": list(layer.experts)})
+        if layer.copies:
+            layers[-1] |= {"copies": layer.copies, "paces": [asdict(pace) for pace in layer.paces]}
+    return {"layers": layers}
 
 
 def prediction_json(prediction: Prediction) -> dict[str, Any]:
@@ -112,7 +118,7 @@ def _layer_rows(placement: Placement) -> Iterator[list[str]]:
     start = 0
     for home, group in groupby(placement.layers, lambda layer: layer.home):
         run = list(group)
-        counts = [Counter(layer.experts) for layer in run]
+        counts = [Counter([*layer.experts, *(device for _, device in layer.copies)]) for layer in run]
         held: dict[str, list[str]] = {}
         for device in sorted({d for c in counts for d in c}, key=by_number):
             held.setdefault(_held([c[device] for c in counts]), []).append(device)

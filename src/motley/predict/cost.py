@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.lab.choice import Choice
 from motley.lab.joins import LOCAL, MISSING
 from motley.lab.lab import Device, Lab
 from motley.predict.device_cost import Cost, DeviceCost, Matrix, WorkingSets
 from motley.predict.routes import Routes
-from motley.predict.spread import Draws, Spread, traced_draws, uniform_spread
+from motley.predict.spread import Draws, Spread, chosen_spread, traced_draws, uniform_draws, uniform_spread
 from motley.predict.workload import Workload
 from motley.shape.model import Mixer, ModelShape, Role
 
@@ -35,6 +36,8 @@ _CALLS = {
 _EXCHANGE_OPS = 20  # on each side of an exchange with experts elsewhere: measured beside bare pings, in quiet
 _STAGE_OPS = 20  # likewise with a stage elsewhere
 _ROUTING_OPS = 3  # counting choices and looking up who holds them, between a layer's router and its experts
+_CHOOSING_OPS = 12  # choosing between copies, in calls of a small op
+_SHARED_TOKENS = 1024  # drawn, where experts have copies
 _STEP_OPS = 10  # building the batch and walking the stages, in Python's cost of as many ops
 _REDUCES = 2  # of a layer split by tensors: after attention and after the experts
 _REDUCED_BYTES = 4  # per element: 16-bit activations, out and back
@@ -102,6 +105,14 @@ class _Parts:
 
 
 @dataclass(frozen=True, eq=False)
+class Shared:
+    """A layer's holders where experts have copies: devices, the home first, and how a step chooses between them."""
+
+    devices: list[int]
+    choice: Choice
+
+
+@dataclass(frozen=True, eq=False)
 class _Race:
     """A layer's holders of experts against each other: the home first, then the others."""
 
@@ -135,6 +146,7 @@ class CostModel:
         read = _matrices(shape, None, (Role.HEAD,)) or _matrices(shape, None, (Role.EMBED,), "token_embd")
         self._output = read + _matrices(shape, None, (Role.ATTENTION,))  # projections outside of all layers
         self._draws: dict[int, Draws] = {}  # of a traced layer
+        self._shared: dict[object, Spread] = {}
         self._use(lab, head)
 
     def _use(self, lab: Lab, head: str | None) -> None:
@@ -175,8 +187,18 @@ class CostModel:
         """The first layer of the same parts."""
         return self._part[index]
 
-    def layer(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> LayerCost:
-        """`sets` [D]: what each device reads over and over (`working_sets`)."""
+    def layer(
+        self,
+        index: int,
+        home: int,
+        owner: NDArray[np.int64],
+        sets: Sequence[WorkingSets],
+        shared: Shared | None = None,
+    ) -> LayerCost:
+        """`sets` [D]: what each device reads over and over (`working_sets`). `shared`: where experts have copies;
+        then it says who holds what."""
+        if shared is not None:
+            return self._layer(index, home, owner, sets, shared)
         if self.routes is None:  # only the counts matter, and equal layers are equal
             counts = tuple(np.bincount(owner, minlength=len(self.lab.devices)).tolist())
             key: object = (self._part[index], home, counts, tuple(sets))
@@ -250,12 +272,22 @@ class CostModel:
         position[list(holders)] = np.arange(len(holders))
         return position[owner]
 
-    def _layer(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> LayerCost:
+    def _layer(
+        self,
+        index: int,
+        home: int,
+        owner: NDArray[np.int64],
+        sets: Sequence[WorkingSets],
+        shared: Shared | None = None,
+    ) -> LayerCost:
         parts, here = self._parts[index], self._device(home, sets)
         held = np.bincount(owner) if len(owner) else owner
         holders = self._holders(home, {int(d): int(held[d]) for d in np.flatnonzero(held)})
         attention, python = self._attention(parts, here), self._python(parts, here)
-        race = self._race(index, home, holders, sets, owner)
+        if shared is not None:
+            holders = dict.fromkeys(shared.devices, 0)
+            python += here.calls(0, _CHOOSING_OPS)
+        race = self._race(index, home, holders, sets, owner, shared)
         if race is None:
             return LayerCost(attention, Cost(), Cost(), (), (), python)
         own, remote, link = self._waited(race)
@@ -325,11 +357,12 @@ class CostModel:
         holders: Mapping[int, int],
         sets: Sequence[WorkingSets],
         owner: NDArray[np.int64] | None,
+        shared: Shared | None = None,
     ) -> _Race | None:
         """None in a layer without experts. `owner` is needed only with a trace."""
         if not self._parts[index].expert:
             return None
-        spread = self._spread(index, holders, owner)
+        spread = self._spread(index, holders, owner) if shared is None else self._shared_spread(index, shared.choice)
         devices = list(holders)
         codes, costs, links = [], [], []
         total = np.empty((len(devices), len(spread.weight)))
@@ -341,14 +374,24 @@ class CostModel:
                 code = counts[i]
                 cost, ms = self._expert_costs(index, device, sets)
             else:
-                both, code = np.unique(spread.pairs[:, i] + 1j * spread.distinct[:, i], return_inverse=True)
-                cost = [self._experts(index, device, sets, case.imag, case.real) for case in both.tolist()]
+                cases, code = self._cases(spread, i)
+                cost = [self._experts(index, device, sets, *case) for case in cases]
                 ms = np.array([c.ms for c in cost])
             np.take(ms + exchange * (ms > 0), code, out=total[i])
             codes.append(code)
             costs.append(cost)
             links.append(exchange)
         return _Race(devices, spread.weight, codes, costs, links, total)
+
+    @staticmethod
+    def _cases(spread: Spread, holder: int) -> tuple[list[tuple[float, float]], NDArray[np.int64]]:
+        """Different (distinct, pairs) of one holder, and which of them each case is."""
+        distinct, pairs = spread.distinct[:, holder], spread.pairs[:, holder]
+        if len(pairs) == 1:  # an expectation: no whole numbers
+            return [(float(distinct[0]), float(pairs[0]))], np.zeros(1, np.int64)
+        base = int(pairs.max()) + 1
+        both, codes = np.unique((distinct * base + pairs).astype(np.int64), return_inverse=True)
+        return [(float(n // base), float(n % base)) for n in both.tolist()], codes
 
     def _expert_costs(self, index: int, device: int, sets: Sequence[WorkingSets]) -> tuple[list[Cost], Floats]:
         """Of 0 to A experts, each for one token."""
@@ -378,10 +421,25 @@ class CostModel:
         w, used = self.workload, self.shape.n_experts_used
         if self.routes is None or owner is None:
             return uniform_spread(tuple(holders.values()), used, w.step_tokens)
+        return self._traced(self.routes, index).on(self._local(holders, owner), len(holders))
+
+    def _traced(self, routes: Routes, index: int) -> Draws:
         if index not in self._draws:
-            chosen = self.routes.chosen[:, index]
+            w, chosen = self.workload, routes.chosen[:, index]
             self._draws[index] = traced_draws(chosen, self.shape.n_experts, w.step_tokens, run=w.kind == "prefill")
-        return self._draws[index].on(self._local(holders, owner), len(holders))
+        return self._draws[index]
+
+    def _shared_spread(self, index: int, choice: Choice) -> Spread:
+        key = index if self.routes else None, choice.key
+        found = self._shared.get(key)
+        if found is None:
+            s, tokens = self.shape, self.workload.step_tokens
+            if self.routes is None:
+                draws = uniform_draws(max(8, _SHARED_TOKENS // tokens), s.n_experts, s.n_experts_used, tokens)
+            else:
+                draws = self._traced(self.routes, index)
+            found = self._shared[key] = chosen_spread(draws, choice)
+        return found
 
     def _kv(self, mixer: Mixer, here: DeviceCost) -> Cost:
         """Attention over the cache: float32 arithmetic, the cache read once for each sequence of a step."""
@@ -394,6 +452,11 @@ class CostModel:
         """Milliseconds that one more expert takes, beside the first."""
         one, two = (self._experts(index, device, sets, n, n).ms for n in (1.0, 2.0))
         return two - one
+
+    def token_ms(self, index: int, device: int, sets: Sequence[WorkingSets]) -> float:
+        """Milliseconds that one more token of the same expert takes, once arithmetic is what counts."""
+        few, many = (self._experts(index, device, sets, 1.0, n).ms for n in (16.0, 32.0))
+        return (many - few) / 16
 
     def all_experts_ms(self, index: int, device: int, sets: Sequence[WorkingSets]) -> float:
         """Milliseconds of a layer's chosen experts, were they all on one device."""

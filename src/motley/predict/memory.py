@@ -58,7 +58,7 @@ def weights_on(shape: ModelShape, placement: Placement) -> dict[str, Weights]:
     experts: dict[str, int] = {}
     for i, layer in enumerate(placement.layers):
         home[layer.home] = home.get(layer.home, 0) + shape.home_bytes(i)
-        for device, n in Counter(layer.experts).items():
+        for device, n in Counter([*layer.experts, *(device for _, device in layer.copies)]).items():
             experts[device] = experts.get(device, 0) + n * shape.expert_bytes(i)
     home[placement.layers[0].home] += shape.embed_bytes
     home[placement.layers[-1].home] += shape.head_bytes

@@ -3,7 +3,7 @@
 Pure: a shape, a lab, a placement and a workload in, a Prediction out. Reads no weights, touches no device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, hypot
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.errors import UsageError
+from motley.lab.choice import Choice
 from motley.lab.lab import Lab
-from motley.lab.placement import Placement
-from motley.predict.cost import CostModel, LayerCost
+from motley.lab.placement import LayerPlacement, Placement
+from motley.predict.cost import CostModel, LayerCost, Shared
 from motley.predict.device_cost import Cost, WorkingSets
 from motley.predict.memory import Weights, check_fits, memory_needed, weights_on
 from motley.predict.routes import Routes
@@ -82,7 +83,8 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
     for i, layer in enumerate(placement.layers):
         if len(layer.experts) != shape.experts_in(i):
             raise UsageError(f"layer {i} places {len(layer.experts)} experts of {shape.experts_in(i)}")
-        if unknown := {layer.home, *layer.experts} - known:
+        _check_copies(i, layer)
+        if unknown := {layer.home, *layer.holders} - known:
             raise UsageError(f"layer {i} is placed on {', '.join(sorted(unknown))}, which the lab does not have")
     homes = [layer.home for layer in placement.layers]
     runs = [home for i, home in enumerate(homes) if i == 0 or homes[i - 1] != home]
@@ -109,6 +111,15 @@ def summed(model: CostModel, placement: Placement) -> "Sums":
     return sums
 
 
+def _check_copies(index: int, layer: LayerPlacement) -> None:
+    for expert, device in layer.copies:
+        if not 0 <= expert < len(layer.experts) or layer.experts[expert] == device:
+            raise UsageError(f"layer {index} has a copy of expert {expert} on {device}: no such expert, or it is there")
+    paced = [pace.device for pace in layer.paces]
+    if layer.copies and (paced[:1] != [layer.home] or not {*layer.holders} <= {*paced} or len({*paced}) < len(paced)):
+        raise UsageError(f"layer {index} has copies: paces must name the home first, then every other holder, once")
+
+
 def layer_costs(model: CostModel, placement: Placement) -> tuple[list[LayerCost], list[int], tuple[WorkingSets, ...]]:
     """Each layer's cost and home, and what each device reads over and over."""
     lab, shape = model.lab, model.shape
@@ -118,7 +129,17 @@ def layer_costs(model: CostModel, placement: Placement) -> tuple[list[LayerCost]
     sets = model.working_sets([w.home for w in held], [w.experts for w in held])
     homes = [index[layer.home] for layer in placement.layers]
     holders = owners(placement, index)
-    return [model.layer(i, home, holders[i], sets) for i, home in enumerate(homes)], homes, sets
+    found = []
+    for i, (home, layer) in enumerate(zip(homes, placement.layers)):
+        shared = shared_of(layer, index) if layer.copies else None
+        found.append(model.layer(i, home, holders[i], sets, shared))
+    return found, homes, sets
+
+
+def shared_of(layer: LayerPlacement, index: Mapping[str, int]) -> Shared:
+    """Of a layer with copies. `index` of each device."""
+    devices = [index[pace.device] for pace in layer.paces]
+    return Shared(devices, Choice.of(layer))
 
 
 def stages(homes: Sequence[int]) -> list[tuple[int, bool]]:

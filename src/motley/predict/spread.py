@@ -15,6 +15,8 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.lab.choice import Choice
+
 _MAX_CASES = 600  # exact cases worth enumerating
 _DRAWN_TOKENS = 4096  # a drawn case of few tokens says little: the fewer, the more cases
 _LEAST_DRAWS = 96
@@ -54,6 +56,22 @@ class Draws:
         return counts.reshape(n_devices, self.n).T.astype(np.float64)
 
 
+def chosen_spread(draws: Draws, choice: Choice) -> Spread:
+    """Where experts have copies: who holds what is chosen in each case."""
+    n_holders, n_experts = choice.held.shape
+    cases, experts = draws.chosen
+    times = np.bincount(cases * n_experts + experts, minlength=draws.n * n_experts).reshape(draws.n, n_experts)
+    owner = choice.of_cases(times)
+    at, expert = draws.touched if draws.touched is not draws.chosen else draws.chosen
+    index = owner[at, expert] * draws.n + at
+    size = n_holders * draws.n
+    distinct = np.bincount(index, minlength=size).reshape(n_holders, draws.n).T.astype(np.float64)
+    if draws.touched is draws.chosen:
+        return Spread(np.full(draws.n, 1 / draws.n), distinct, distinct)
+    pairs = np.bincount(index, times[at, expert], minlength=size).reshape(n_holders, draws.n).T
+    return Spread(np.full(draws.n, 1 / draws.n), distinct, pairs.astype(np.float64))
+
+
 @lru_cache(maxsize=4096)
 def uniform_spread(counts: tuple[int, ...], n_used: int, tokens: int) -> Spread:
     """Every choice of `n_used` among sum(counts) experts equally likely; device d holds counts[d] of them."""
@@ -65,11 +83,11 @@ def uniform_spread(counts: tuple[int, ...], n_used: int, tokens: int) -> Spread:
         touched = held * (1 - (1 - n_used / total) ** tokens)
         return Spread(np.ones(1), touched[None], (tokens * n_used / total * held)[None])
     draws = max(_LEAST_DRAWS, _DRAWN_TOKENS // tokens // (1 if len(counts) <= _MANY_DEVICES else 4))
-    return _uniform_draws(draws, total, n_used, tokens).on(np.repeat(np.arange(len(counts)), counts), len(counts))
+    return uniform_draws(draws, total, n_used, tokens).on(np.repeat(np.arange(len(counts)), counts), len(counts))
 
 
 @lru_cache(maxsize=8)
-def _uniform_draws(draws: int, n_experts: int, n_used: int, tokens: int) -> Draws:
+def uniform_draws(draws: int, n_experts: int, n_used: int, tokens: int) -> Draws:
     keys = np.random.default_rng(0).random((draws, tokens, n_experts), np.float32)
     return _draws(np.argpartition(keys, n_used - 1, axis=-1)[..., :n_used], n_experts)
 
