@@ -90,9 +90,28 @@ def test_wrong_experts_are_refused(ops: NativeOps) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         ops.experts_weight(tensors[0], tensors[1], tensors[0], [0])
     experts = ops.experts_weight(*tensors, [0, 1])
-    for bad_id in (-1, 4):
+    for bad_id in (-2, 4):
         with pytest.raises(ValueError, match=f"expert {bad_id} is outside"):
             ops.experts(zeros(1, 8), np.array([[bad_id]], np.int32), zeros(1, 1), experts)
+
+
+def test_an_id_of_minus_one_is_nobodys(ops: NativeOps) -> None:
+    """Somebody else computes that expert: the rest is as if it had not been chosen."""
+    rng = np.random.default_rng(5)
+    tensors = [random_tensor(Quant.Q8_0, dims) for dims in [(4, 64, 32), (4, 64, 32), (4, 32, 64)]]
+    experts = ops.experts_weight(*tensors, [0, 1, 3])
+    x, weights = rng.standard_normal((3, 32), np.float32), rng.random((3, 2), np.float32)
+    ids = np.array([[0, 1], [3, 0], [1, 3]], np.int32)
+    told, kept = ids.copy(), np.array([[True, False], [False, False], [True, True]])
+    told[~kept] = -1
+    want = np.zeros((3, 32))
+    for t, slot in np.argwhere(kept):
+        row = slice(t, t + 1)
+        one = ops.experts(x[row], ids[row, slot : slot + 1].copy(), weights[row, slot : slot + 1].copy(), experts)
+        want[t] += np.asarray(ops.to_host(one))[0]
+    got = np.asarray(ops.to_host(ops.experts(x, told, weights, experts)))
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+    assert not got[1].any()
 
 
 def test_no_tokens_give_empty_results(ops: NativeOps) -> None:
