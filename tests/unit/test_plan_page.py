@@ -13,6 +13,7 @@ from labs import device, lab, placed, tiny_shape
 
 from motley.cli.main import main
 from motley.lab.lab import Lab, Link
+from motley.lab.labs import find_lab
 from motley.lab.placement import LayerPlacement, Placement
 from motley.plan.objective import Objective
 from motley.plan.picture import curves, layers, links, machines, timeline
@@ -23,6 +24,7 @@ from motley.predict.cost import CostModel
 from motley.predict.explain import explain
 from motley.predict.memory import gigabytes
 from motley.predict.predict import layer_costs, price
+from motley.predict.published.nearest import nearest
 from motley.predict.routes import Routes
 from motley.predict.show import number
 from motley.predict.workload import Workload
@@ -259,6 +261,18 @@ def test_layers_without_experts_are_drawn_empty() -> None:
 def test_a_dense_model_has_a_page_too() -> None:
     one = asked(ModelShape.named("llama-3-8b", "q4_k"), lab(device("alone")))
     assert "no experts" in Outline(render(one)).text
+
+
+def test_devices_of_the_catalogue_stand_beside_what_others_measured() -> None:
+    card = find_lab("rtx-4090", "motley").lab
+    one = asked(there=card)
+    text = Outline(render(one)).text
+    rows = nearest(OLMOE, card, {card.devices[0].name}, Workload())
+    assert rows
+    for row in rows:
+        assert row.model in text
+        assert number(row.tokens_per_s) in text
+    assert "What others measured" not in Outline(page_of("pair")).text
 
 
 def test_choices_of_a_trace_are_counted() -> None:

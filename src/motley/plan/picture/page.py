@@ -14,6 +14,7 @@ from motley.plan.picture import curves, layers, links, machines, timeline
 from motley.plan.picture.facts import Asked, groups
 from motley.predict.explain import Explanation, explain
 from motley.predict.memory import gigabytes
+from motley.predict.published.nearest import Measured, nearest
 from motley.predict.show import number
 from motley.predict.workload import Workload
 from motley.progress import Progress, silent
@@ -75,6 +76,7 @@ def _context(asked: Asked, notes: tuple[str, ...], progress: Progress) -> dict[s
         "sum": _sum(explained),
         "explained": explained,
         "alternatives": _alternatives(asked),
+        "nearest": _nearest(asked),
         "facts": _facts(asked),
         "notes": notes,
     }
@@ -102,6 +104,15 @@ def _alternatives(asked: Asked) -> list[tuple[str, float | None, str, float]]:
         short = "" if speed is not None else f"{gigabytes(other.missing_bytes)} missing"
         found.append((other.name, speed, short, min(1.0, (speed or 0.0) / best)))
     return found
+
+
+def _nearest(asked: Asked) -> list[Measured]:
+    """What others measured that is most like it; none for probed devices."""
+    used = {d for layer in asked.plan.placement.layers for d in (layer.home, *layer.experts)}
+    questions = [*(p.workload for p in asked.plan.predictions), Workload("prefill", _PROMPT)]
+    kinds = {w.kind: w for w in reversed(questions)}
+    found = [m for w in kinds.values() for m in nearest(asked.shape, asked.lab, used, w)]
+    return sorted(dict.fromkeys(found), key=lambda m: m.workload.kind)
 
 
 def _facts(asked: Asked) -> list[tuple[str, str]]:
