@@ -6,24 +6,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import motley
 from motley.cli import placing
 from motley.cli.options import counts, output_file
-from motley.cli.published import published
 from motley.errors import CapacityError, UsageError
 from motley.lab.lab import Lab, shortened
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.plan.show import placement_json
-from motley.predict.explain import Explanation, explain, explanation_text
 from motley.predict.memory import gigabytes
 from motley.predict.predict import Prediction, predict
-from motley.predict.published.nearest import nearest
 from motley.predict.show import Refusal, prediction_rows, predictions_json
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
+
+if TYPE_CHECKING:
+    from motley.predict.explain import Explanation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +51,8 @@ def workloads(text: str) -> list[Workload]:
 
 def run(args: argparse.Namespace) -> int:
     if args.rows:
+        from motley.cli.published import published
+
         return published(args)
     if not args.model or not args.lab:
         raise UsageError("name a model and a lab: `motley predict olmoe-1b-7b --lab LAB`; or give --rows and -o")
@@ -70,13 +72,15 @@ def run(args: argparse.Namespace) -> int:
     print(f"{shape.name}, {gigabytes(shape.n_bytes)}, on {used}: placed for {wanted[0].name}")
     print("\n".join(["", *prediction_rows(found)]))
     print("\n".join(_nearest(shape, lab, plan, wanted)))
-    for one in explained:
-        print("\n".join(["", explanation_text(one)]))
+    for text in _sums(explained):
+        print("\n".join(["", text]))
     return 0
 
 
 def _nearest(shape: ModelShape, lab: Lab, plan: Plan, wanted: Sequence[Workload]) -> list[str]:
     """What others measured that is most like it: a prediction should not stand alone. Nothing for probed labs."""
+    from motley.predict.published.nearest import nearest
+
     used = {d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}
     kinds = {w.kind: w for w in reversed(wanted)}
     found = dict.fromkeys(m for w in kinds.values() for m in nearest(shape, lab, used, w))
@@ -106,13 +110,21 @@ def _predicted(asked: placing.Question, lab: Lab, plan: Plan, workload: Workload
 
 def _explained(
     asked: placing.Question, lab: Lab, plan: Plan, found: Sequence[Prediction | Refusal]
-) -> list[Explanation]:
+) -> "list[Explanation]":
+    from motley.predict.explain import explain
+
     predicted = [one.workload for one in found if isinstance(one, Prediction)]
     return [explain(asked.shape, lab, plan.placement, workload, asked.routes) for workload in predicted]
 
 
+def _sums(explained: "Sequence[Explanation]") -> list[str]:
+    from motley.predict.explain import explanation_text
+
+    return [explanation_text(one) for one in explained]
+
+
 def _document(
-    asked: placing.Question, plan: Plan, found: Sequence[Prediction | Refusal], explained: Sequence[Explanation]
+    asked: placing.Question, plan: Plan, found: Sequence[Prediction | Refusal], explained: "Sequence[Explanation]"
 ) -> dict[str, Any]:
     shape, sums = asked.shape, {one.workload: one for one in explained}
     predictions = predictions_json(found)
