@@ -53,13 +53,16 @@ def two_stages(shape: ModelShape) -> Placement:
     return Placement(tuple(rows))
 
 
-CASES = ("one", "pair", "prompt", "stages")
+CASES = ("one", "pair", "prompt", "stages", "copies")
 
 
 @cache
 def case(name: str) -> Asked:
     if name == "one":
         return asked(there=lab(device("alone")))
+    if name == "copies":
+        near = lab(*(device(n, 5e9, op_overhead_us=0.1, call_us=0.1) for n in ("left", "right")), rtt_us=5, gb_s=10)
+        return Asked(OLMOE, near, find_placement(OLMOE, near, copies=True))
     if name == "stages":
         return arranged(OLMOE, PAIR, two_stages(OLMOE))
     return asked(workload="pp512" if name == "prompt" else "tg64")
@@ -249,6 +252,21 @@ def test_layers_show_homes_and_shares() -> None:
     home = [float(a["width"][:-1]) for a, title in rects if title and "at home" in title]
     assert home == [25.0, 75.0]
     assert layers.shares_of(one, found) == [((0, 0.5), (1, 0.5))] * 16
+
+
+def test_copies_are_held_and_drawn() -> None:
+    one = case("copies")
+    assert one.copies > 0
+    found = groups(one)
+    assert sum(g.expert_share for g in found) == pytest.approx(1 + one.copies / (16 * 64))
+    heights: dict[str, float] = {}
+    for rect in ElementTree.fromstring(layers.layers_picture(one, found)).iter("rect"):
+        if "of the experts" in (rect[0].text or ""):
+            heights[rect.attrib["x"]] = heights.get(rect.attrib["x"], 0.0) + float(rect.attrib["height"])
+    assert list(heights.values()) == pytest.approx([130] * len(heights), abs=0.1)
+    assert f"{one.copies:,} copies" in Outline(page_of("copies")).text
+    explained = explain(OLMOE, one.laid_out, one.plan.placement, Workload())
+    assert sum(line.ms for line in explained.lines) == pytest.approx(one.plan.prediction.ms_per_step)
 
 
 def test_layers_without_experts_are_drawn_empty() -> None:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> Non
     parser.add_argument("--slots", type=positive, default=1, help="sequences at once (default: %(default)s)")
     parser.add_argument("--home", action="append", metavar="DEVICE", help="attention only here (default: anywhere)")
     parser.add_argument("--routes", type=Path, metavar="FILE", help="a route trace (.npz): which experts are popular")
+    parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
     no_repack(parser)
 
 

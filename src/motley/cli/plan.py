@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", default="tg64", metavar="W", help=workload)
     objective = "what shall be fast: a token, all tokens of a batch, or the first token (default: as the workload says)"
     parser.add_argument("--objective", choices=NAMES, help=objective)
-    parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
     parser.add_argument("--batch", type=positive, default=1, help="sequences of the workload (default: %(default)s)")
     parser.add_argument("--prompt", type=positive, default=512, help="tokens of it, for what-if (default: %(default)s)")
     for verb, metavar, example in _CHANGES:

@@ -61,14 +61,22 @@ def run(args: argparse.Namespace) -> int:
     asked = placing.question(args)
     shape, wanted = asked.shape, batched(workloads(args.workload), args.batch)
     plan = find_placement(
-        shape, asked.lab, wanted[0], asked.routes, args.context, args.slots, homes=args.home, repack=args.repack
+        shape,
+        asked.lab,
+        wanted[0],
+        asked.routes,
+        args.context,
+        args.slots,
+        homes=args.home,
+        repack=args.repack,
+        copies=args.copies,
     )
     lab = asked.lab.with_stored(plan.stored)
     found = [_predicted(asked, lab, plan, workload) for workload in wanted]
     explained = _explained(asked, lab, plan, found) if args.explain else []
     if args.json:  # before the text: whoever reads that may stop reading
         args.json.write_text(json.dumps(_document(asked, plan, found, explained), indent=1) + "\n")
-    used = shortened(sorted({d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}))
+    used = shortened(sorted({d for layer in plan.placement.layers for d in (layer.home, *layer.holders)}))
     print(f"{shape.name}, {gigabytes(shape.n_bytes)}, on {used}: placed for {wanted[0].name}")
     print("\n".join(["", *prediction_rows(found)]))
     print("\n".join(_nearest(shape, lab, plan, wanted)))
@@ -81,7 +89,7 @@ def _nearest(shape: ModelShape, lab: Lab, plan: Plan, wanted: Sequence[Workload]
     """What others measured that is most like it: a prediction should not stand alone. Nothing for probed labs."""
     from motley.predict.published.nearest import nearest
 
-    used = {d for layer in plan.placement.layers for d in (layer.home, *layer.experts)}
+    used = {d for layer in plan.placement.layers for d in (layer.home, *layer.holders)}
     kinds = {w.kind: w for w in reversed(wanted)}
     found = dict.fromkeys(m for w in kinds.values() for m in nearest(shape, lab, used, w))
     return ["", "Nearest that others measured:", *(f"  {m}" for m in found)] if found else []

@@ -294,12 +294,21 @@ class CostModel:
         own += self._combine(here)
         return LayerCost(attention, self._router(parts, here), own, remote, link, python)
 
-    def lanes(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> "list[Lane]":
+    def lanes(
+        self,
+        index: int,
+        home: int,
+        owner: NDArray[np.int64],
+        sets: Sequence[WorkingSets],
+        shared: Shared | None = None,
+    ) -> "list[Lane]":
         """Of a layer's holders, the home first, on average over the cases: what each does beside the others. None
         ends later, on average, than the layer does; the layer waits for the slowest of each case."""
         held = np.bincount(owner) if len(owner) else owner
         holders = self._holders(home, {int(d): int(held[d]) for d in np.flatnonzero(held)})
-        race = self._race(index, home, holders, sets, owner)
+        if shared is not None:
+            holders = dict.fromkeys(shared.devices, 0)
+        race = self._race(index, home, holders, sets, owner, shared)
         if race is None:
             return []
         found = []

@@ -29,6 +29,11 @@ class Asked:
     slots: int = 1
 
     @cached_property
+    def copies(self) -> int:
+        """Experts that are there once more, all layers together."""
+        return sum(len(layer.copies) for layer in self.plan.placement.layers)
+
+    @cached_property
     def laid_out(self) -> Lab:
         """The lab as the plan lays weights out."""
         return self.lab.with_stored(self.plan.stored)
@@ -61,7 +66,7 @@ class Group:
     devices: tuple[Device, ...]
     held: Held  # all together
     home_layers: int
-    expert_share: float  # of all experts of all layers
+    expert_share: float  # of all experts of all layers; with copies the groups' shares add up to more than 1
     choice_share: float | None  # of all choices in the trace
 
     @property
@@ -83,6 +88,7 @@ def groups(asked: Asked) -> list[Group]:
     held = held_by_device(asked)
     home_layers = Counter(layer.home for layer in placement.layers)
     experts, chosen = _experts(asked)
+    n_experts = sum(len(layer.experts) for layer in placement.layers)
     members: dict[object, list[Device]] = {}
     for device in lab.devices:
         role = bool(home_layers[device.name]), bool(held[device.name].experts)
@@ -95,7 +101,7 @@ def groups(asked: Asked) -> list[Group]:
             devices=tuple(devices),
             held=sum((held[d.name] for d in devices), Held()),
             home_layers=sum(home_layers[d.name] for d in devices),
-            expert_share=sum(experts[d.name] for d in devices) / max(1, experts.total()),
+            expert_share=sum(experts[d.name] for d in devices) / max(1, n_experts),
             choice_share=sum(chosen[d.name] for d in devices) / chosen.total() if chosen else None,
         )
         for devices in members.values()
@@ -135,12 +141,14 @@ def held_by_device(asked: Asked) -> dict[str, Held]:
 
 
 def _experts(asked: Asked) -> tuple[Counter[str], Counter[str]]:
-    """(layer, expert) pairs on each device, and with a trace how often those were chosen, in thousandths of a token."""
+    """(layer, expert) pairs on each device, copies too; and with a trace how often those were chosen, in thousandths of
+    a token. Nothing is said of choices where there are copies: each step chooses between them."""
     pairs: Counter[str] = Counter()
     chosen: Counter[str] = Counter()
     for i, layer in enumerate(asked.plan.placement.layers):
         pairs.update(layer.experts)
-        if asked.routes is not None and layer.experts:
+        pairs.update(device for _, device in layer.copies)
+        if asked.routes is not None and layer.experts and not asked.copies:
             for device, often in zip(layer.experts, asked.routes.popularity(i).tolist()):
                 chosen[device] += round(1000 * often)
     return pairs, chosen

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from motley.lab.placement import LayerPlacement
 from motley.page.experts import expert_map
 from motley.page.svg import element, percent, picture
 from motley.plan.picture.facts import Asked, Group, group_of
@@ -35,12 +36,12 @@ def layers_picture(asked: Asked, found: Sequence[Group]) -> Markup:
         if not shares[start]:
             title = element("title", f"layers {start} to {stop - 1}: no experts")
             marks.append(_rect(start, stop, n, y, _EXPERTS, "none-held", title))
-        for group_, share in shares[start]:
-            title = element(
-                "title", f"layers {start} to {stop - 1}: {share:.0%} of the experts on {found[group_].name}"
-            )
-            marks.append(_rect(start, stop, n, y, share * _EXPERTS, f"fill {found[group_].colour}", title))
-            y += share * _EXPERTS
+        high = _EXPERTS / max(1.0, sum(share for _, share in shares[start]))  # with copies there is more to show
+        for holder, share in shares[start]:
+            words = f"layers {start} to {stop - 1}: {share:.0%} of the experts on {found[holder].name}"
+            kind = f"fill {found[holder].colour}"
+            marks.append(_rect(start, stop, n, y, share * high, kind, element("title", words)))
+            y += share * high
     bottom = _HOME + _GAP + _EXPERTS
     for tick in ticks(n, 8):
         if tick == int(tick) and tick < n:
@@ -70,13 +71,13 @@ def homes_of(asked: Asked, found: Sequence[Group]) -> list[int]:
 
 
 def shares_of(asked: Asked, found: Sequence[Group]) -> list[Shares]:
-    """[layers]: parts of the experts by group; none in a layer without experts."""
-    where, seen = group_of(found), dict[tuple[str, ...], Shares]()
+    """[layers]: parts of the experts by group, copies too; none in a layer without experts."""
+    where, seen = group_of(found), dict[LayerPlacement, Shares]()
     for layer in asked.plan.placement.layers:
-        if layer.experts not in seen:
-            counts = Counter(where[device] for device in layer.experts)
-            seen[layer.experts] = tuple((g, n / len(layer.experts)) for g, n in sorted(counts.items()))
-    return [seen[layer.experts] for layer in asked.plan.placement.layers]
+        if layer not in seen:
+            counts = Counter(where[device] for device in [*layer.experts, *(device for _, device in layer.copies)])
+            seen[layer] = tuple((g, n / len(layer.experts)) for g, n in sorted(counts.items()))
+    return [seen[layer] for layer in asked.plan.placement.layers]
 
 
 def _runs(values: Sequence[object]) -> list[tuple[int, int]]:

@@ -108,7 +108,7 @@ def _alternatives(asked: Asked) -> list[tuple[str, float | None, str, float]]:
 
 def _nearest(asked: Asked) -> list[Measured]:
     """What others measured that is most like it; none for probed devices."""
-    used = {d for layer in asked.plan.placement.layers for d in (layer.home, *layer.experts)}
+    used = {d for layer in asked.plan.placement.layers for d in (layer.home, *layer.holders)}
     questions = [*(p.workload for p in asked.plan.predictions), Workload("prefill", _PROMPT)]
     kinds = {w.kind: w for w in reversed(questions)}
     found = [m for w in kinds.values() for m in nearest(asked.shape, asked.lab, used, w)]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from motley.page.svg import element, percent, picture, plain
 from motley.plan.picture.facts import Asked, Group, group_of
 from motley.predict.cost import CostModel, Lane
-from motley.predict.predict import layer_costs, owners, stages
+from motley.predict.predict import layer_costs, owners, shared_of, stages
 from motley.predict.show import number
 
 LANE, GAP, LABEL = 20, 8, 16  # pixels of a lane, between lanes, of a lane's name
@@ -58,7 +58,8 @@ def time_line(asked: Asked, found: Sequence[Group]) -> TimeLine:
     group = [where[d.name] for d in asked.lab.devices]
     placement = asked.plan.placement
     costs, homes, sets = layer_costs(model, placement)
-    holders = owners(placement, {d.name: i for i, d in enumerate(asked.lab.devices)})
+    index = {d.name: i for i, d in enumerate(asked.lab.devices)}
+    holders = owners(placement, index)
     begin = model.step(homes[0], sets).ms
     pieces, now = [Piece(group[homes[0]], 0.0, begin, "python")] if begin else [], begin
     last = [i for i in range(len(homes)) if i == 0 or homes[i] != homes[i - 1]]
@@ -68,9 +69,10 @@ def time_line(asked: Asked, found: Sequence[Group]) -> TimeLine:
         if i in trips and (hop := model.hop(homes[0], *trips[i])):
             pieces.append(Piece(group[home], now, hop, "link"))
             now += hop
-        key = home, holders[i].tobytes(), id(cost), i if asked.routes else model.alike(i)
+        layer = placement.layers[i]
+        key = id(cost), layer, model.alike(i)
         if key not in seen:
-            lanes = model.lanes(i, home, holders[i], sets)
+            lanes = model.lanes(i, home, holders[i], sets, shared_of(layer, index) if layer.copies else None)
             ahead = {"attention": cost.attention.ms, "python": cost.python.ms, "router": cost.router.ms}
             seen[key] = lanes, _layer(group, home, ahead, lanes, cost.ms)
         layers.append(seen[key][1])
