@@ -74,10 +74,15 @@ def main() -> int:
     text = report(rows)
     print(text)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        lines = [json.dumps({k: None if v == inf else _short(v) for k, v in row.items()}) for row in rows]
+        args.json.write_text("[\n" + ",\n".join(lines) + "\n]\n")  # null: nothing fits
     if args.markdown:
         args.markdown.write_text(text + "\n")
     return int(any(not -1e-3 < row["gap"] < LIMIT for row in rows))
+
+
+def _short(value: object) -> object:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def report(rows: list[dict]) -> str:

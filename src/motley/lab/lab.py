@@ -155,13 +155,16 @@ class Lab:
     def with_stored(self, names: Iterable[str]) -> Self:
         """As it is when these devices leave their weights as the file has them."""
         stored = set(names)
-        return type(self)(
+        found = type(self)(
             tuple(
                 replace(d, kernels=tuple(k.as_stored() for k in d.kernels)) if d.name in stored else d
                 for d in self.devices
             ),
             self.links,
         )
+        if "joins" in vars(self):  # the same: kernels join nothing
+            vars(found)["joins"] = self.joins
+        return found
 
     def subset(self, names: Iterable[str]) -> Self:
         """Only these devices; links between them stay."""

@@ -20,11 +20,17 @@ _ALONE = 4  # devices alone that are compared with
 
 
 def reasons(
-    pricer: Pricer, state: State, prediction: Prediction, alternatives: Sequence[Alternative], head: str | None = None
+    pricer: Pricer,
+    state: State,
+    prediction: Prediction,
+    alternatives: Sequence[Alternative],
+    speed: float,
+    head: str | None = None,
 ) -> list[str]:
+    """`speed`: the plan's tokens per second, counted as those of the alternatives are."""
     return [
         *_where(pricer, state),
-        *_compared(pricer, state, prediction, alternatives),
+        *_compared(pricer, state, speed, alternatives),
         *_links(pricer, state, prediction, head),
         _limit(pricer, prediction),
     ]
@@ -76,7 +82,7 @@ def _classes(pricer: Pricer, devices: Iterable[int]) -> list[list[int]]:
     return sorted(groups.values(), key=lambda group: (-len(group), group))
 
 
-def _compared(pricer: Pricer, state: State, prediction: Prediction, alternatives: Sequence[Alternative]) -> list[str]:
+def _compared(pricer: Pricer, state: State, speed: float, alternatives: Sequence[Alternative]) -> list[str]:
     """Against devices alone, and the best arrangement of another kind."""
     own, said, others, alones = name_of(pricer, state), [], 0, 0
     for other in alternatives:
@@ -88,8 +94,8 @@ def _compared(pricer: Pricer, state: State, prediction: Prediction, alternatives
             said.append(f"{other.name}: does not fit, {gigabytes(other.missing_bytes)} missing")
         elif other.tokens_per_s is not None and other.name != own and (alone or not others):
             others, alones = others + (not alone), alones + alone
-            if other.tokens_per_s < prediction.p50 * 0.995:
-                said.append(f"{other.name}: {_slower(other, prediction)}")
+            if other.tokens_per_s < speed * 0.995:
+                said.append(f"{other.name}: {_slower(other, speed)}")
     return said
 
 
@@ -103,9 +109,9 @@ def name_of(pricer: Pricer, state: State) -> str:
     return f"attention on {where}, experts spread" if spread else f"all on {where}"
 
 
-def _slower(other: Alternative, prediction: Prediction) -> str:
+def _slower(other: Alternative, speed: float) -> str:
     assert other.tokens_per_s is not None
-    lost = 100 * (1 - other.tokens_per_s / prediction.p50)
+    lost = 100 * (1 - other.tokens_per_s / speed)
     return f"{other.tokens_per_s:.4g} tokens/s, {lost:.0f} % slower"
 
 

@@ -67,7 +67,7 @@ def find_placement(
             f"the lab has no link between {missing_pairs(missing)}: measure it with `motley probe` or write it in "
             "the file"
         )
-    until = monotonic() + (_SECONDS + len(lab.devices) * _SECONDS_A_DEVICE if seconds is None else seconds)
+    seconds = _SECONDS + len(lab.devices) * _SECONDS_A_DEVICE if seconds is None else seconds
     context = max(min(context, shape.context), objective.context)
     may_be_home = None if homes is None else frozenset(lab.devices.index(lab.device(name)) for name in homes)
     slots = max(slots, objective.batch)
@@ -75,7 +75,7 @@ def find_placement(
     for as_stored in (False, True) if repack else (True,):  # what repacked does not fit may fit as the file has it
         there = lab.with_stored(d.name for d in lab.devices) if as_stored else lab
         pricer = Pricer([(m.on(there), n) for m, n in models], context, slots, STEP_TOKENS, may_be_home, not as_stored)
-        found = Search(pricer, until).run()
+        found = Search(pricer, monotonic() + seconds).run()
         if found.ms < inf:
             break
     else:
@@ -90,7 +90,8 @@ def find_placement(
     prediction = price(priced, placement)
     predictions = prediction, *(price(m.on(measured), placement) for m, _ in models[1:])
     alternatives = alternatives_of(pricer, found.starts, objective)
-    said = reasons(pricer, found.state, prediction, alternatives, head)
+    speed = objective.tokens / sum(n * p.ms_per_step / 1e3 for p, (_, n) in zip(predictions, objective.parts))
+    said = reasons(pricer, found.state, prediction, alternatives, speed, head)
     said += copied(pricer, placement)
     said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
     return Plan(placement, prediction, said, stored, alternatives, objective, predictions)
@@ -117,7 +118,7 @@ class Search:
         until, self._until = self._until, max(self._until, monotonic() + _PROOF_S)  # what is small is not cut off
         proven = every is not None and self._beam(every)
         self._until = until
-        if not proven:
+        if not proven and pricer.may_fit:
             self._climb()
             self._recombine()
         if pricer.model.routes is not None and self.ms < inf:

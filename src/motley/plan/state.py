@@ -142,6 +142,13 @@ class Pricer:
             needs[pattern.home] += kv
         return needs
 
+    @property
+    def may_fit(self) -> bool:
+        """Whether all memory together would do."""
+        experts = sum(n * size for n, size in zip(self.n_experts, self.expert_bytes))
+        whole = sum(self.home_bytes) + sum(self.kv) + experts + self.embed_bytes + self.head_bytes
+        return whole <= sum(max(0, memory - self.work[1]) for memory in self.memory)
+
     def missing(self, state: State) -> int:
         """Bytes by which the state exceeds its devices, all together; 0: it fits. Attention where it may not live
         is as bad as having no memory at all."""
