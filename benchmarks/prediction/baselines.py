@@ -14,7 +14,7 @@ from motley.predict.published.answer import domain
 
 def predictions(data: Data) -> dict[str, Floats]:
     """[R] milliseconds for each; infinite where a baseline says nothing."""
-    decode = np.array([domain(c.question) in ("decode", "several") for c in data.cases])
+    decode = np.array([domain(c.question).startswith(("decode", "several")) for c in data.cases])
     ideal = np.where(decode, [_ideal_ms(c) for c in data.cases], np.inf)
     classes = np.array([c.question.members[0][1].cls for c in data.cases])
     models = np.array([c.question.stated.shape.name for c in data.cases])

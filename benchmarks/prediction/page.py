@@ -11,9 +11,9 @@ from motley.predict.published.answer import domain
 
 _SIZE, _EDGE = 300, 34
 _PLOTS = (
-    ("MoE decode, one device, model left out", "model left out", ("decode",), "moe"),
-    ("MoE decode, one device, device left out", "device left out", ("decode",), "moe"),
-    ("Dense decode, one device, model left out", "model left out", ("decode",), "dense"),
+    ("MoE decode, one device, model left out", "model left out", ("decode moe",), "moe"),
+    ("MoE decode, one device, device left out", "device left out", ("decode moe",), "moe"),
+    ("Dense decode, one device, model left out", "model left out", ("decode dense",), "dense"),
     ("Several devices and hybrids, model left out", "model left out", ("several",), ""),
     ("Prompts, model left out", "model left out", ("prefill",), ""),
     ("Batches and servers, model left out", "model left out", ("batch", "serving"), ""),
@@ -24,10 +24,11 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0; font-size: 14px }
 td, th { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right } td:first-child, th:first-child {
 text-align: left } figure { display: inline-block; margin: .5rem } figcaption { font-size: 13px; color: #555 }
-.wide { overflow-x: auto } svg text { font-size: 10px; fill: #666 } .dot { fill: #2563a8; fill-opacity: .35 }
+.wide { overflow-x: auto } svg text { font-size: 10px; fill: #666 }
+.dot { stroke: #2563a8; stroke-opacity: .35; stroke-width: 4; stroke-linecap: round }
 .line { stroke: #999; stroke-width: 1 } .band { stroke: #ccc; stroke-width: 1; stroke-dasharray: 3 3 }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #ddd } td, th { border-color: #333 }
-.dot { fill: #7db3e8 } figcaption, svg text { color: #aaa; fill: #aaa } }
+.dot { stroke: #7db3e8 } figcaption, svg text { color: #aaa; fill: #aaa } }
 """
 
 
@@ -62,9 +63,9 @@ def _figure(data: Data, ms: Floats, title: str, domains: tuple[str, ...], kind: 
         return _EDGE + (_SIZE - _EDGE) * log10(value / low) / decades
 
     def y(value: float) -> float:
-        return _SIZE - at(value) + _EDGE - _EDGE
+        return _SIZE - at(value)
 
-    dots = "".join(f'<circle class=dot cx="{at(m):.1f}" cy="{y(p):.1f}" r=2 />' for m, p in points)
+    dots = '<path class=dot d="' + "".join(f"M{at(m):.1f} {y(p):.1f}h0" for m, p in points) + '" />'
     ticks = "".join(
         f'<text x="{at(low * 10**i):.0f}" y="{_SIZE - 12}" text-anchor=middle>{low * 10**i:g}</text>'
         f'<text x="{_EDGE - 6}" y="{y(low * 10**i) + 3:.0f}" text-anchor=end>{low * 10**i:g}</text>'
@@ -88,12 +89,17 @@ def _errors(summary: dict[str, object]) -> str:
     head = "".join(f"<th>{escape(how)}</th>" for how in ways)
     rows = "".join(
         f"<tr><td>{escape(name)} ({max(e['n'] for e in by.values())})</td>"
-        + "".join(f"<td>{by[how]['median']:.0%}</td>" if how in by else "<td></td>" for how in ways)
+        + "".join(f"<td>{_cell(by[how])}</td>" if how in by else "<td></td>" for how in ways)
         + "</tr>"
         for name, by in errors.items()
         if by
     )
     return f"<div class=wide><table><tr><th>rows</th>{head}</tr>{rows}</table></div>"
+
+
+def _cell(error: dict[str, float]) -> str:
+    inside = f" ({error['inside']:.0%} inside)" if "inside" in error else ""
+    return f"{error['median']:.0%}{inside}"
 
 
 def _reasons(summary: dict[str, object]) -> str:

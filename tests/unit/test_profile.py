@@ -41,7 +41,7 @@ def test_memory_sizes_are_one_device() -> None:
 
 def test_a_device_that_was_never_measured_is_less_certain() -> None:
     assert not known(hardware("rtx-5080"))
-    assert spread("decode", hardware("rtx-5080")) > spread("decode", hardware("gb10"))
+    assert spread("decode moe", hardware("rtx-5080")) > spread("decode moe", hardware("gb10"))
 
 
 def test_a_group_reads_at_the_pace_of_its_slowest_member() -> None:

@@ -164,6 +164,7 @@ def test_words_of_tables() -> None:
     assert words.split("none", "llama.cpp RPC") == "rpc"
     assert words.terms("3090 24GB * 2") == [(2, "3090 24GB")]
     assert words.terms("1x RTX 3090 + CPU AMD EPYC 7543") == [(1, "RTX 3090"), (1, "CPU AMD EPYC 7543")]
-    assert words.backend("llama.cpp-hip fa=0 b= hipblaslt=") == "hip-nofa"
+    assert words.backend("llama.cpp-hip fa=0 b= hipblaslt=1") == "hip+blaslt-nofa"
+    assert words.backend("rocm-7.2.4") == "rocm"
     assert words.micro_batch("profile=default; ubatch=256") == 256
     assert words.layers_on_processor("last 14 layers of experts on CPU") == 14

@@ -21,7 +21,7 @@ from motley.lab.lab import Device
 TYPICAL_TFLOPS = 0.06  # 16-bit, for each GB/s, where a device's rate is not known
 _GEMM_SHARE = 0.5  # what the cost model takes of `int8_gops` where no kernel was measured
 # What drives a device of a kind, where nothing else is said.
-DRIVERS = {"cuda": "cuda", "metal": "metal", "rocm": "hip", "cpu": "cpu", "vulkan": "vulkan", "sycl": "vulkan"}
+DRIVERS = {"cuda": "cuda", "metal": "metal", "rocm": "rocm", "cpu": "cpu", "vulkan": "vulkan", "sycl": "vulkan"}
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def speed(hardware: Hardware) -> float:
 
 
 def spread(domain: str, hardware: Hardware, doubted: bool = False) -> float:
-    """Sigma of the logarithm of measured over predicted speed. `domain`: `decode`, `prefill`, `batch` or `serving` on
-    one device, or `several` of them. `doubted`: something that matters was not stated."""
+    """Sigma of the logarithm of measured over predicted speed. `domain`: `decode moe`, `decode dense`, `prefill`,
+    `batch` or `serving` on one device, or `several` of them. `doubted`: something that matters was not stated."""
     table = _table()["spread"]
     unseen = "" if known(hardware) else " unseen"
     for name in (f"{domain}{unseen} doubted", f"{domain}{unseen}") if doubted else (f"{domain}{unseen}",):
@@ -125,7 +125,7 @@ def device(hardware: Hardware, engine: str = OWN, name: str = "", node: str = ""
         expert_share=p.expert_share,
         expert_gemm_share=p.expert_gemm_share,
         cache_gb_s=bandwidth * p.cache_share,
-        sigma=spread("decode", hardware),
+        sigma=spread("decode moe", hardware),
         prefill_sigma=spread("prefill", hardware),
         source=f"catalogue: {hardware.key}, {engine}",
     )

@@ -32,7 +32,7 @@ def layout_reasons(
     here: Prediction,
 ) -> list[str]:
     """A sentence for each layout in use. `lab`: as it was measured; `model`, `here`: what predicted the placement."""
-    packed = [name for name in needs if name not in stored]
+    packed = [name for name in needs if name not in stored and lab.device(name).kernels]  # measured: it packs
     said = []
     if packed:
         said.append(_packed(model, lab, placement, needs, packed, here))

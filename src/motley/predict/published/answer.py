@@ -64,7 +64,9 @@ def domain(question: Question) -> str:
         return "prefill"
     if question.workload.batch > 1:
         return "batch"
-    return "decode" if question.n_devices == 1 else "several"
+    if question.n_devices > 1:
+        return "several"
+    return "decode moe" if question.stated.shape.n_experts else "decode dense"
 
 
 def sigma(question: Question) -> float:

@@ -26,6 +26,8 @@ _FILLED = 0.92  # of the cards' memory, where as many experts as fit live there
 _SPILL = 1.03  # a file may exceed what the shape says by so much and still be said to fit
 _CARDS = frozenset({"consumer_nvidia", "ws_nvidia", "dc_nvidia", "consumer_amd", "ws_amd", "dc_amd", "ws_intel"})
 _SERVED = 256  # sequences that a server runs at once, at the most
+_SERVERS = frozenset({"vllm", "sglang", "tensorrt-llm"})
+_CHUNK, _SERVER_CHUNK = 512, 2048  # tokens of a prompt in one step: llama.cpp's default, and what servers take
 _DEFAULT_PROMPT = 512
 _DESKTOP = "ryzen-7950x"  # two channels of DDR5: what stands for a host that is only called a host
 _NO_DEPTH = 256  # a short chat, where a row does not say
@@ -141,7 +143,7 @@ def ask(row: Row) -> Question:
         raise Refused(f"{on_card} of {stated.shape.n_layers} layers on the card: where the others are is not stated")
     members = _members(row, split, doubts)
     split = _sensible(split, members, engine)
-    workload, prompt = _workloads(row, doubts)
+    workload, prompt = _workloads(row, engine, doubts)
     joint = words.link(row.link) or ("10gbe" if split == "rpc" else "pcie4x16")
     return Question(row, stated, engine, split, members, joint, workload, prompt, tuple(doubts))
 
@@ -208,7 +210,7 @@ def _sensible(split: str, members: tuple[tuple[int, Hardware], ...], engine: str
 # -- what is timed
 
 
-def _workloads(row: Row, doubts: list[str]) -> tuple[Workload, Workload | None]:
+def _workloads(row: Row, engine: str, doubts: list[str]) -> tuple[Workload, Workload | None]:
     """What to price, and for a server's throughput the prompts that share its time."""
     batch = words.count(row.batch or "1")
     if batch is None:
@@ -219,7 +221,7 @@ def _workloads(row: Row, doubts: list[str]) -> tuple[Workload, Workload | None]:
         if not tokens:
             tokens = _DEFAULT_PROMPT
             doubts.append("the prompt's length is not stated: taken as 512 tokens")
-        chunk = words.micro_batch(row.notes) or 512
+        chunk = words.micro_batch(row.notes) or (_SERVER_CHUNK if engine in _SERVERS else _CHUNK)
         before = 0 if row.context_depth == row.prompt_tokens else round(row.context_depth or 0)
         return Workload("prefill", tokens, before, min(batch, _SERVED), chunk), None
     depth = row.context_depth if row.context_depth is not None else row.prompt_tokens
@@ -227,7 +229,7 @@ def _workloads(row: Row, doubts: list[str]) -> tuple[Workload, Workload | None]:
         depth = _NO_DEPTH
         doubts.append("the depth is not stated: taken as a short chat")
     if "incl. prefill" in row.notes or (row.mode == "tg_serving" and batch > 1):
-        prompt = Workload("prefill", max(1, round(row.prompt_tokens or _DEFAULT_PROMPT)), 0, 1, 2048)
+        prompt = Workload("prefill", max(1, round(row.prompt_tokens or _DEFAULT_PROMPT)), 0, 1, _SERVER_CHUNK)
         return Workload("decode", generated, round(row.prompt_tokens or depth), min(batch, _SERVED)), prompt
     return Workload("decode", generated, round(depth), min(batch, _SERVED)), None
 

@@ -120,15 +120,17 @@ def terms(hardware: str) -> list[tuple[int, str]]:
 
 
 def backend(text: str) -> str:
-    """`vulkan`, `hip`, `cuda`, `metal`, `cpu`, with `-nofa` where flash attention is said to be off; or nothing."""
+    """What drives the device: `vulkan`, `rocm`, `cuda`, `metal`, `cpu`..., or nothing; `hip` is ROCm as of 2025. With
+    `+blaslt` where that library multiplies, `-nofa` where flash attention is said to be off."""
     text = text.lower()
     name = next((k for k, marks in _BACKENDS.items() if any(mark in text for mark in marks)), "")
-    return f"{name}-nofa" if "fa=0" in text else name
+    return name + "+blaslt" * ("hipblaslt=1" in text) + "-nofa" * ("fa=0" in text)
 
 
 _BACKENDS = {
     "rocwmma": ("rocwmma",),
-    "hip": ("hip", "rocm"),
+    "hip": ("llama.cpp-hip",),
+    "rocm": ("hip", "rocm"),
     "amdvlk": ("amdvlk",),
     "vulkan": ("vulkan",),
     "cuda": ("cuda",),
