@@ -58,8 +58,8 @@ def test_memory_sizes_are_devices_of_their_own() -> None:
     assert (small.key, small.memory_gb, large.memory_gb) == ("m3-ultra-96", 96, 512)
     assert small.model == large.model == hardware("m3-ultra").model == "m3-ultra"
     assert small.bandwidth_gb_s == large.bandwidth_gb_s == 819
-    assert hardware("m3-ultra-256").price_usd is None
-    assert hardware("m3-ultra-256").source_price == ""
+    assert hardware("rtx-4090-48").price_usd is None
+    assert hardware("rtx-4090-48").source_price == "", "only the size that the price is for"
     assert (large.price_usd, large.price_date) == (9499, "2025-03")
     assert hardware("epyc-9355-512").memory_gb == 512  # a processor's memory is as fitted
     for device in DEVICES:

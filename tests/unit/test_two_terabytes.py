@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_never_a_speed(tool: dict[str, ModuleType]) -> None
 def test_figures_move_the_speed_they_belong_to(tool: dict[str, ModuleType]) -> None:
     asked = tool["answers"].Answers(looks=3).ask("step-3.5-flash", "q4_k_m", "2tb-macs-rdma")
     found = dict(tool["uncertain"].swings(asked))
-    assert found["reading weights on the Macs"] > 0.1
+    assert found["reading weights on the Macs"] > 0.02
     assert found["reading weights on the card"] == 0, "there is none in this lab"
 
 

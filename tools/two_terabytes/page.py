@@ -55,6 +55,7 @@ SECTIONS: dict[str, "Callable[[Answers, Sequence[str], Focus], Iterable[str]]"] 
     "Where attention and experts should live": lambda a, models, focus: places(a, focus),
     "What limits each": lambda a, models, focus: limits(a, focus),
     "Which measurement would narrow the interval most": lambda a, models, focus: uncertain(a, focus),
+    "Beside what others measured on such machines": lambda a, models, focus: beside(a),
     "How these figures were made": lambda a, models, focus: method(a),
 }
 
@@ -331,6 +332,62 @@ def uncertain(answers: Answers, focus: Focus) -> Iterator[str]:
         yield from prose(f"{what}, {100 * share / len(rows):.0f} % on average: {how(what)}.", bullet=True)
 
 
+MEASURED = (
+    (
+        "qwen3-235b-a22b",
+        "q8_0",
+        "2x m3-ultra-512 + 2x m3-ultra-256 @tb5-rdma",
+        "31.9 (15.2 without RDMA)",
+        "exo, every matrix split over four: https://www.adwaitx.com/?p=10695, of "
+        "https://www.jeffgeerling.com/blog/2025/15-tb-vram-on-mac-studio-rdma-over-thunderbolt-5; precision not stated",
+    ),
+    (
+        "kimi-k2",
+        "q4_k_m",
+        "4x m3-ultra-512 @tb5-rdma",
+        "about 34",
+        "exo, likewise: https://aiexpert.news/en/article/"
+        "the-10k-sovereign-ai-cluster-how-smbs-are-running-100b-parameter-models-on-apple; precision not stated",
+    ),
+    (
+        "deepseek-v3",
+        "q4_k_m",
+        "4x m3-ultra-512 @tb5-rdma",
+        "about 25",
+        "exo, likewise: the same page",
+    ),
+    (
+        "deepseek-v3",
+        "q4_k_m",
+        "m3-ultra-512",
+        "17 to 18",
+        "one Mac: https://gpu.name/posts/m3-ultra-chip-handles-deepseek-r1-model-with-671-billion-parameters",
+    ),
+    (
+        "glm-5.2",
+        "q4_k_m",
+        "2x m3-ultra-512 @tb5-rdma",
+        "17",
+        "engine, link and precision not stated: https://github.com/antirez/ds4/issues/445",
+    ),
+)
+
+
+def beside(answers: Answers) -> Iterator[str]:
+    rows = []
+    for model, quant, lab, measured, source in MEASURED:
+        asked = answers.ask(model, quant, lab)
+        rows.append(
+            [f"{model} {quant}", f"`{lab}`", measured, interval(asked.plan.prediction) if asked else "no", source]
+        )
+    yield from prose(
+        "Decode, tokens/s. Others' engines split otherwise: exo gives every Mac a part of each matrix, so that all "
+        "their bandwidths add up at every weight; Motley's placements give each device whole layers or whole experts. "
+        "A plausibility check, not a validation: that is in [prediction.md](prediction.md)."
+    )
+    yield from table(["model", "lab", "measured", "predicted for Motley's splits", "by whom, and how"], rows)
+
+
 def method(answers: Answers) -> Iterator[str]:
     again = "" if answers.engine == "motley" else f" --engine {answers.engine}"
     for text in (
@@ -339,7 +396,8 @@ def method(answers: Answers) -> Iterator[str]:
         "Shapes: the catalogue of shapes, every tensor at its stored precision. Experts are chosen uniformly, as no "
         "route trace is at hand: popular experts on the card would make it faster.",
         "Placement: `motley plan`, for decode with one sequence and room for 33k tokens of context; the search looks "
-        f"{answers.looks:,} times at its clock. Wirings of the same devices share placements before they are compared.",
+        f"{answers.looks:,} times at its clock, without its beam. Wirings of the same devices share placements before "
+        "they are compared.",
         "Not in it: the Linux box around the card, switches and cables; what a Mac does beside; heat; splits of every "
         "matrix over the Macs (tensor parallelism), which exo does over RDMA and Motley does not.",
         f"Again: `python tools/two_terabytes{again}`.",
