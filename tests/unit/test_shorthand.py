@@ -4,6 +4,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from labs import device
+from labs import lab as make_lab
 
 from motley.errors import UsageError
 from motley.lab.changes import Change, changed
@@ -204,3 +208,57 @@ def test_the_pages_examples_are_labs() -> None:
     assert len(examples) == 7
     for line in examples:
         joins(assemble(line).lab)
+
+
+WORDS = [
+    "gb10",
+    "m3-ultra-512",
+    "rtx-3090",
+    "epyc-9354",
+    "3x",
+    "0x",
+    "x",
+    "+",
+    "&",
+    "@",
+    "(",
+    ")",
+    "via",
+    "10gbe",
+    "tb5-rdma",
+]
+WORDS += ["pcie4x16", "nvlink4", "foo", "->", "", "2.5gbe", "é", "@@", "+ +"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=9))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_a_whole_lab_or_a_sentence(words: list[str]) -> None:
+    try:
+        lab = assemble(" ".join(words)).lab
+    except UsageError:
+        return  # a sentence
+    assert lab.devices
+    assert not lab.missing_links()
+
+
+@given(st.sampled_from(["add", "drop", "swap"]), st.lists(st.sampled_from([*WORDS, "tcp->rdma", "pi5"]), max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_any_change_is_a_whole_lab_or_a_sentence(verb: str, words: list[str]) -> None:
+    try:
+        lab = Change(verb, " ".join(words)).apply(BASE).lab
+    except UsageError:
+        return  # a sentence
+    assert lab.devices
+    assert not lab.missing_links()
+
+
+def test_a_measured_lab_can_be_changed_too() -> None:
+    measured = make_lab(device("big"), device("small"), rtt_us=80, gb_s=1.1)
+    added = Change("add", "rtx-3090").apply(measured).lab
+    assert added.link("rtx-3090", "big").rtt_us == 80, "as the others are joined"
+    faster = Change("swap", "tcp->rdma").apply(measured)
+    assert joins(faster.lab)["big", "small"] == "10gbe-roce", "the nearest in bandwidth"
+    assert "network cards" in faster.notes[0]
+    swapped = Change("swap", "small->gb10").apply(measured).lab
+    assert [d.name for d in swapped.devices] == ["big", "gb10"]
+    assert swapped.link("big", "gb10").rtt_us == 80

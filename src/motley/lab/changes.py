@@ -262,7 +262,7 @@ def _swap_link(lab: Lab, link: Link, word: str, kind: LinkKind | None) -> tuple[
 
 
 def _over(word: str, link: Link, a: tuple[str, int], b: tuple[str, int]) -> LinkKind | None:
-    """The same wire over TCP or RDMA: by name, or where the link was measured, the nearest in bandwidth."""
+    """The same wire over TCP or RDMA: by name, or where the link was measured, the Ethernet nearest in bandwidth."""
     known = kind_of(link)
     if word == "rdma" and a[0] == b[0] == "macos":
         return link_kind("tb5-rdma") if min(a[1] or 5, b[1] or 5) >= 5 else None
@@ -270,8 +270,8 @@ def _over(word: str, link: Link, a: tuple[str, int], b: tuple[str, int]) -> Link
     if known is not None and known.key in table:
         found: LinkKind | None = link_kind(table[known.key])
     else:
-        able = [k for k in every_link() if k.rdma == (word == "rdma") and not k.within and k.can_join(a[0], b[0])]
-        found = min(able, key=lambda k: abs(log(k.gb_s.p50 / link.gb_s)), default=None)
+        wires = [k for k in every_link() if "gbe" in k.key and k.rdma == (word == "rdma") and k.can_join(a[0], b[0])]
+        found = min(wires, key=lambda k: abs(log(k.gb_s.p50 / link.gb_s)), default=None)
     return found if found is not None and found.can_join(a[0], b[0]) else None
 
 
