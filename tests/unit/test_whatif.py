@@ -46,16 +46,27 @@ def test_a_row_for_each_change_and_one_for_all() -> None:
 
 def test_every_change_is_checked_before_the_first_search() -> None:
     with pytest.raises(UsageError, match="did you mean pi5"):
-        next(what_if(QUESTION, find_lab("rtx-5090 + pi5 @1gbe").lab, [Change("drop", "pi6")]))
+        what_if(QUESTION, find_lab("rtx-5090 + pi5 @1gbe").lab, [Change("drop", "pi6")], pytest.fail)
+
+
+def test_a_device_more_never_seems_to_make_it_slower() -> None:
+    lab = find_lab("rtx-pro-6000 + 2x m3-ultra-256 @10gbe").lab
+    question = Question(ModelShape.named("qwen3-235b-a22b", "q4_k"), Workload("decode", 64), seconds=0.05)
+    base, added = what_if(question, lab, [Change("add", "pi5 @1gbe")])
+    assert base.plan is not None
+    assert added.plan is not None
+    assert added.plan.prediction.ms_per_step <= base.plan.prediction.ms_per_step * 1.001
+    assert added.prefill is not None
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "out.json"
+    file, lab = tmp_path / "out.json", tmp_path / "lab.toml"
     args = ["plan", "olmoe-1b-7b", "--lab", "gb10 + pi5 @1gbe", "--drop", "pi5", "--swap", "1gbe->10gbe"]
-    assert main([*args, "--json", str(file)]) == 0
+    assert main([*args, "--json", str(file), "--save-lab", str(lab)]) == 0
     out = capsys.readouterr().out
     for row in ("as it is", "drop pi5", "swap 1gbe->10gbe", "all together"):
         assert row in out
+    assert find_lab(str(lab)).lab == find_lab("gb10 + pi5 @1gbe").lab
     found = json.loads(file.read_text())["what_if"]
     assert len(found) == 4
     assert found[1]["devices"] == ["gb10"]
@@ -69,6 +80,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--lab", "gb10", "--engine", "vlm"], "did you mean"),
         (["--lab", "gb10", "--add", "gb10 @10gb"], "did you mean 10gbe"),
         (["--lab", "gb10", "--drop", "gb"], "did you mean gb10"),
+        (["--lab", "gb10 + pi5 @1gbe", "--drop", "pi5", "--home", "gb11"], "no device 'gb11'"),
     ],
 )
 def test_bad_input_exits_with_a_sentence(args: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motley.cli.listing import add_lists
-from motley.cli.options import no_repack, positive
+from motley.cli.options import no_repack, output_file, positive
 from motley.lab.lab import Lab
 from motley.lab.labs import find_lab
 from motley.predict.routes import Routes
@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> Non
     parser.add_argument("--lab", required=required, metavar="LAB", help=lab)
     engine = "whose speeds devices of the catalogue have: see --engines (default: %(default)s)"
     parser.add_argument("--engine", default="motley", metavar="NAME", help=engine)
+    save = "write the lab as a file, to be edited: what shorthand and engine made of it"
+    parser.add_argument("--save-lab", type=output_file, metavar="FILE", help=save)
     add_lists(parser)
     parser.add_argument("--context", type=positive, default=4096, help="of a sequence (default: %(default)s)")
     parser.add_argument("--slots", type=positive, default=1, help="sequences at once (default: %(default)s)")
@@ -47,6 +49,8 @@ def question(args: argparse.Namespace) -> Question:
     found = find_lab(args.lab, args.engine)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
+    if args.save_lab:
+        found.lab.save(args.save_lab)
     return Question(shape, found.lab, Routes.load(args.routes) if args.routes else None, tuple(found.notes))
 
 

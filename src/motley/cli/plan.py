@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 
 from motley.cli import placing
@@ -91,6 +90,10 @@ def _draw(args: argparse.Namespace, asked: placing.Question, plan: Plan) -> None
 
 
 def _what_if(args: argparse.Namespace, asked: placing.Question) -> int:
+    from rich.console import Console
+
+    from motley.cli.show import shown
+
     question = Question(
         asked.shape,
         Workload.parse(args.workload, batch=args.batch),
@@ -103,10 +106,8 @@ def _what_if(args: argparse.Namespace, asked: placing.Question) -> int:
         args.repack,
         objective=args.objective,
     )
-    found = []
-    for outcome in what_if(question, asked.lab, args.changes):
-        print(f"planned: {outcome.name}", file=sys.stderr)
-        found.append(outcome)
+    with shown(Console(stderr=True)) as progress:
+        found = what_if(question, asked.lab, args.changes, progress)
     print(what_if_text(found, args.prompt))
     if args.json:
         document = {"model": asked.shape.name, "what_if": what_if_json(found)}
