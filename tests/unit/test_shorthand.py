@@ -140,6 +140,16 @@ def test_added_machines_are_joined_to_all() -> None:
         Change("add", "gb10").apply(assemble("pi5").lab)
 
 
+def test_added_devices_get_names_of_their_own() -> None:
+    lab = assemble("m3-ultra-96 + rtx-4090 & epyc-9354 @10gbe").lab
+    found = Change("add", "2x m3-ultra-96 + rtx-4090 & epyc-9354 @10gbe").apply(lab).lab
+    assert [d.name for d in found.devices[3:]] == ["m3-ultra-96-2", "m3-ultra-96-3", "rtx-4090-2", "epyc-9354-2"]
+    assert [d.node for d in found.devices[5:]] == ["box-2", "box-2"]
+    swapped = Change("swap", "m3-ultra-96->m3-ultra-256").apply(found).lab
+    assert [d.name for d in swapped.devices][:1] == ["m3-ultra-256"]
+    assert len({d.name for d in swapped.devices}) == 7
+
+
 @pytest.mark.parametrize("name", ["m3-ultra-512-1", "m3-ultra-512", "m3-ultra*", "m3-ultra"])
 def test_dropped_by_name_device_or_pattern(name: str) -> None:
     left = {d.name for d in Change("drop", name).apply(BASE).lab.devices}
