@@ -188,7 +188,8 @@ def rdma(answers: Answers, focus: Focus) -> Iterator[str]:
     )
     rates = ", ".join(f"{link_kind(key).gb_s.p50:g} by {key}" for key in ("10gbe", "100gbe", "tb5-tcp", "tb5-rdma"))
     yield from prose(
-        f"Prompts move megabytes at a time: there a link's bandwidth counts. GB/s: {rates}.",
+        f"Prompts move megabytes at a time: there a link's bandwidth counts. GB/s: {rates}. Placements are chosen for "
+        "decode: where the faster link brings another one, prompts may lose by it.",
         bullet=True,
     )
 

@@ -34,7 +34,7 @@ class Figure:
         return replace(device, **values)
 
 
-_READING, _LAUNCHES = ("read_gb_s", "cache_gb_s"), ("step_us", "layer_us", "routed_us")
+_READING, _LAUNCHES = ("read_gb_s", "cache_gb_s"), ("step_us", "layer_us", "routed_us", "recurrent_us", "sparse_us")
 EXPERTS, LAUNCHES, EXCHANGE = 0.2, 0.4, 0.7  # by judgement
 
 FIGURES = (
