@@ -52,6 +52,29 @@ def test_figures_have_sources_and_make_sense(device: Hardware) -> None:
         assert device.bandwidth_gb_s <= device.channels * device.memory_mt_s * 8 / 1e3 * 1.01
 
 
+def test_a_memory_size_that_comes_with_fewer_cores_is_that_chip() -> None:
+    assert (hardware("m4-max-36").key, hardware("m4-max-36").bandwidth_gb_s) == ("m4-max-32core", 410)
+    assert hardware("Mac Studio M4 Max 36GB").key == "m4-max-32core"
+    assert (hardware("m3-max-96").key, hardware("m3-max-96").bandwidth_gb_s) == ("m3-max-30core-96", 300)
+    assert (hardware("m5-max-36").bandwidth_gb_s, hardware("m5-max-48").bandwidth_gb_s) == (460, 614)
+    assert (hardware("m3-ultra-60core-96").price_usd, hardware("Mac Studio M3 Ultra 96GB (60-core)").fp16_tflops) == (
+        3999,
+        21.3,
+    )
+    assert hardware("m3-ultra-256").price_date == "2025-12"
+
+
+def test_apple_chips_without_matrix_units_run_fp16_as_fast_as_fp32() -> None:
+    before = [d for d in DEVICES if d.cls == "apple" and d.key[:2] <= "m4"]
+    assert len(before) > 15
+    assert all(d.fp16_tflops == d.fp32_tflops for d in before)
+
+
+def test_cards_without_matrix_units_are_a_class_of_their_own() -> None:
+    old = {"gtx-1080-ti", "gtx-1080", "gtx-1070", "gtx-1050-ti", "p100", "p40"}
+    assert {d.key for d in DEVICES if d.cls == "old_nvidia"} == old
+
+
 def test_memory_sizes_are_devices_of_their_own() -> None:
     assert memory_sizes("m3-ultra") == (96, 256, 512)
     small, large = hardware("m3-ultra-96"), hardware("m3-ultra-512gb")

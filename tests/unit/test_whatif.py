@@ -34,7 +34,7 @@ def test_a_row_for_each_change_and_one_for_all() -> None:
     low, middle, high = added.first_token_s or (0, 0, 0)
     assert 0 < low < middle < high
     assert added.watts == (575 + 12 + 250, 0)
-    assert added.price_usd == (1999 + 3999, 1), "what a Raspberry Pi costs is not in the catalogue"
+    assert added.price_usd == (1999 + 5499, 1), "what a Raspberry Pi costs is not in the catalogue"
     text = what_if_text([base, added], 512)
     assert "as it is" in text
     assert "no " in text

@@ -30,7 +30,7 @@ class Hardware:
     key: str  # "rtx-pro-6000", "m3-ultra-512"
     model: str  # the key without a memory size: "m3-ultra"
     name: str
-    cls: str  # "consumer_nvidia", "ws_nvidia", "dc_nvidia", "unified_nvidia", "apple", "unified_amd", "cpu", "sbc", ...
+    cls: str  # "consumer_nvidia", "ws_nvidia", "dc_nvidia", "old_nvidia", "unified_nvidia", "apple", "cpu", "sbc", ...
     kind: str  # "cuda", "metal", "rocm", "vulkan", "sycl", "npu", "cpu"
     system: str  # "linux" or "macos": what its host runs
     memory_gb: float  # as sold, GiB
@@ -118,11 +118,13 @@ def _with_memory(base: Hardware, gib: float) -> Hardware | None:
     prices = _variants()[base.key]
     if len(prices) == 1 and gib in prices:
         return base
+    if (base.key, gib) in _elsewhere():
+        return _with_memory(_catalogue()[_elsewhere()[base.key, gib]], gib)
     anything = base.cls == "cpu" and 8 <= gib <= 12288
     if gib not in prices and not anything:
         return None
-    price = prices.get(gib)
-    source, date = (base.source_price, base.price_date) if price else ("", "")
+    price, date = prices.get(gib, (None, ""))
+    source = base.source_price if price else ""
     share = base.usable_gb / base.memory_gb
     return replace(
         base,
@@ -172,7 +174,8 @@ def _nearest(name: str) -> str:
 
 def _names() -> list[str]:
     """Keys, those with a memory size too."""
-    return [*_catalogue(), *(f"{key}-{size:g}" for key, sizes in _variants().items() for size in sizes)]
+    sizes = [(key, size) for key, sizes in _variants().items() for size in sizes]
+    return [*_catalogue(), *(f"{key}-{size:g}" for key, size in [*sizes, *_elsewhere()])]
 
 
 @cache
@@ -188,17 +191,30 @@ def _aliases() -> dict[str, Hardware]:
 
 
 @cache
-def _variants() -> dict[str, dict[float, float | None]]:
-    """Memory sizes, GiB, of each device, with their price."""
-    found: dict[str, dict[float, float | None]] = {}
+def _variants() -> dict[str, dict[float, tuple[float | None, str]]]:
+    """Memory sizes, GiB, of each device, with their price and its date."""
+    found: dict[str, dict[float, tuple[float | None, str]]] = {}
     for row, _ in _rows():
-        sizes: dict[float, float | None] = {float(row["memory_gb"]): row.get("price_usd")}
-        for variant in row.get("variants", []):
-            entry = variant if isinstance(variant, Mapping) else {"memory_gb": variant}
-            size = float(entry["memory_gb"])
-            sizes[size] = entry.get("price_usd", sizes.get(size))
+        sizes: dict[float, tuple[float | None, str]] = {}
+        for entry in (row, *_sizes(row)):
+            price = entry.get("price_usd")
+            if price or float(entry["memory_gb"]) not in sizes:
+                date = entry.get("price_date", row.get("price_date", "")) if price else ""
+                sizes[float(entry["memory_gb"])] = (price, date)
         found[row["key"]] = sizes
     return found
+
+
+@cache
+def _elsewhere() -> dict[tuple[str, float], str]:
+    """(device, a memory size that another chip comes with): that device, such as the M4 Max with fewer cores."""
+    return {(row["key"], float(e["memory_gb"])): e["device"] for row, _ in _rows() for e in _sizes(row, True)}
+
+
+def _sizes(row: Mapping[str, Any], elsewhere: bool = False) -> list[Mapping[str, Any]]:
+    """The row's memory variants as tables: its own, or those that name another device."""
+    entries = [v if isinstance(v, Mapping) else {"memory_gb": v} for v in row.get("variants", [])]
+    return [e for e in entries if ("device" in e) == elsewhere]
 
 
 @cache
@@ -221,7 +237,7 @@ def _entry(row: Mapping[str, Any], file: Mapping[str, Any]) -> Hardware:
     for key in [k for k in values if k.startswith("source_")]:
         values[key] = file.get("sources", {}).get(values[key], values[key])
     values["aliases"] = tuple(values.get("aliases", ()))
-    values["price_usd"] = _variants()[row["key"]].get(float(row["memory_gb"]))
+    values["price_usd"], values["price_date"] = _variants()[row["key"]][float(row["memory_gb"])]
     return Hardware(
         model=row["key"],
         kind=group["kind"],
