@@ -86,9 +86,19 @@ def test_what_rdma_cannot_join_is_said() -> None:
         ("rtx-3090 + m3-ultra @ib-ndr", "ib-ndr cannot join"),
         ("gb10 via 10gbe", "via names a link inside a machine"),
         ("(gb10 + gb10 @10gbe", "not closed"),
-        ("gb10 gb10", "'gb10' is not expected here after 'gb10'"),
+        ("gb10 2x pi5", "'2' is not expected here after 'gb10'"),
+        ("gb10 gb10", "unknown device 'gb10 gb10': did you mean gb10"),
+        ("radeon 7900 xtz", "unknown device 'radeon 7900 xtz': did you mean rx-7900-xt"),
+        ("7900xtz", "unknown device '7900xtz': did you mean rx-7900-xt"),
+        ("RTX 4090 100GB", "rtx-4090 is sold with 24 or 48 GB"),
+        ("-1x gb10", "a count is a whole number from 1 to 4,096, not -1"),
+        ("1.5x gb10", "a whole number from 1 to 4,096, not 1.5"),
+        ("1e3x gb10 @10gbe", "a whole number from 1 to 4,096, not 1e3"),
+        ("-1xgb10", "a whole number from 1 to 4,096, not -1"),
+        ("5000x gb10 @10gbe", "a whole number from 1 to 4,096, not 5000"),
+        (f"{'9' * 5000}x gb10", "a whole number from 1 to 4,096, not 99"),
         ("gb10 + ", "a device is missing"),
-        ("0x gb10", "0 machines"),
+        ("0x gb10", "a whole number from 1 to 4,096, not 0"),
         ("gb10 @", "a link is missing"),
     ],
 )
@@ -96,6 +106,27 @@ def test_bad_shorthand_says_what_and_where(text: str, what: str) -> None:
     with pytest.raises(UsageError) as error:
         assemble(text)
     assert what in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("RTX 4090 24GB", ["rtx-4090-24"]),
+        ("DGX Spark + raspberry pi 5 @25GbE TCP", ["gb10", "pi5"]),
+        ("radeon r9700", ["r9700"]),
+        ("7900 xtx & EPYC 9354", ["rx-7900-xtx", "epyc-9354"]),
+        ("7900xtx", ["rx-7900-xtx"]),
+        ("2x Mac Studio M3 Ultra 512GB @tb5-rdma", ["m3-ultra-512-1", "m3-ultra-512-2"]),
+        ("2xRTX 3090 via pcie4x8", ["rtx-3090-1", "rtx-3090-2"]),
+        ("2xh200 & 1xepyc-9354", ["h200-1", "h200-2", "epyc-9354"]),
+    ],
+)
+def test_a_name_is_all_words_up_to_the_next_sign(text: str, names: list[str]) -> None:
+    assert [d.name for d in assemble(text).lab.devices] == names
+
+
+def test_a_long_line_is_no_files_name() -> None:
+    assert len(find_lab(" + ".join(["gb10"] * 60) + " @10gbe").lab.devices) == 60
 
 
 def test_many_machines_are_one_pattern() -> None:
@@ -121,6 +152,8 @@ def test_every_lab_that_ships_is_whole(tmp_path: Path) -> None:
 def test_a_lab_is_a_file_a_name_or_shorthand() -> None:
     with pytest.raises(UsageError, match="cannot read the lab file missing"):
         find_lab("missing.toml")
+    with pytest.raises(UsageError, match="is a folder"):
+        find_lab("/tmp")
     with pytest.raises(UsageError, match="did you mean 2tb-10gbe-rdma"):
         find_lab("2tb-10gbe-rdm")
     assert find_lab("gb10").lab.devices[0].name == "gb10"

@@ -161,7 +161,9 @@ def _plain(text: str) -> str:
     text = re.sub(r"\d+[- ]?core\b", lambda m: m[0].replace(" ", "").replace("-", ""), text)
     words = [w for w in re.split(r"[^a-z0-9+.]+", text) if w and w not in _NOISE]
     plain = "".join(words)
-    return f"rtx{plain}" if re.fullmatch(r"[2-5]0[5-9]0(ti|super|tisuper)?", plain) else plain
+    if re.fullmatch(r"[2-5]0[5-9]0(ti|super|tisuper)?", plain):
+        return f"rtx{plain}"
+    return f"rx{plain}" if re.fullmatch(r"\d{4}(xt|xtx|gre)", plain) else plain
 
 
 def _nearest(name: str) -> str:

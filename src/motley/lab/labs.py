@@ -29,8 +29,14 @@ def named_labs() -> tuple[NamedLab, ...]:
 def find_lab(text: str, engine: str = "motley") -> Assembly:
     """A file where there is one of that name, else a lab that ships, else shorthand. `engine`: whose speeds devices
     of the catalogue get. Raises UsageError."""
-    if Path(text).is_file():
-        return Assembly(Lab.load(text))
+    try:
+        path = Path(text)
+        if path.is_file():
+            return Assembly(Lab.load(text))
+        if text and path.is_dir():
+            raise UsageError(f"{text} is a folder: name a lab file in it, or write shorthand")
+    except OSError:  # a long text is no file's name
+        pass
     by_name = {lab.name: lab for lab in named_labs()}
     if text.strip().lower() in by_name:
         return assemble(by_name[text.strip().lower()].shorthand, engine)

@@ -11,6 +11,7 @@
     part    := machine | "(" sum ")"
     machine := [ N "x" ] DEVICE { "&" [ N "x" ] DEVICE } [ "via" LINK ]
 
+DEVICE and LINK are all words up to the next of these signs: `RTX 4090 24GB`, `25GbE TCP`; `8xh200` is `8x h200`.
 Owns the text and the names that devices get (`m3-ultra-512-1`, ...). Which link joins what is `wiring`'s matter.
 """
 
@@ -19,11 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from motley.errors import UsageError
-from motley.lab.hardware import Hardware, hardware
+from motley.lab.hardware import Hardware, hardware, memory_sizes
 from motley.lab.links import LinkKind, link_kind
 from motley.lab.wiring import Assembly, Box, wired
 
 _TOKEN = re.compile(r"\s*(?:([+&@()])|(\d+)\s*[x×](?=[\s(])|([^\s+&@()]+))")
+_COUNTED = re.compile(r"(-?\d[\d.,e]*)[x×](.*)")  # a count without a space behind it, or what is none
+_MOST = 4096  # of a kind
 _EXAMPLE = "write for example 'rtx-pro-6000 + 3x m3-ultra-512 @10gbe'"
 
 
@@ -81,15 +84,15 @@ class _Parser:
             part: _Machine | _Sum = self.sum(closing=True)
         else:
             part, count = self.machine(count)
-        return _Term(part, count, link_kind(self.word("a link")) if self.take("@") else None)
+        return _Term(part, count, link_kind(self.words("a link")) if self.take("@") else None)
 
     def machine(self, count: int) -> tuple[_Machine, int]:
         """And how many of it: `3x a` are three machines, `3x a & b` is one with four devices."""
-        first, more = hardware(self.word("a device")), []
+        first, more = _device(self.words("a device")), []
         while self.take("&"):
             n = self.count()
-            more += [hardware(self.word("a device"))] * n
-        via = link_kind(self.word("a link")) if self.take_word("via") else None
+            more += [_device(self.words("a device"))] * n
+        via = link_kind(self.words("a link")) if self.take_word("via") else None
         if via is not None and via.within != "machine":
             raise UsageError(f"{self.text!r}: via names a link inside a machine (pcie4x8, nvlink4), not {via.key}")
         if more or via:
@@ -98,19 +101,39 @@ class _Parser:
 
     def count(self) -> int:
         kind, word = self.next()
-        if kind != "count":
+        if kind == "word" and (match := _COUNTED.fullmatch(word)) and not self.known():
+            word, rest = match.groups()
+            if rest and word.isdecimal() and not _is_count(word):
+                return 1  # a name: `7900xtz`
+            self.tokens[self.at : self.at + 1] = [("count", word), *([("word", rest)] if rest else [])]
+        elif kind != "count":
             return 1
+        if not _is_count(word):
+            raise self.error(f"a count is a whole number from 1 to {_MOST:,}, not {word[:20]}")
         self.at += 1
-        if not 1 <= int(word) <= 4096:
-            raise self.error(f"{word} machines: a lab takes 1 to 4096 of a kind")
         return int(word)
 
-    def word(self, what: str) -> str:
-        kind, word = self.next()
-        if kind != "word":
+    def known(self) -> bool:
+        """Whether a device is called as the words that come."""
+        try:
+            hardware(self.phrase()[0])
+        except UsageError:
+            return False
+        return True
+
+    def phrase(self) -> tuple[str, int]:
+        """The words up to the next sign or `via`, and where they end."""
+        end = self.at
+        while end < len(self.tokens) and self.tokens[end][0] == "word" and self.tokens[end][1] != "via":
+            end += 1
+        return " ".join(word for _, word in self.tokens[self.at : end]), end
+
+    def words(self, what: str) -> str:
+        words, end = self.phrase()
+        if not words:
             raise self.error(f"{what} is missing")
-        self.at += 1
-        return word
+        self.at = end
+        return words
 
     def take(self, mark: str) -> bool:
         return self._took(("mark", mark))
@@ -130,6 +153,20 @@ class _Parser:
         before = " ".join(f"{word}x" if kind == "count" else word for kind, word in self.tokens[: self.at])
         place = f" after {before!r}" if before else ""
         return UsageError(f"the lab {self.text!r}: {what}{place}; {_EXAMPLE}")
+
+
+def _device(words: str) -> Hardware:
+    """Raises UsageError for a memory size that it is not sold with, too: hardware() would take the usual one."""
+    found = hardware(words)
+    said = re.search(r"(\d+(?:\.\d+)?)\s*gi?b\b", words, re.IGNORECASE)
+    if said and abs(float(said[1]) - found.memory_gb) > 0.05 * found.memory_gb:
+        sizes = " or ".join(f"{size:g}" for size in memory_sizes(found.model))
+        raise UsageError(f"{words!r}: {found.model} is sold with {sizes} GB")
+    return found
+
+
+def _is_count(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10 and 1 <= int(word) <= _MOST
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
