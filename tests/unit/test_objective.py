@@ -23,7 +23,8 @@ def test_a_workload_says_what_it_is_about() -> None:
 
 
 def test_time_to_first_token_is_the_prompt_and_a_step() -> None:
-    assert parts(Objective.parse("pp1200", "ttft")) == [("pp1200", 3), ("tg1@d1200", 1)]
+    assert parts(Objective.parse("pp1200", "ttft")) == [("pp1200", 1200 / 512), ("tg1@d1200", 1)]
+    assert parts(Objective.parse("tg64", "ttft", prompt=100)) == [("pp100", 1), ("tg1@d100", 1)]
     assert parts(Objective.parse("tg64@d100", "ttft")) == [("pp100", 1), ("tg1@d100", 1)]
 
 
@@ -34,7 +35,7 @@ def test_throughput_has_a_batch_and_decode_a_depth() -> None:
 
 
 def test_a_sum_is_one_request() -> None:
-    assert parts(Objective.parse("pp600x2+tg64")) == [("pp600x2", 3), ("tg64", 64)]
+    assert parts(Objective.parse("pp600x2+tg64")) == [("pp600x2", 1200 / 512), ("tg64", 64)]
     with pytest.raises(UsageError, match="by itself"):
         Objective.parse("pp512+tg64", "ttft")
     with pytest.raises(UsageError, match="choose decode, throughput, ttft"):

@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_said_and_not_predicted(
     assert "tokens_per_s" not in crowded
     assert "missing" in crowded["reason"]
     assert "tokens_per_s" not in long
-    assert "4096" in long["reason"]
+    assert "4,096" in long["reason"]
     assert crowded["reason"] in capsys.readouterr().out
 
 

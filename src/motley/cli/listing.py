@@ -8,6 +8,8 @@ from motley.lab.hardware import Hardware, every_device, memory_sizes
 from motley.lab.labs import named_labs
 from motley.lab.links import LinkKind, every_link
 from motley.lab.profile import engines
+from motley.shape.catalogue import names
+from motley.shape.mix import ALL_MIXES
 
 
 class List(argparse.Action):
@@ -23,8 +25,10 @@ class List(argparse.Action):
 
 
 def add_lists(parser: argparse.ArgumentParser) -> None:
-    for name, what in (("devices", "devices"), ("links", "links"), ("labs", "labs"), ("engines", "engines")):
-        parser.add_argument(f"--{name}", action=List, help=f"list the {what} that --lab knows by name, and end")
+    for name, what in (("shapes", "models"), ("quants", "quantisations")):
+        parser.add_argument(f"--{name}", action=List, help=f"list the {what} that are known by name, and end")
+    for name in ("devices", "links", "labs", "engines"):
+        parser.add_argument(f"--{name}", action=List, help=f"list the {name} that --lab knows by name, and end")
 
 
 def _devices() -> Iterator[str]:
@@ -65,6 +69,8 @@ def _table(head: list[str], rows: Sequence[list[str]]) -> Iterator[str]:
 
 
 _LISTS: dict[str, Callable[[], Iterator[str]]] = {
+    "shapes": lambda: iter(names()),
+    "quants": lambda: iter(ALL_MIXES),
     "devices": _devices,
     "links": _links,
     "labs": _labs,

@@ -3,6 +3,8 @@
 import argparse
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from motley.bundled import model_path
@@ -57,13 +59,24 @@ def memory(text: str) -> int:
 def output_file(text: str) -> Path:
     """A file to write at the end: refused now where it can't be, before the work is done."""
     path = Path(text)
+    if text == "-":
+        raise argparse.ArgumentTypeError("- is no file here: name one, such as out.json or /dev/stdout")
     if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+        raise argparse.ArgumentTypeError(f"{text or path} is a folder: name a file in it")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}: make it first, or write elsewhere")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text} can't be written by this user: write elsewhere")
     return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file where writing it goes wrong: a full disk's own error does not."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path} was not written: {error.strerror or error}") from None
 
 
 def no_repack(parser: argparse.ArgumentParser) -> None:

@@ -2,15 +2,20 @@
 mean. Imports no kernels and no file formats until a file is read."""
 
 import argparse
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from motley.cli.listing import add_lists
-from motley.cli.options import no_repack, output_file, positive
+from motley.cli.options import no_repack, output_file, positive, writing
+from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.labs import find_lab
 from motley.predict.routes import Routes
+from motley.predict.workload import Workload
+from motley.shape.catalogue import find
 from motley.shape.model import ModelShape
 
 
@@ -22,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> Non
     lab = "a lab file (`motley probe` writes one), a name of --labs, or shorthand: 'rtx-5090 + 2x m3-ultra-512 @10gbe'"
     parser.add_argument("--lab", required=required, metavar="LAB", help=lab)
     engine = "whose speeds devices of the catalogue have: see --engines (default: %(default)s)"
-    parser.add_argument("--engine", default="motley", metavar="NAME", help=engine)
+    parser.add_argument("--engine", type=str.lower, default="motley", metavar="NAME", help=engine)
     save = "write the lab as a file, to be edited: what shorthand and engine made of it"
     parser.add_argument("--save-lab", type=output_file, metavar="FILE", help=save)
     add_lists(parser)
@@ -47,18 +52,51 @@ class Question:
 def question(args: argparse.Namespace) -> Question:
     shape = model_shape(args.model, args.quant)
     found = find_lab(args.lab, args.engine)
-    for note in found.notes:
+    notes = [*found.notes, *_capped(shape, args.context)]
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if args.save_lab:
-        found.lab.save(args.save_lab)
-    return Question(shape, found.lab, Routes.load(args.routes) if args.routes else None, tuple(found.notes))
+        with writing(args.save_lab):
+            found.lab.save(args.save_lab)
+    return Question(shape, found.lab, Routes.load(args.routes) if args.routes else None, tuple(notes))
+
+
+def _capped(shape: ModelShape, context: int) -> list[str]:
+    if context <= shape.context:
+        return []
+    return [f"--context {context:,}: {shape.name} was made for {shape.context:,} positions, and these are planned for"]
+
+
+def check_length(shape: ModelShape, workloads: Sequence[Workload]) -> None:
+    """Raises UsageError for a workload of more positions than the model was made for: the rule of every command."""
+    for workload in workloads:
+        if why := workload.too_long(shape.context):
+            raise UsageError(f"{shape.name}, {workload.name}: {why}")
 
 
 def model_shape(model: str, quant: str) -> ModelShape:
     """Of a file where there is one of that name, else of the catalogue."""
-    if not Path(model).is_file():
+    if not _is_file(model):
+        _check_name(model)
         return ModelShape.named(model, quant=quant)
     from motley.formats.checkpoint import open_checkpoint
     from motley.formats.shape_of import shape_of
 
     return shape_of(open_checkpoint(model))
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # too long a name
+        return False
+
+
+def _check_name(model: str) -> None:
+    """Raises UsageError for what can only mean a file: a shape's name may have an owner (`Qwen/Qwen3-30B-A3B`)."""
+    if not model.strip():
+        raise UsageError("the model's name is empty: give a GGUF file, or a name of --shapes")
+    owned = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) and find(model)
+    if model.lower().endswith(".gguf") or ("/" in model and not owned):
+        what = "is a folder: name a GGUF file in it" if Path(model).is_dir() else "is not there"
+        raise UsageError(f"cannot read {model}: it {what}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import motley
 from motley.cli import placing
-from motley.cli.options import counts, output_file
+from motley.cli.options import counts, output_file, writing
 from motley.errors import CapacityError, UsageError
 from motley.lab.lab import Lab, shortened
 from motley.plan.plan import Plan
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("-o is where --rows writes: for one model's predictions take --json")
     asked = placing.question(args)
     shape, wanted = asked.shape, batched(workloads(args.workload), args.batch)
+    placing.check_length(shape, wanted[:1])
     plan = find_placement(
         shape,
         asked.lab,
@@ -75,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     found = [_predicted(asked, lab, plan, workload) for workload in wanted]
     explained = _explained(asked, lab, plan, found) if args.explain else []
     if args.json:  # before the text: whoever reads that may stop reading
-        args.json.write_text(json.dumps(_document(asked, plan, found, explained), indent=1) + "\n")
+        with writing(args.json):
+            args.json.write_text(json.dumps(_document(asked, plan, found, explained), indent=1) + "\n")
     used = shortened(sorted({d for layer in plan.placement.layers for d in (layer.home, *layer.holders)}))
     print(f"{shape.name}, {gigabytes(shape.n_bytes)}, on {used}: placed for {wanted[0].name}")
     print("\n".join(["", *prediction_rows(found)]))
@@ -107,9 +109,8 @@ def batched(named: list[Workload], batches: list[int]) -> list[Workload]:
 def _predicted(asked: placing.Question, lab: Lab, plan: Plan, workload: Workload) -> Prediction | Refusal:
     if workload == plan.prediction.workload:
         return plan.prediction
-    if workload.context > asked.shape.context:
-        longest = asked.shape.context
-        return Refusal(workload, f"{workload.context} positions, the model was made for {longest}: not predicted")
+    if why := workload.too_long(asked.shape.context):
+        return Refusal(workload, why)
     try:
         return predict(asked.shape, lab, plan.placement, workload, asked.routes)
     except CapacityError as error:

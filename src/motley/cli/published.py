@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from motley.cli.options import writing
 from motley.errors import UsageError
 from motley.predict.published.rows import Answer, Row, read_rows, write_answers
 
@@ -25,7 +26,8 @@ def published(args: argparse.Namespace) -> int:
         for i, answer in enumerate(answers(args.rows)):
             found.append(answer)
             progress(f"predicting rows: {i + 1} of {len(rows)}", (i + 1) / len(rows))
-    write_answers(output, found)
+    with writing(output):
+        write_answers(output, found)
     print("\n".join([*summary(rows, found), "", f"answers: {output}"]))
     return 0
 

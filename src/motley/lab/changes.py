@@ -31,6 +31,8 @@ class Change:
 
     def apply(self, lab: Lab, engine: str = "motley") -> Assembly:
         """Raises UsageError for what the lab or the catalogues do not have."""
+        if not self.text.strip():
+            raise UsageError(f"--{self.verb} is empty: say what to {self.verb}")
         if len(lab.devices) > _MOST:
             raise UsageError(f"the lab has {len(lab.devices)} devices: what-if takes up to {_MOST}; change the file")
         return {"add": _added, "drop": _dropped, "swap": swapped}[self.verb](explicit(lab), self.text, engine)

@@ -40,6 +40,7 @@ import json
 import math
 import re
 import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -55,6 +56,12 @@ Row = TypeVar("Row", Device, Kernel, Link)
 _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS = {"gb_s": "GB/s (1e9 bytes)", "us": "microseconds", "gops": "1e9 operations/s", "gflops": "1e9 operations/s"}
+# What a figure of such a unit may be: far beyond what is built, and what no sum comes to harm by.
+_PLAUSIBLE = {"bytes": (1, 1e16), "gb_s": (1e-3, 1e5), "us": (1e-6, 1e8), "gops": (1e-3, 1e10), "gflops": (1e-3, 1e10)}
+_PLAUSIBLE |= {"g_s": (1e-6, 1e7), "share": (1e-3, 1e3), "sigma": (1e-4, 5), "threads": (1, 1e6)}
+KINDS = ("cpu", "cuda", "metal", "mlx", "rocm", "vulkan", "sycl", "npu")
+TRANSPORTS = ("tcp", "rdma", "mpi", "jaccl", "local", "memory")
+_WORDS = {"kind": KINDS, "transport": TRANSPORTS}
 _MAY_BE_ZERO = {"rtt_us", "op_overhead_us", "call_us", "attention_gflops", "elements_g_s", "pack_gb_s"}
 _MAY_BE_ZERO |= {"step_us", "layer_us", "routed_us", "recurrent_us", "sparse_us", "exchange_us", "reduce_us"}
 _MAY_BE_ZERO |= {"reduce_gb_s", "cache_gb_s", "sigma", "prefill_sigma"}
@@ -63,7 +70,7 @@ _MAY_BE_ZERO |= {"reduce_gb_s", "cache_gb_s", "sigma", "prefill_sigma"}
 def parse_lab(text: str, where: str = "lab") -> tuple[tuple[Device, ...], tuple[Link, ...]]:
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError, as a number of 5,000 digits is
         raise UsageError(f"{where} is not valid TOML: {error}") from None
     for key in table:
         if key not in ("device", "link"):
@@ -120,10 +127,10 @@ def _value(key: str, kind: object, value: Any, where: str) -> Any:
     if kind is str:
         if not isinstance(value, str) or not value:
             raise UsageError(f"{where}: {key} must be text, not {value!r}")
-        return value
+        return _text(key, value, where)
     if key.endswith("bytes"):
         value = _bytes(key, value, where)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
         raise UsageError(f"{where}: {key} must be a number{_unit(key)}, not {value!r}")
     if value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
         raise UsageError(
@@ -132,8 +139,27 @@ def _value(key: str, kind: object, value: Any, where: str) -> Any:
     if kind is int:
         if value != int(value):
             raise UsageError(f"{where}: {key} must be a whole number, not {value!r}")
-        return int(value)
-    return float(value)
+        value = int(value)
+    _check_plausible(key, value, where)
+    return value if kind is int else float(value)
+
+
+def _text(key: str, value: str, where: str) -> str:
+    """Control characters, marks that turn or break lines, and words that nothing here knows, are refused."""
+    odd = next((char for char in value if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")), "")
+    if odd:
+        raise UsageError(f"{where}: {key} has the control character {odd!a}: write it without")
+    if key in _WORDS and value not in _WORDS[key]:
+        raise UsageError(f"{where}: unknown {key} {value!r}: it is one of {', '.join(_WORDS[key])}")
+    return value
+
+
+def _check_plausible(key: str, value: float, where: str) -> None:
+    low, high = next((range_ for suffix, range_ in _PLAUSIBLE.items() if key.endswith(suffix)), (0.0, math.inf))
+    if value and not low <= value <= high:
+        unit = _unit(key)
+        meant = f"; did you mean {value / 1e9:g}?" if low <= value / 1e9 <= high else ""
+        raise UsageError(f"{where}: {key} = {value:g}{unit and f'{unit},'} is not between {low:g} and {high:g}{meant}")
 
 
 def _curve(key: str, value: Any, where: str) -> tuple[tuple[int, float], ...]:
@@ -150,7 +176,7 @@ def _bytes(key: str, value: Any, where: str) -> Any:
     """`24 GiB` and `64 GB` as well as plain numbers."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]+)\s*", value)
+    match = re.fullmatch(r"\s*([\d.]{1,20})\s*([A-Za-z]+)\s*", value)
     if not match or match[2].lower() not in _BYTES or match[1].count(".") > 1 or match[1] == ".":
         raise UsageError(f"{where}: {key} must be bytes or text such as '24 GiB' or '64 GB', not {value!r}")
     return int(float(match[1]) * _BYTES[match[2].lower()])

@@ -10,7 +10,6 @@ one request: the prompt, then that many tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Self
 
 from motley.errors import UsageError
@@ -18,7 +17,7 @@ from motley.predict.workload import Workload
 
 NAMES = ("decode", "throughput", "ttft")
 _BATCH = 8  # sequences at once, where throughput is asked for and no batch is given
-_PROMPT = 512
+PROMPT = 512
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,9 @@ class Objective:
     parts: tuple[tuple[Workload, float], ...]
 
     @classmethod
-    def of(cls, workload: Workload, name: str | None = None) -> Self:
-        """Raises UsageError for an unknown name."""
+    def of(cls, workload: Workload, name: str | None = None, prompt: int = PROMPT) -> Self:
+        """`prompt`: tokens of it, for the time to first token where the workload has none. Raises UsageError for an
+        unknown name."""
         if name is None:
             name = "ttft" if workload.kind == "prefill" else "throughput" if workload.batch > 1 else "decode"
             return cls(name, ((workload, 1.0),))
@@ -40,19 +40,19 @@ class Objective:
             decode = workload if workload.kind == "decode" else _after(workload, 64)
             return cls(name, ((decode if decode.batch > 1 else replace(decode, batch=_BATCH), 1.0),))
         if name == "ttft":
-            prompt = workload
+            before = workload
             if workload.kind == "decode":
-                prompt = Workload("prefill", workload.depth or _PROMPT, batch=workload.batch)
-            return cls(name, ((prompt, _steps(prompt)), (_after(prompt, 1), 1.0)))
+                before = Workload("prefill", workload.depth or prompt, batch=workload.batch)
+            return cls(name, ((before, _steps(before)), (_after(before, 1), 1.0)))
         raise UsageError(f"unknown objective {name!r}: choose {', '.join(NAMES)}")
 
     @classmethod
-    def parse(cls, workloads: str, name: str | None = None, batch: int = 1) -> Self:
+    def parse(cls, workloads: str, name: str | None = None, batch: int = 1, prompt: int = PROMPT) -> Self:
         """`tg64`, `pp512@d1024`, `pp512+tg64`; `batch` where a workload names none. Raises UsageError for what is none
         of them, and for a sum with another name."""
         parts = [Workload.parse(part, batch=batch) for part in workloads.split("+")]
         if len(parts) == 1:
-            return cls.of(parts[0], name)
+            return cls.of(parts[0], name, prompt)
         if name is not None:
             raise UsageError(f"{workloads} is an objective by itself: leave out {name!r}, or give one workload")
         return cls.request(parts)
@@ -63,6 +63,16 @@ class Objective:
         if len(workloads) == 1:
             return cls.of(workloads[0])
         return cls("+".join(w.name for w in workloads), tuple((w, _steps(w)) for w in workloads))
+
+    @property
+    def first_token(self) -> bool:
+        """Whether its time is one to the first token: a prompt and a step."""
+        return self.name == "ttft" and len(self.parts) == 2
+
+    @property
+    def workloads(self) -> list[Workload]:
+        """What must fit the model's context: not the step after a prompt, whose token no later one reads."""
+        return [w for w, _ in self.parts[: 1 if self.first_token else None]]
 
     @property
     def workload(self) -> Workload:
@@ -84,10 +94,10 @@ class Objective:
 
 
 def _steps(workload: Workload) -> float:
-    """Of the engine, for the whole workload."""
+    """Of the engine, for the whole workload. A prompt's last chunk counts by its tokens, as in tokens per second."""
     if workload.kind == "decode":
         return float(workload.tokens)
-    return float(ceil(workload.tokens * workload.batch / workload.step_tokens))
+    return workload.tokens * workload.batch / workload.step_tokens
 
 
 def _after(prompt: Workload, tokens: int) -> Workload:

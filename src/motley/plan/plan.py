@@ -1,5 +1,6 @@
 """Plan: a placement with its predicted speed, the reason for it, and what else was considered."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motley.lab.placement import Placement
@@ -29,8 +30,13 @@ class Plan:
     @property
     def seconds(self) -> tuple[float, float, float]:
         """The objective's steps together: p10, p50, p90."""
-        steps = [n for _, n in self.objective.parts]
-        seconds = [n * found.ms_per_step / 1e3 for n, found in zip(steps, self.predictions)]
-        fast = sum(s * found.p50 / found.p90 for s, found in zip(seconds, self.predictions))
-        slow = sum(s * found.p50 / found.p10 for s, found in zip(seconds, self.predictions))
-        return fast, sum(seconds), slow
+        return seconds_of(self.objective, self.predictions)
+
+
+def seconds_of(objective: Objective, predictions: Sequence[Prediction]) -> tuple[float, float, float]:
+    """p10, p50, p90 of all its steps. `predictions`: of its parts."""
+    steps = [n for _, n in objective.parts]
+    seconds = [n * found.ms_per_step / 1e3 for n, found in zip(steps, predictions)]
+    fast = sum(s * found.p50 / found.p90 for s, found in zip(seconds, predictions))
+    slow = sum(s * found.p50 / found.p10 for s, found in zip(seconds, predictions))
+    return fast, sum(seconds), slow

@@ -10,12 +10,15 @@ from itertools import groupby
 
 from motley.lab.placement import Placement
 from motley.plan.names import between, listed
+from motley.plan.objective import Objective
 from motley.plan.plan import Alternative
 from motley.plan.state import Pricer, State
 from motley.predict.memory import gigabytes
 from motley.predict.predict import Prediction, Term, price, stages
+from motley.predict.show import duration, number
 
 _FEW = 6  # devices, runs or links that are each worth a word
+_NEARLY = 0.9  # of the speed, with few devices
 _ALONE = 4  # devices alone that are compared with
 
 
@@ -24,13 +27,15 @@ def reasons(
     state: State,
     prediction: Prediction,
     alternatives: Sequence[Alternative],
+    objective: Objective,
     speed: float,
     head: str | None = None,
 ) -> list[str]:
-    """`speed`: the plan's tokens per second, counted as those of the alternatives are."""
+    """`speed`: the plan's tokens per second, of all the objective's steps, as those of the alternatives are."""
     return [
         *_where(pricer, state),
-        *_compared(pricer, state, speed, alternatives),
+        *_compared(pricer, state, objective, speed, alternatives),
+        *_few_would_do(state, speed, alternatives),
         *_links(pricer, state, prediction, head),
         _limit(pricer, prediction),
     ]
@@ -82,7 +87,9 @@ def _classes(pricer: Pricer, devices: Iterable[int]) -> list[list[int]]:
     return sorted(groups.values(), key=lambda group: (-len(group), group))
 
 
-def _compared(pricer: Pricer, state: State, speed: float, alternatives: Sequence[Alternative]) -> list[str]:
+def _compared(
+    pricer: Pricer, state: State, objective: Objective, speed: float, alternatives: Sequence[Alternative]
+) -> list[str]:
     """Against devices alone, and the best arrangement of another kind."""
     own, said, others, alones = name_of(pricer, state), [], 0, 0
     for other in alternatives:
@@ -95,8 +102,19 @@ def _compared(pricer: Pricer, state: State, speed: float, alternatives: Sequence
         elif other.tokens_per_s is not None and other.name != own and (alone or not others):
             others, alones = others + (not alone), alones + alone
             if other.tokens_per_s < speed * 0.995:
-                said.append(f"{other.name}: {_slower(other, speed)}")
+                said.append(f"{other.name}: {_slower(other.tokens_per_s, objective, speed)}")
     return said
+
+
+def _few_would_do(state: State, speed: float, alternatives: Sequence[Alternative]) -> list[str]:
+    """Where a plan of many devices is hardly faster than one that names all it uses."""
+    used = {d for pattern in state for d in (pattern.home, *(d for d, _ in pattern.held))}
+    for other in alternatives:
+        named = "experts" not in other.name and " devices" not in other.name
+        if len(used) > _FEW and named and (other.tokens_per_s or 0) >= _NEARLY * speed:
+            part = 100 * (other.tokens_per_s or 0) / speed
+            return [f"{len(used)} devices bring little: {other.name} reaches {part:.0f} % of their speed"]
+    return []
 
 
 def name_of(pricer: Pricer, state: State) -> str:
@@ -109,29 +127,38 @@ def name_of(pricer: Pricer, state: State) -> str:
     return f"attention on {where}, experts spread" if spread else f"all on {where}"
 
 
-def _slower(other: Alternative, speed: float) -> str:
-    assert other.tokens_per_s is not None
-    lost = 100 * (1 - other.tokens_per_s / speed)
-    return f"{other.tokens_per_s:.4g} tokens/s, {lost:.0f} % slower"
+def _slower(other: float, objective: Objective, speed: float) -> str:
+    lost = 100 * (1 - other / speed)
+    told = f"{number(other)} tokens/s" if len(objective.parts) == 1 else duration(objective.tokens / other)
+    return f"{told}, {lost:.0f} % slower"
 
 
 def _links(pricer: Pricer, state: State, prediction: Prediction, head: str | None) -> list[str]:
-    """By link; where a device waits for several others alike, together."""
-    names, lab = [d.name for d in pricer.devices], pricer.model.lab
-    asking = list(dict.fromkeys([*([head] if head else []), *(names[p.home] for p in state)]))
-    waited: dict[tuple[str, str], list[Term]] = {}
+    """By link; where a device is waited for as several others are, together."""
+    names = [d.name for d in pricer.devices]
+    waited: dict[str, list[Term]] = {}
     for term in prediction.terms:
         if term.name == "link":
-            asked_by = next((name for name in asking if name != term.device), term.device)
-            link = lab.link(asked_by, term.device)
-            waited.setdefault((link.transport, f"{link.rtt_us:.3g}"), []).append(term)
+            waited.setdefault(_ways(pricer, state, names.index(term.device), head), []).append(term)
     said = []
-    for (transport, rtt_us), terms in waited.items():
+    for ways, terms in waited.items():
         for group in [[t] for t in terms] if len(terms) <= _FEW else [terms]:
             cost = 100 * sum(t.ms for t in group) / prediction.ms_per_step
             on = listed([t.device for t in sorted(group, key=lambda t: names.index(t.device))])
-            said.append(f"waiting for {on} over {transport} ({rtt_us} us round trip) takes {cost:.2g} % of a step")
+            said.append(f"waiting for {on} over {ways} takes {cost:.2g} % of a step")
     return said
+
+
+def _ways(pricer: Pricer, state: State, device: int, head: str | None) -> str:
+    """The links that homes wait for `device` over, the most used first: `jaccl (42 us round trip)`."""
+    names, lab = [d.name for d in pricer.devices], pricer.model.lab
+    driver = names.index(head) if head else state[0].home
+    asking = Counter(p.home for p in state if p.home != device and p.on(device))
+    asking.update(driver for home, _ in stages([p.home for p in state]) if home == device != driver)
+    links = [lab.link(names[home], names[device]) for home, _ in asking.most_common()]
+    if not links:  # it has copies only
+        links = [lab.link(names[driver], names[device])]
+    return " and ".join(dict.fromkeys(f"{link.transport} ({link.rtt_us:.3g} us round trip)" for link in links))
 
 
 def copied(pricer: Pricer, placement: Placement) -> list[str]:

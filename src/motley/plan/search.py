@@ -91,7 +91,7 @@ def find_placement(
     predictions = prediction, *(price(m.on(measured), placement) for m, _ in models[1:])
     alternatives = alternatives_of(pricer, found.starts, objective)
     speed = objective.tokens / sum(n * p.ms_per_step / 1e3 for p, (_, n) in zip(predictions, objective.parts))
-    said = reasons(pricer, found.state, prediction, alternatives, speed, head)
+    said = reasons(pricer, found.state, prediction, alternatives, objective, speed, head)
     said += copied(pricer, placement)
     said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
     return Plan(placement, prediction, said, stored, alternatives, objective, predictions)

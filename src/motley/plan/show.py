@@ -12,6 +12,7 @@ from motley.plan.names import by_number, listed
 from motley.plan.plan import Plan
 from motley.predict.memory import Need, gigabytes, memory_needed, packed_bytes
 from motley.predict.predict import Prediction, Term
+from motley.predict.show import duration, number
 from motley.shape.model import ModelShape
 
 _ROWS = 16  # of a table
@@ -37,7 +38,7 @@ def plan_text(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
         *(f"  - {reason}" for reason in plan.reason),
     ]
     if len(plan.alternatives) > 1:
-        lines += ["", *_table(["instead", "tokens/s"], _alternative_rows(plan))]
+        lines += ["", *_table(["instead", _unit(plan)], _alternative_rows(plan))]
     return "\n".join(lines)
 
 
@@ -80,20 +81,16 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def _speed(prediction: Prediction) -> str:
-    return f"{prediction.p50:.3g} tokens/s ({prediction.p10:.3g} to {prediction.p90:.3g})"
+    return f"{number(prediction.p50)} tokens/s ({number(prediction.p10)} to {number(prediction.p90)})"
 
 
 def _objective(plan: Plan) -> list[str]:
     """A line where the objective is more than one workload's step."""
     if len(plan.predictions) == 1:
         return []
-    low, middle, high = (_time(seconds) for seconds in plan.seconds)
+    low, middle, high = (duration(seconds) for seconds in plan.seconds)
     what = "time to first token" if plan.objective.name == "ttft" else plan.objective.name
     return [f"{what}: {middle} ({low} to {high})"]
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
 def _few(rows: Iterable[list[str]], what: str) -> Iterator[list[str]]:
@@ -168,7 +165,17 @@ def _term_rows(prediction: Prediction, lab: Lab) -> Iterator[list[str]]:
 def _alternative_rows(plan: Plan) -> Iterator[list[str]]:
     for other in plan.alternatives[:8]:
         short = f"{gigabytes(other.missing_bytes)} missing"
-        yield [other.name, short if other.tokens_per_s is None else f"{other.tokens_per_s:.3g}"]
+        yield [other.name, short if other.tokens_per_s is None else _told(plan, other.tokens_per_s)]
+
+
+def _unit(plan: Plan) -> str:
+    return "tokens/s" if len(plan.objective.parts) == 1 else f"time of {plan.objective.name}"
+
+
+def _told(plan: Plan, tokens_per_s: float) -> str:
+    """As the plan's own speed or time is told."""
+    tokens = plan.objective.tokens
+    return number(tokens_per_s) if len(plan.objective.parts) == 1 else duration(tokens / tokens_per_s)
 
 
 def _table(head: list[str], rows: Iterator[list[str]]) -> list[str]:

@@ -11,16 +11,19 @@ from motley.errors import CapacityError
 from motley.lab.changes import Change, changed
 from motley.lab.lab import Lab
 from motley.lab.wiring import Assembly, hardware_of
-from motley.plan.plan import Plan
+from motley.plan.objective import Objective
+from motley.plan.plan import Plan, seconds_of
 from motley.plan.search import find_placement
 from motley.plan.show import prediction_json
 from motley.predict.cost import CostModel
 from motley.predict.predict import Prediction, price
 from motley.predict.routes import Routes
+from motley.predict.show import duration, number
 from motley.predict.workload import Workload
 from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
 
+_PARTS = ("p10", "p50", "p90")
 _GAIN = 1e-3  # relative: below it two placements are equally fast
 
 
@@ -38,7 +41,20 @@ class Question:
     homes: Collection[str] | None = None
     repack: bool = True
     seconds: float | None = None  # of searching; None: as `find_placement`
-    objective: str | None = None  # None: as the workload says
+    objective: Objective | str | None = None  # None: as the workload says
+    copies: bool = False
+
+    @property
+    def aim(self) -> Objective:
+        """What every configuration is placed for."""
+        if isinstance(self.objective, Objective):
+            return self.objective
+        return Objective.of(self.workload, self.objective, self.prompt)
+
+    @property
+    def first(self) -> Objective:
+        """The prompt and the step whose time is told as that to the first token."""
+        return self.aim if self.aim.first_token else Objective.of(Workload("prefill", self.prompt), "ttft")
 
 
 @dataclass(frozen=True)
@@ -50,17 +66,7 @@ class Outcome:
     notes: tuple[str, ...]
     plan: Plan | None
     missing: str = ""
-    prefill: Prediction | None = None  # of the prompt, in the same placement
-
-    @property
-    def first_token_s(self) -> tuple[float, float, float] | None:
-        """p10, p50, p90 of the seconds until the prompt is read and the first token there."""
-        if self.plan is None or self.prefill is None:
-            return None
-        step = self.plan.prediction.ms_per_step / 1e3
-        tokens = self.prefill.workload.tokens
-        p = self.prefill
-        return tokens / p.p90 + step, tokens / p.p50 + step, tokens / p.p10 + step
+    first_token_s: tuple[float, float, float] | None = None  # p10, p50, p90 of the prompt and a step, in that placement
 
     @property
     def limit(self) -> str:
@@ -116,7 +122,8 @@ def _with_the_best(question: Question, own: Outcome, others: Sequence[Outcome]) 
     if best is None or best is own.plan:
         return own
     why = f"the placement found for {whose!r} is faster here than what the search here found"
-    return replace(own, plan=replace(best, reason=[why]), prefill=_reading(question, own.lab, best))
+    first, notes = _first_token(question, own.lab, best), (*own.notes, why)
+    return replace(own, notes=notes, plan=replace(best, reason=[why]), first_token_s=first)
 
 
 def _fits(other: Outcome, lab: Lab) -> bool:
@@ -130,48 +137,62 @@ def _fits(other: Outcome, lab: Lab) -> bool:
 
 def _on(question: Question, lab: Lab, plan: Plan) -> Plan:
     """The plan's placement on another lab."""
-    there = lab.with_stored(plan.stored)
-    models = [CostModel(question.shape, there, workload, question.routes) for workload, _ in plan.objective.parts]
-    predictions = tuple(price(model, plan.placement) for model in models)
+    predictions = _priced(question, lab, plan, plan.objective)
     return replace(plan, prediction=predictions[0], predictions=predictions)
 
 
-def _reading(question: Question, lab: Lab, plan: Plan) -> Prediction:
-    """Of the prompt."""
-    workload = Workload("prefill", question.prompt)
-    return price(CostModel(question.shape, lab.with_stored(plan.stored), workload, question.routes), plan.placement)
+def _first_token(question: Question, lab: Lab, plan: Plan) -> tuple[float, float, float]:
+    if plan.objective == question.first:
+        return plan.seconds
+    return seconds_of(question.first, _priced(question, lab, plan, question.first))
+
+
+def _priced(question: Question, lab: Lab, plan: Plan, objective: Objective) -> tuple[Prediction, ...]:
+    """The objective's parts in the plan's placement."""
+    there = lab.with_stored(plan.stored)
+    models = [CostModel(question.shape, there, workload, question.routes) for workload, _ in objective.parts]
+    return tuple(price(model, plan.placement) for model in models)
 
 
 def outcome(question: Question, name: str, assembly: Assembly) -> Outcome:
-    q, lab = question, assembly.lab
+    q, lab, notes = question, assembly.lab, assembly.notes
     homes = q.homes and [h for h in q.homes if any(d.name == h for d in lab.devices)]
     if q.homes and not homes:
-        return Outcome(name, lab, assembly.notes, None, f"no device for attention is left of {', '.join(q.homes)}")
+        return Outcome(name, lab, notes, None, f"no device for attention is left of {', '.join(q.homes)} (--home)")
+    if gone := [h for h in q.homes or () if h not in (homes or ())]:
+        notes = (*notes, f"--home {', '.join(gone)} is gone: attention is on {', '.join(homes or ())}")
     try:
         plan = find_placement(
             q.shape,
             lab,
-            q.workload,
+            None,
             q.routes,
-            q.context,
+            max(q.context, q.first.context),
             q.slots,
             homes=homes,
             repack=q.repack,
             seconds=q.seconds,
-            objective=q.objective,
+            objective=q.aim,
+            copies=q.copies,
         )
     except CapacityError as error:
-        return Outcome(name, lab, assembly.notes, None, str(error))
-    return Outcome(name, lab, assembly.notes, plan, prefill=_reading(q, lab, plan))
+        return Outcome(name, lab, notes, None, str(error))
+    return Outcome(name, lab, notes, plan, first_token_s=_first_token(q, lab, plan))
 
 
-def what_if_text(outcomes: Sequence[Outcome], prompt: int) -> str:
+def what_if_text(outcomes: Sequence[Outcome], question: Question) -> str:
     """A table, and below it what had to be said."""
-    head = ["configuration", "fits", "tokens/s", f"first token after {prompt}", "limited by", "watts", "price"]
-    lines = _columns([head, *(_row(o) for o in outcomes)])
+    aim, first = question.aim, question.first
+    whole = [f"time of {aim.name}"] if len(aim.parts) > 1 and aim != first else []
+    speed, wait = f"tokens/s of {aim.workload.name}", f"first token after {first.workload.name}"
+    head = ["configuration", "fits", speed, *whole, wait, "limited by", "watts", "price"]
+    lines = _columns([head, *(_row(o, bool(whole)) for o in outcomes)])
     notes = dict.fromkeys(f"{o.name}: {note}" for o in outcomes for note in (*o.notes, *filter(None, [o.missing])))
     if notes:
         lines += ["", *(f"  - {note}" for note in notes)]
+    if aim != first:
+        placed = "+".join(w.name for w, _ in aim.parts)
+        lines += ["", f"First tokens are timed in the placement for {placed}; --objective ttft places for them."]
     lines += ["", "Watts and prices are the devices' own, at full load and as listed: no hosts, switches or cables."]
     return "\n".join(lines)
 
@@ -187,7 +208,8 @@ def _json(o: Outcome) -> dict[str, Any]:
         "devices": [d.name for d in o.lab.devices],
         "fits": o.plan is not None,
         "prediction": prediction_json(o.plan.prediction) if o.plan else None,
-        "first_token_s": dict(zip(("p10", "p50", "p90"), first)) if first else None,
+        "objective": {"name": o.plan.objective.name, "seconds": dict(zip(_PARTS, o.plan.seconds))} if o.plan else None,
+        "first_token_s": dict(zip(_PARTS, first)) if first else None,
         "limited_by": o.limit,
         "watts": {"known": o.watts[0], "devices_unknown": o.watts[1]},
         "price_usd": {"known": o.price_usd[0], "devices_unknown": o.price_usd[1]},
@@ -196,13 +218,15 @@ def _json(o: Outcome) -> dict[str, Any]:
     }
 
 
-def _row(o: Outcome) -> list[str]:
-    if o.plan is None or (first := o.first_token_s) is None:
-        return [o.name, "no", "", "", "", _known(o.watts, " W"), _known(o.price_usd, " USD")]
-    p = o.plan.prediction
-    speed = f"{p.p50:.3g} ({p.p10:.3g} to {p.p90:.3g})"
-    wait = f"{first[1]:.3g} s ({first[0]:.3g} to {first[2]:.3g})"
-    return [o.name, "yes", speed, wait, o.limit, _known(o.watts, " W"), _known(o.price_usd, " USD")]
+def _row(o: Outcome, whole: bool) -> list[str]:
+    """`whole`: with the time of all the objective's steps."""
+    ends = [_known(o.watts, " W"), _known(o.price_usd, " USD")]
+    if o.plan is None or o.first_token_s is None:
+        return [o.name, "no", *[""] * (3 + whole), *ends]
+    p, times = o.plan.prediction, ([o.plan.seconds] if whole else []) + [o.first_token_s]
+    speed = f"{number(p.p50)} ({number(p.p10)} to {number(p.p90)})"
+    waits = [f"{duration(middle)} ({duration(low)} to {duration(high)})" for low, middle, high in times]
+    return [o.name, "yes", speed, *waits, o.limit, *ends]
 
 
 def _known(total: tuple[float, int], unit: str) -> str:

@@ -67,6 +67,11 @@ def number(value: float) -> str:
     return f"{value:.2g}" if abs(value) >= 1e-4 else f"{value:.1e}"
 
 
+def duration(seconds: float) -> str:
+    """67.4 ms, 1.23 s, 8,353 s"""
+    return f"{number(seconds)} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Words to the left, numbers to the right, two spaces between."""
     every = [head, *rows]

@@ -8,7 +8,7 @@ from motley.errors import UsageError
 
 STEP_TOKENS = 512  # the most that a step carries: the engine's prefill chunk
 
-_NAME = re.compile(r"(pp|tg)(\d+)(?:@d(\d+))?(?:x(\d+))?")
+_NAME = re.compile(r"(pp|tg)([0-9]{1,9})(?:@d([0-9]{1,9}))?(?:x([0-9]{1,6}))?")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.batch < 1 or self.depth < 0 or self.chunk < 1:
-            raise UsageError(f"a workload needs tokens >= 1, batch >= 1, depth >= 0 and chunk >= 1: {self}")
+            raise UsageError(f"the workload {self.name}: it takes at least one token of one sequence")
 
     @classmethod
     def parse(cls, name: str, depth: int = 0, batch: int = 1) -> Self:
@@ -45,6 +45,12 @@ class Workload:
     def context(self) -> int:
         """Cache positions that one sequence needs."""
         return self.depth + self.tokens
+
+    def too_long(self, longest: int) -> str:
+        """Why it is not predicted for a model made for `longest` positions; empty where it is."""
+        if self.context <= longest:
+            return ""
+        return f"{self.context:,} positions, the model was made for {longest:,}: not predicted"
 
     @property
     def step_tokens(self) -> int:

@@ -89,8 +89,8 @@ def lookup(name: str) -> Spec:
         from difflib import get_close_matches
 
         spelling = plain(name)
-        close = get_close_matches(spelling, _spellings(), n=6, cutoff=0.4)
+        close = get_close_matches(spelling[:80], _spellings(), n=6, cutoff=0.4)
         near = list(dict.fromkeys(_spellings()[s] for s in close))[:3]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(names())}"
-        raise UsageError(f"unknown model shape {name!r}: {hint}")
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(f"unknown model shape {name[:80]!r}: {hint}`motley plan --shapes` lists them")
     return _spec(found)

@@ -89,8 +89,13 @@ def is_mix(name: str) -> bool:
 
 
 def unknown_mix(name: str) -> UnsupportedError:
-    known = ", ".join(ALL_MIXES)
-    return UnsupportedError(f"unknown quantisation {name!r}: Motley knows {known}, and pairs such as mxfp4+bf16")
+    from difflib import get_close_matches  # only for the message
+
+    near = get_close_matches(name[:80].lower().replace("-", "_"), ALL_MIXES, n=3, cutoff=0.5)
+    known = " or ".join(near) if near else "q4_k, q8_0 or mxfp4"
+    return UnsupportedError(
+        f"unknown quantisation {name[:80]!r}: did you mean {known}? `motley plan --quants` lists them, pairs aside"
+    )
 
 
 def fitting(quant: Quant, cols: int) -> Quant:

@@ -25,7 +25,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     [
         (["bench", "nowhere.gguf"], "there is no file nowhere.gguf"),
         (["bench", "--shape", "olmo-1b-7b"], "olmoe-1b-7b"),
-        (["bench", "--shape", "olmoe-1b-7b", "--quant", "q3_x"], "q4_k"),
+        (["bench", "--shape", "olmoe-1b-7b", "--quant", "q3_x"], "iq3_xs"),
         (["bench", "--pp", "0", "--tg", "0"], "nothing to measure"),
         (["plan", "olmoe-1b-7b", "--lab", "nowhere.toml"], "cannot read the lab file nowhere.toml"),
         (["report", "nowhere.json"], "nowhere.json"),
