@@ -1,6 +1,8 @@
 """The planner: whole, within memory, as good as brute force on small cases, and able to say why."""
 
 import json
+import re
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -11,6 +13,7 @@ from labs import device, lab, placed, tiny_shape
 
 from motley.errors import CapacityError, UsageError
 from motley.lab.lab import Lab, Link
+from motley.lab.labs import find_lab
 from motley.lab.placement import LayerPlacement, Placement
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
@@ -379,3 +382,35 @@ def test_dense_models_are_split_by_layers() -> None:
     assert all(layer.experts == () for layer in plan.placement.layers)
     assert len({layer.home for layer in plan.placement.layers}) == 2
     assert plan_text(plan, shape, where)
+
+
+def test_a_few_of_many_devices_that_would_nearly_do_are_named() -> None:
+    shape, many = ModelShape.named("gpt-oss-20b", "mxfp4"), find_lab("24x gb10 @cx7-200g").lab
+    plan = find_placement(shape, many, seconds=0.3)
+    said = [reason for reason in plan.reason if "would nearly do" in reason]
+    assert len(said) == 1
+    n, percent = re.findall(r"(\d+) of these \d+ devices.* reach (\d+) % of it", said[0])[0]
+    alone = find_placement(shape, many.subset(f"gb10-{i + 1}" for i in range(int(n))), seconds=0.3)
+    assert 0.9 < alone.prediction.p50 / plan.prediction.p50 < 1
+    assert int(percent) == round(100 * alone.prediction.p50 / plan.prediction.p50)
+
+
+def test_a_wait_is_told_over_the_link_of_the_home_that_waits() -> None:
+    plan = find_placement(ModelShape.named("kimi-k2"), find_lab("2tb-10gbe-rdma").lab, seconds=0.5)
+    homes = {layer.home for layer in plan.placement.layers}
+    assert {"rtx-pro-6000", "m3-ultra-512-1"} <= homes, "the case that this is about"
+    waits = [reason for reason in plan.reason if reason.startswith("waiting for m3-ultra")]
+    asked_by_macs = {h for layer in plan.placement.layers if layer.home.startswith("m3") for h in layer.holders}
+    for reason in waits:
+        name = reason.removeprefix("waiting for ").split(" ")[0]
+        assert ("jaccl (42 us" in reason) == (name in asked_by_macs), reason
+    assert waits
+
+
+def test_a_lab_too_large_to_be_planned_is_refused_at_once() -> None:
+    device_ = device("a")
+    many = Lab(
+        tuple(replace(device_, name=f"a{i}", node=f"a{i}") for i in range(2049)), (Link("*", "*", "tcp", 50, 1),)
+    )
+    with pytest.raises(UsageError, match="2,049 devices: up to 2,048"):
+        find_placement(ModelShape.named("olmoe-1b-7b"), many)

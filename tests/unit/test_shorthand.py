@@ -91,14 +91,15 @@ def test_what_rdma_cannot_join_is_said() -> None:
         ("radeon 7900 xtz", "unknown device 'radeon 7900 xtz': did you mean rx-7900-xt"),
         ("7900xtz", "unknown device '7900xtz': did you mean rx-7900-xt"),
         ("RTX 4090 100GB", "rtx-4090 is sold with 24 or 48 GB"),
-        ("-1x gb10", "a count is a whole number from 1 to 4,096, not -1"),
-        ("1.5x gb10", "a whole number from 1 to 4,096, not 1.5"),
-        ("1e3x gb10 @10gbe", "a whole number from 1 to 4,096, not 1e3"),
-        ("-1xgb10", "a whole number from 1 to 4,096, not -1"),
-        ("5000x gb10 @10gbe", "a whole number from 1 to 4,096, not 5000"),
-        (f"{'9' * 5000}x gb10", "a whole number from 1 to 4,096, not 99"),
+        ("-1x gb10", "a count is a whole number from 1 to 2,048, not -1"),
+        ("1.5x gb10", "a whole number from 1 to 2,048, not 1.5"),
+        ("1e3x gb10 @10gbe", "a whole number from 1 to 2,048, not 1e3"),
+        ("-1xgb10", "a whole number from 1 to 2,048, not -1"),
+        ("5000x gb10 @10gbe", "a whole number from 1 to 2,048, not 5000"),
+        (f"{'9' * 5000}x gb10", "a whole number from 1 to 2,048, not 99"),
+        ("2048x (2048x (2048x gb10 @10gbe) @10gbe) @10gbe", "8,589,934,592 devices: it takes up to 2,048"),
         ("gb10 + ", "a device is missing"),
-        ("0x gb10", "a whole number from 1 to 4,096, not 0"),
+        ("0x gb10", "a whole number from 1 to 2,048, not 0"),
         ("gb10 @", "a link is missing"),
     ],
 )
@@ -127,6 +128,15 @@ def test_a_name_is_all_words_up_to_the_next_sign(text: str, names: list[str]) ->
 
 def test_a_long_line_is_no_files_name() -> None:
     assert len(find_lab(" + ".join(["gb10"] * 60) + " @10gbe").lab.devices) == 60
+
+
+def test_an_engine_that_never_ran_on_such_a_device_is_said() -> None:
+    said = "mlx on cuda: no measurement of that; predicted by what it reaches on metal"
+    assert assemble("2x rtx-3090 & epyc-9354", "mlx").notes[0] == said
+    assert assemble("m3-ultra + gb10 @10gbe", "ktransformers").notes[0].startswith("ktransformers on metal: no")
+    for engine, lab in (("mlx", "m3-ultra"), ("vllm", "mi300x"), ("llama.cpp", "pi5"), ("motley", "m3-ultra")):
+        assert not assemble(lab, engine).notes
+    assert Change("swap", "m3-ultra->gb10").apply(assemble("m3-ultra", "mlx").lab, "mlx").notes == (said,)
 
 
 def test_many_machines_are_one_pattern() -> None:

@@ -16,6 +16,7 @@ from motley.errors import UsageError
 if TYPE_CHECKING:
     from motley.lab.joins import Joins
 
+MOST_DEVICES = 2048  # of a lab that is planned: half a minute
 _STORED_SHARE = 0.7  # of the repacked layout's speed, where reading weights as they are stored was not measured
 
 

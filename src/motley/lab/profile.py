@@ -22,6 +22,20 @@ TYPICAL_TFLOPS = 0.06  # 16-bit, for each GB/s, where a device's rate is not kno
 _GEMM_SHARE = 0.5  # what the cost model takes of `int8_gops` where no kernel was measured
 # What drives a device of a kind, where nothing else is said.
 DRIVERS = {"cuda": "cuda", "metal": "metal", "rocm": "rocm", "cpu": "cpu", "vulkan": "vulkan", "sycl": "vulkan"}
+# The kinds of device an engine runs on, where that is not all; Ryzen AI Max counts as vulkan here, whatever drives it.
+_RUNS_ON = {
+    "mlx": ("metal",),
+    "exo": ("metal",),
+    "motley-mlx": ("metal",),
+    "motley-native": ("cpu",),
+    "distributed-llama": ("cpu",),
+    "ds4": ("metal", "cuda"),
+    "ik_llama.cpp": ("cuda", "cpu"),
+    "ktransformers": ("cuda", "cpu"),
+    "vllm": ("cuda", "rocm", "vulkan", "npu"),
+    "sglang": ("cuda", "rocm", "npu"),
+    "tensorrt-llm": ("cuda",),
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,14 @@ def profile(hardware: Hardware, engine: str, backend: str = "") -> Profile:
     for kind, who in (("backend", driver), ("class", hardware.cls), ("engine", own.get("like", ""))):
         found = found.times(table[kind].get(who, {}))
     return found.times({key: value for key, value in own.items() if key not in ("like", "note")})
+
+
+def engine_note(hardware: Hardware, engine: str) -> str:
+    """A sentence where the engine was measured on other kinds of device only; else empty."""
+    if hardware.kind in _RUNS_ON.get(engine, (hardware.kind,)):
+        return ""
+    others = " and ".join(_RUNS_ON[engine])
+    return f"{engine} on {hardware.kind}: no measurement of that; predicted by what it reaches on {others}"
 
 
 def known(hardware: Hardware) -> bool:

@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 
 from motley.errors import UsageError
 from motley.lab.hardware import Hardware, hardware, memory_sizes
+from motley.lab.lab import MOST_DEVICES
 from motley.lab.links import LinkKind, link_kind
 from motley.lab.wiring import Assembly, Box, wired
 
 _TOKEN = re.compile(r"\s*(?:([+&@()])|(\d+)\s*[x×](?=[\s(])|([^\s+&@()]+))")
 _COUNTED = re.compile(r"(-?\d[\d.,e]*)[x×](.*)")  # a count without a space behind it, or what is none
-_MOST = 4096  # of a kind
 _EXAMPLE = "write for example 'rtx-pro-6000 + 3x m3-ultra-512 @10gbe'"
 
 
@@ -57,6 +57,8 @@ def assemble(text: str, engine: str = "motley") -> Assembly:
 def parse(text: str) -> tuple[list[Box], LinkKind | None]:
     """Its machines, and the link that the sum ends with."""
     found = _Parser(text).sum()
+    if (n := _size(found)) > MOST_DEVICES:
+        raise UsageError(f"the lab has {n:,} devices: it takes up to {MOST_DEVICES:,}")
     return _boxes(found, ()), found.link
 
 
@@ -109,7 +111,7 @@ class _Parser:
         elif kind != "count":
             return 1
         if not _is_count(word):
-            raise self.error(f"a count is a whole number from 1 to {_MOST:,}, not {word[:20]}")
+            raise self.error(f"a count is a whole number from 1 to {MOST_DEVICES:,}, not {word[:20]}")
         self.at += 1
         return int(word)
 
@@ -166,7 +168,7 @@ def _device(words: str) -> Hardware:
 
 
 def _is_count(word: str) -> bool:
-    return word.isdecimal() and len(word) < 10 and 1 <= int(word) <= _MOST
+    return word.isdecimal() and len(word) < 10 and 1 <= int(word) <= MOST_DEVICES
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
@@ -183,6 +185,12 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     if not found:
         raise UsageError(f"the lab is empty: {_EXAMPLE}")
     return found
+
+
+def _size(node: _Sum) -> int:
+    """Devices, before any is made."""
+    parts = [len(t.part.devices) if isinstance(t.part, _Machine) else _size(t.part) for t in node.terms]
+    return sum(term.count * n for term, n in zip(node.terms, parts))
 
 
 def _boxes(node: _Sum, around: Sequence[tuple[int, LinkKind | None, LinkKind | None]]) -> list[Box]:

@@ -10,6 +10,7 @@ from motley.lab.hardware import Hardware, hardware
 from motley.lab.lab import Device, Lab, Link, shortened
 from motley.lab.links import LinkKind, every_link, link_kind
 from motley.lab.profile import device as profiled
+from motley.lab.profile import engine_note
 from motley.lab.wiring import Assembly, hardware_of, kind_of, supported, through
 
 _RDMA = ("tcp", "rdma")
@@ -48,7 +49,7 @@ def _swap_devices(lab: Lab, old: Sequence[Device], new: Hardware, engine: str) -
         swapped[device.name] = profiled(new, engine, names[device.name], node)
     devices = tuple(swapped.get(d.name, d) for d in lab.devices)
     after = Lab(devices)
-    notes: dict[str, None] = {}
+    notes = {note: None for note in [engine_note(new, engine)] if note}
     links = []
     for link in lab.links:
         moved = replace(link, a=names.get(link.a, link.a), b=names.get(link.b, link.b))

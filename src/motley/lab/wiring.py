@@ -14,6 +14,7 @@ from motley.lab.hardware import Hardware, hardware
 from motley.lab.lab import Device, Lab, Link
 from motley.lab.links import LinkKind, joining, link_kind
 from motley.lab.profile import device as profiled
+from motley.lab.profile import engine_note
 
 _MANY = 16  # machines from which on the commonest link is written once, as a pattern
 _MOST_LINKS = 20_000
@@ -52,7 +53,7 @@ class Assembly:
 def wired(boxes: Sequence[Box], engine: str) -> Assembly:
     """Raises UsageError for machines that nothing joins, or that the link asked for cannot join."""
     devices, nodes = _named(boxes, engine)
-    notes: dict[str, None] = {}
+    notes = {note: None for box in boxes for d in box.devices if (note := engine_note(d, engine))}
     inside = [link for box, node in zip(boxes, nodes) for link in _inside(box, [d.name for d in node])]
     between: list[tuple[str, str, LinkKind]] = []
     for (box_a, node_a), (box_b, node_b) in combinations(list(zip(boxes, nodes)), 2):

@@ -18,7 +18,6 @@ from motley.predict.predict import Prediction, Term, price, stages
 from motley.predict.show import duration, number
 
 _FEW = 6  # devices, runs or links that are each worth a word
-_NEARLY = 0.9  # of the speed, with few devices
 _ALONE = 4  # devices alone that are compared with
 
 
@@ -35,7 +34,6 @@ def reasons(
     return [
         *_where(pricer, state),
         *_compared(pricer, state, objective, speed, alternatives),
-        *_few_would_do(state, speed, alternatives),
         *_links(pricer, state, prediction, head),
         _limit(pricer, prediction),
     ]
@@ -104,17 +102,6 @@ def _compared(
             if other.tokens_per_s < speed * 0.995:
                 said.append(f"{other.name}: {_slower(other.tokens_per_s, objective, speed)}")
     return said
-
-
-def _few_would_do(state: State, speed: float, alternatives: Sequence[Alternative]) -> list[str]:
-    """Where a plan of many devices is hardly faster than one that names all it uses."""
-    used = {d for pattern in state for d in (pattern.home, *(d for d, _ in pattern.held))}
-    for other in alternatives:
-        named = "experts" not in other.name and " devices" not in other.name
-        if len(used) > _FEW and named and (other.tokens_per_s or 0) >= _NEARLY * speed:
-            part = 100 * (other.tokens_per_s or 0) / speed
-            return [f"{len(used)} devices bring little: {other.name} reaches {part:.0f} % of their speed"]
-    return []
 
 
 def name_of(pricer: Pricer, state: State) -> str:

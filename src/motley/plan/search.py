@@ -5,17 +5,19 @@ The arrangements of `candidates` are priced by the cost model that `predict` use
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from math import inf
 from time import monotonic
 from typing import Self
 
 from motley.errors import CapacityError, UsageError
-from motley.lab.lab import Lab, missing_pairs
+from motley.lab.lab import MOST_DEVICES, Lab, missing_pairs
 from motley.plan.beam import Beam
 from motley.plan.build import built
 from motley.plan.candidates import candidates
 from motley.plan.columns import every_column, seen_columns
 from motley.plan.copies import with_copies
+from motley.plan.fewer import fewer
 from motley.plan.improve import improve
 from motley.plan.layout import layout_reasons, stored_devices
 from motley.plan.objective import Objective
@@ -32,6 +34,7 @@ from motley.shape.model import ModelShape
 _SECONDS, _SECONDS_A_DEVICE = 2.5, 0.015
 _STARTS = 24  # how many arrangements are improved
 _STARTING = 0.5  # of the time, at most, for finding them
+_FEWER_S = 0.3  # for a few devices of many
 _PROOF_S = 2.0  # at least, where all patterns are looked at
 _DEALT_BETTER = 0.1  # a state that much slower may win once its experts are exchanged
 _BEAM = 16  # devices of which the best of what was seen is put together again
@@ -62,6 +65,8 @@ def find_placement(
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
     if not isinstance(objective, Objective):
         objective = Objective.of(workload or Workload(), objective)
+    if len(lab.devices) > MOST_DEVICES:
+        raise UsageError(f"the lab has {len(lab.devices):,} devices: up to {MOST_DEVICES:,} are planned")
     if missing := lab.missing_links():
         raise UsageError(
             f"the lab has no link between {missing_pairs(missing)}: measure it with `motley probe` or write it in "
@@ -94,7 +99,15 @@ def find_placement(
     said = reasons(pricer, found.state, prediction, alternatives, objective, speed, head)
     said += copied(pricer, placement)
     said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
-    return Plan(placement, prediction, said, stored, alternatives, objective, predictions)
+    plan = Plan(placement, prediction, said, stored, alternatives, objective, predictions)
+
+    def planned(few: Lab) -> Plan:
+        at_home = None if homes is None else [d.name for d in few.devices if d.name in homes]
+        return find_placement(
+            shape, few, None, routes, context, slots, None, at_home, repack, _FEWER_S, objective, copies
+        )
+
+    return plan if head else replace(plan, reason=[*said, *fewer(plan, lab, planned)])
 
 
 class Search:
