@@ -4,7 +4,7 @@ import argparse
 import sys
 from datetime import date
 
-from motley.cli.options import memory, output_file, positive
+from motley.cli.options import memory, output_file, positive, writing
 from motley.cli.session import Seat, Session
 from motley.lab.export import shareable
 from motley.lab.machine import this_machine, usable_cores
@@ -28,9 +28,11 @@ def run(args: argparse.Namespace) -> int:
     with Session(seats) as session:
         lab = session.probe()
     if args.export:
-        args.export.write_text(shareable(lab, this_machine(), date.today()), encoding="utf-8")
+        with writing(args.export):
+            args.export.write_text(shareable(lab, this_machine(), date.today()), encoding="utf-8")
     if args.output:
-        args.output.write_text(lab.dumps(), encoding="utf-8")
+        with writing(args.output):
+            args.output.write_text(lab.dumps(), encoding="utf-8")
     elif not args.export:
         print(lab.dumps(), end="")
     return 0

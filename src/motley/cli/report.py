@@ -9,7 +9,7 @@ from motley.bench.report.page import write_report
 from motley.bench.result import Result, load_result
 from motley.bench.store import Store
 from motley.bench.table import list_view, result_view, side_by_side
-from motley.cli.options import output_file, positive
+from motley.cli.options import output_file, positive, writing
 from motley.errors import UsageError
 
 
@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         console.print(side_by_side(found))
     if args.html:
-        write_report(found[0][1], args.html)
+        with writing(args.html):
+            write_report(found[0][1], args.html)
         console.print(f"report: {args.html}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

@@ -32,8 +32,8 @@ what joins islands another; the more specific link counts (`joins` has the rule)
     transport = "tcp"
     ...
 
-Nothing is skipped: an unknown key, a missing one, a wrong type, a negative number or a pair of devices without a link
-is a UsageError that names it.
+Nothing is skipped: an unknown key or word, a missing one, a wrong type, a figure that no machine has, a control
+character or a pair of devices without a link is a UsageError that names it.
 """
 
 import json
