@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from motley.errors import MotleyError
 from motley.lab.hardware import Hardware
 from motley.lab.lab import Device
-from motley.lab.profile import tflops
+from motley.lab.profile import driver, tflops
 from motley.predict.cost import CostModel
 from motley.predict.predict import price
 from motley.predict.published import words
@@ -32,6 +32,7 @@ TERMS = (
     "layer",
     "routed",
     "recurrent",
+    "latent",
     "sparse",
     "exchange",
     "reduce",
@@ -45,7 +46,7 @@ class Part:
     """One step's features on one class of hardware [TERMS], done `times` for the row's tokens."""
 
     cls: str
-    kind: str
+    driver: str
     key: str
     terms: NDArray[np.float64]
 
@@ -103,8 +104,10 @@ _known: dict[object, tuple[Part, ...]] = {}  # tables ask the same of many backe
 
 
 def _parts(question: Question, workload: Workload) -> tuple[Part, ...]:
-    shape, away = question.stated, words.layers_on_processor(question.row.parallelism, question.row.notes)
-    key = shape.shape.name, shape.shape.n_bytes, shape.factor, question.split, question.members, question.link, away
+    stated, row = question.stated, question.row
+    away = words.layers_on_processor(row.parallelism, row.notes, row.engine)
+    key = (stated.shape.name, stated.shape.n_bytes, stated.factor, stated.size, question.split, question.members)
+    key = (*key, question.link, question.engine, words.backend(row.backend), away)
     if (key, workload) not in _known:
         _known[key, workload] = _asked(question, workload)
     return _known[key, workload]
@@ -118,7 +121,7 @@ def _asked(question: Question, workload: Workload) -> tuple[Part, ...]:
     for key, h in classes.items():
         values = [_priced(model, question, term, key) for term in TERMS[:-1]]
         link = _priced(model, question, "link", key) if not parts else 0.0
-        parts.append(Part(h.cls, h.kind, h.base, np.array([*values, link])))
+        parts.append(Part(h.cls, driver(h, words.backend(question.row.backend)), h.base, np.array([*values, link])))
     return tuple(parts)
 
 
@@ -177,6 +180,8 @@ def _only(h: Hardware, term: str) -> Device:
             return replace(infinite, routed_us=1.0)
         case "recurrent":
             return replace(infinite, recurrent_us=1.0)
+        case "latent":
+            return replace(infinite, latent_us=1.0)
         case "sparse":
             return replace(infinite, sparse_us=1.0)
         case "exchange":

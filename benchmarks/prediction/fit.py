@@ -6,6 +6,7 @@ speed. All factors are near one unless rows say otherwise (a normal prior on the
 less (Cauchy's loss). Solved by damped Gauss-Newton on the logarithms. `run.py` is the command.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +16,6 @@ import numpy as np
 from features import TERMS, Case, cases
 from numpy.typing import NDArray
 
-from motley.lab.profile import DRIVERS
-from motley.predict.published import words
 from motley.predict.published.rows import read_rows
 
 Floats = NDArray[np.float64]
@@ -36,6 +35,7 @@ FIGURES: dict[str, tuple[float, tuple[float, ...]]] = {
     "layer_us": (25.0, (0.5, 0.50, 0.50, 0.50, 0.30)),
     "routed_us": (25.0, (0.5, 0.40, 0.30, 0.40, 0.0)),
     "recurrent_us": (25.0, (0.5, 0.40, 0.30, 0.40, 0.0)),
+    "latent_us": (40.0, (0.5, 0.30, 0.40, 0.40, 0.0)),
     "sparse_us": (200.0, (0.5, 0.30, 0.30, 0.80, 0.0)),
     "exchange_us": (300.0, (0.5, 0.0, 0.30, 0.80, 0.0)),
     "reduce_us": (15.0, (0.5, 0.0, 0.40, 0.60, 0.30)),
@@ -47,6 +47,7 @@ _PARTS = {
     "layer_us": ("layer",),
     "routed_us": ("routed",),
     "recurrent_us": ("recurrent",),
+    "latent_us": ("latent",),
     "sparse_us": ("sparse",),
     "exchange_us": ("exchange",),
     "reduce_us": ("reduce",),
@@ -62,20 +63,16 @@ VARIANTS = {
 _SPEED = 0.12  # sigma of a device's own factor
 _TAIL = 3.0  # a device far from its class (an old card, a throttled board) is one, not the class
 _SCALE = 0.15  # of a row's logarithm: beyond it, it counts less
+_AS_GOOD, _OTHERS = 1.05, 0.3  # a row so near the best of its case counts whole, another so much
+_SERVED = 0.1
 _STEP = 0.7  # the most that a logarithm moves at once
 
 
-def factors(cls: str, kind: str, engine: str, backend: str) -> tuple[str, ...]:
+def factors(cls: str, drives: str, engine: str) -> tuple[str, ...]:
     """Whose factors count for a part: COLUMNS."""
-    driver = "cpu" if kind == "cpu" else words.backend(backend) or DRIVERS.get(kind, "")
     base = VARIANTS.get(engine, engine)
-    return (
-        "any",
-        f"backend {driver}" if driver else "",
-        f"class {cls}",
-        f"engine {base}",
-        (f"variant {engine}" if base != engine else ""),
-    )
+    variant = f"variant {engine}" if base != engine else ""
+    return "any", f"backend {drives}" if drives else "", f"class {cls}", f"engine {base}", variant
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,7 @@ class Data:
             np.array([w for _, w, _, _ in pieces]),
             np.array([i for i, _, _, _ in pieces]),
             tuple(
-                list(column)
-                for column in zip(*(factors(p.cls, p.kind, c.question.engine, c.row.backend) for _, _, p, c in pieces))
+                list(column) for column in zip(*(factors(p.cls, p.driver, c.question.engine) for _, _, p, c in pieces))
             ),
             [p.key for _, _, p, _ in pieces],
             np.array([c.measured_ms for c in found]),
@@ -180,7 +176,7 @@ def _priced(data: Data, x: Floats) -> tuple[Floats, Floats, Floats]:
     own = own + larger(
         t["cache"] / s["cache_share"], ("cache_share",), t["attend"] / s["attend_share"], ("attend_share",)
     )
-    for name in ("step_us", "layer_us", "routed_us", "recurrent_us", "sparse_us"):
+    for name in ("step_us", "layer_us", "routed_us", "recurrent_us", "latent_us", "sparse_us"):
         cost = t[_PARTS[name][0]] * s[name]
         part[:, at[name]] += cost
         own = own + cost
@@ -222,12 +218,23 @@ def fit(data: Data, weight: Floats, start: Fit | None = None, rounds: int = 40) 
 
 
 def weights(data: Data) -> Floats:
-    """Rows that repeat each other share their weight; a row that a check flagged has none."""
-    same = [(c.question.stated.shape.name, c.row.hw_key, c.row.mode, c.row.n_devices) for c in data.cases]
-    times = {key: same.count(key) for key in set(same)}
-    models = {hw: len({key for key in times if key[1] == hw}) for _, hw, _, _ in times}
-    flagged = [c.row.spec_decode == "suspected" for c in data.cases]
-    return np.array([0.0 if f else 4.0 / times[key] ** 0.5 / models[key[1]] ** 0.25 for f, key in zip(flagged, same)])
+    """Rows that repeat each other share their weight, and of those that measure one case the best counts most: what
+    slowed the others (old versions, half a setting) is not the machine's. A server's throughput hangs on how
+    requests arrive, which no row says: it counts little. A row that a check flagged counts nothing."""
+    same = [(c.question.stated.shape.name, c.devices, c.row.mode, c.row.n_devices) for c in data.cases]
+    times = Counter(same)
+    models = Counter(hw for _, hw, _, _ in times)
+    cases = [(*key, c.row.quant, c.question.split, c.question.workload) for key, c in zip(same, data.cases)]
+    best: dict[object, float] = {}
+    for case, ms in zip(cases, data.measured.tolist()):
+        best[case] = min(ms, best.get(case, ms))
+    found = []
+    for c, key, case, ms in zip(data.cases, same, cases, data.measured.tolist()):
+        weight = 4.0 / times[key] ** 0.5 / models[key[1]] ** 0.25
+        weight *= 1.0 if ms <= best[case] * _AS_GOOD else _OTHERS
+        weight *= _SERVED if c.question.prompt is not None else 1.0
+        found.append(0.0 if c.row.spec_decode == "suspected" else weight)
+    return np.array(found)
 
 
 def load(path: Path) -> tuple[Data, list[tuple[str, str]], int]:

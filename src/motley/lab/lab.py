@@ -66,6 +66,7 @@ class Device:
     layer_us: float = 0.0  # once a layer: launches that no other figure holds
     routed_us: float = 0.0  # more of them where a layer has experts
     recurrent_us: float = 0.0  # more of them where a layer keeps a state instead of a cache
+    latent_us: float = 0.0  # more of them where a layer's cache is latent
     sparse_us: float = 0.0  # more of them where a layer chooses which parts of its cache to read
     exchange_us: float = 0.0  # this side's software of an exchange with another node; 0: so many calls (predict.cost)
     reduce_us: float = 0.0  # one all-reduce among the members of a group that works as one device (lab.group)

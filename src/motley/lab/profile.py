@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from math import hypot
 from typing import Any
 
 from motley.errors import UsageError
@@ -19,6 +20,8 @@ from motley.lab.hardware import Hardware
 from motley.lab.lab import Device
 
 TYPICAL_TFLOPS = 0.06  # 16-bit, for each GB/s, where a device's rate is not known
+_TO_COME = frozenset({"motley-tinygrad", "motley-mlx"})  # predicted as llama.cpp, which they have to reach
+_UNTRIED = 0.25  # what that adds to a sigma, by judgement
 _GEMM_SHARE = 0.5  # what the cost model takes of `int8_gops` where no kernel was measured
 # What drives a device of a kind, where nothing else is said.
 DRIVERS = {"cuda": "cuda", "metal": "metal", "rocm": "rocm", "cpu": "cpu", "vulkan": "vulkan", "sycl": "vulkan"}
@@ -38,6 +41,16 @@ _RUNS_ON = {
 }
 
 
+# What else can; a name that cannot is a slip of the table.
+_ABLE = {
+    "cuda": ("cuda", "vulkan"),
+    "metal": ("metal", "vulkan"),
+    "rocm": ("rocm", "hip", "rocwmma", "vulkan", "amdvlk"),
+    "vulkan": ("vulkan", "amdvlk", "rocm"),
+    "sycl": ("vulkan",),
+}
+
+
 @dataclass(frozen=True)
 class Profile:
     """Of one engine on one class of hardware. Shares are of what the vendor states."""
@@ -52,6 +65,7 @@ class Profile:
     layer_us: float
     routed_us: float
     recurrent_us: float
+    latent_us: float
     sparse_us: float
     exchange_us: float  # software of one exchange between nodes, this side
     reduce_us: float  # software of one all-reduce
@@ -86,9 +100,8 @@ def profile(hardware: Hardware, engine: str, backend: str = "") -> Profile:
         near = get_close_matches(engine, engines(), n=3, cutoff=0.4) or engines()
         raise UsageError(f"unknown engine {engine!r}: did you mean {' or '.join(near)}?")
     own = table["engine"][engine]
-    driver = "cpu" if hardware.kind == "cpu" else backend or DRIVERS.get(hardware.kind, "")
     found = Profile(**table["any"])
-    for kind, who in (("backend", driver), ("class", hardware.cls), ("engine", own.get("like", ""))):
+    for kind, who in (("backend", driver(hardware, backend)), ("class", hardware.cls), ("engine", own.get("like", ""))):
         found = found.times(table[kind].get(who, {}))
     return found.times({key: value for key, value in own.items() if key not in ("like", "note")})
 
@@ -99,6 +112,12 @@ def engine_note(hardware: Hardware, engine: str) -> str:
         return ""
     others = " and ".join(_RUNS_ON[engine])
     return f"{engine} on {hardware.kind}: no measurement of that; predicted by what it reaches on {others}"
+
+
+def driver(hardware: Hardware, backend: str = "") -> str:
+    """What drives the device: `backend` if it can, else what usually does."""
+    able = backend.split("+")[0].split("-")[0] in _ABLE.get(hardware.kind, ())
+    return backend if able else DRIVERS.get(hardware.kind, "")
 
 
 def known(hardware: Hardware) -> bool:
@@ -126,6 +145,7 @@ def device(hardware: Hardware, engine: str = OWN, name: str = "", node: str = ""
     """As a lab has it. `name` and `node` default to the hardware's key."""
     engine = own_engine(hardware) if engine == OWN else engine
     p, own = profile(hardware, engine, backend), speed(hardware)
+    untried = _UNTRIED if engine in _TO_COME else 0.0
     bandwidth, rate = hardware.bandwidth_gb_s * own, tflops(hardware) * 1e3 * own
     return Device(
         name=name or hardware.key,
@@ -142,13 +162,14 @@ def device(hardware: Hardware, engine: str = OWN, name: str = "", node: str = ""
         layer_us=p.layer_us / own,
         routed_us=p.routed_us / own,
         recurrent_us=p.recurrent_us / own,
+        latent_us=p.latent_us / own,
         sparse_us=p.sparse_us / own,
         exchange_us=p.exchange_us,
         expert_share=p.expert_share,
         expert_gemm_share=p.expert_gemm_share,
         cache_gb_s=bandwidth * p.cache_share,
-        sigma=spread("decode moe", hardware),
-        prefill_sigma=spread("prefill", hardware),
+        sigma=hypot(spread("decode moe", hardware), untried),
+        prefill_sigma=hypot(spread("prefill", hardware), untried),
         source=f"catalogue: {hardware.key}, {engine}",
     )
 

@@ -63,8 +63,8 @@ KINDS = ("cpu", "cuda", "metal", "mlx", "rocm", "vulkan", "sycl", "npu")
 TRANSPORTS = ("tcp", "rdma", "mpi", "jaccl", "local", "memory")
 _WORDS = {"kind": KINDS, "transport": TRANSPORTS}
 _MAY_BE_ZERO = {"rtt_us", "op_overhead_us", "call_us", "attention_gflops", "elements_g_s", "pack_gb_s"}
-_MAY_BE_ZERO |= {"step_us", "layer_us", "routed_us", "recurrent_us", "sparse_us", "exchange_us", "reduce_us"}
-_MAY_BE_ZERO |= {"reduce_gb_s", "cache_gb_s", "sigma", "prefill_sigma"}
+_MAY_BE_ZERO |= {"step_us", "layer_us", "routed_us", "recurrent_us", "latent_us", "sparse_us", "exchange_us"}
+_MAY_BE_ZERO |= {"reduce_us", "reduce_gb_s", "cache_gb_s", "sigma", "prefill_sigma"}
 
 
 def parse_lab(text: str, where: str = "lab") -> tuple[tuple[Device, ...], tuple[Link, ...]]:

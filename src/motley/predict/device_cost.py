@@ -148,7 +148,7 @@ class DeviceCost:
     def layer(self, mixer: Mixer) -> Cost:
         """Launches of a layer's attention and what surrounds it."""
         d = self._device
-        more = {"linear": d.recurrent_us, "sparse": d.sparse_us}.get(mixer.kind, 0.0)
+        more = {"linear": d.recurrent_us, "latent": d.latent_us, "sparse": d.sparse_us}.get(mixer.kind, 0.0)
         return Cost(overhead=(d.layer_us + more) / 1e3)
 
     def routed(self) -> Cost:

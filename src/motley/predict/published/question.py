@@ -14,6 +14,7 @@ from motley.lab.hardware import Hardware, hardware
 from motley.lab.lab import Device, Lab
 from motley.lab.links import link_kind
 from motley.lab.placement import LayerPlacement, Placement
+from motley.lab.profile import driver
 from motley.predict.memory import memory_needed
 from motley.predict.published import words
 from motley.predict.published.rows import Row
@@ -27,7 +28,7 @@ _SPILL = 1.03  # a file may exceed what the shape says by so much and still be s
 _CARDS = frozenset({"consumer_nvidia", "ws_nvidia", "dc_nvidia", "consumer_amd", "ws_amd", "dc_amd", "ws_intel"})
 _SERVED = 256  # sequences that a server runs at once, at the most
 _SERVERS = frozenset({"vllm", "sglang", "tensorrt-llm"})
-_CHUNK, _SERVER_CHUNK = 512, 2048  # tokens of a prompt in one step: llama.cpp's default, and what servers take
+_CHUNK, _SERVER_CHUNK = 512, 8192  # tokens of a prompt in one step: llama.cpp's default, and what servers take
 _DEFAULT_PROMPT = 512
 _DESKTOP = "ryzen-7950x"  # two channels of DDR5: what stands for a host that is only called a host
 _NO_DEPTH = 256  # a short chat, where a row does not say
@@ -58,14 +59,18 @@ class Question:
         devices = self._devices(device_of, reduce_us)
         joint = link_kind(self.link)
         links = [joint.between(a.name, b.name) for i, a in enumerate(devices) for b in devices[i + 1 :]]
-        lab = Lab(tuple(_scaled(d, self.stated.factor) for d in devices), tuple(links))
+        lab = Lab(tuple(_scaled(d, self.stated) for d in devices), tuple(links))
         placement = self._placement(devices)
         self._check_fits(lab, placement)
         return lab, placement
 
     def _devices(self, device_of: DeviceOf, reduce_us: float) -> list[Device]:
-        backend, joint = words.backend(self.row.backend), link_kind(self.link)
-        every = [(h, device_of(h, self.engine, backend), f"{h.key}-{i}") for n, h in self.members for i in range(n)]
+        joint = link_kind(self.link)
+        every = [
+            (h, device_of(h, self.engine, driver(h, words.backend(self.row.backend))), f"{h.key}-{i}")
+            for n, h in self.members
+            for i in range(n)
+        ]
         devices = [replace(d, name=name, node=name) for _, d, name in every]
         cards = [d for (h, _, _), d in zip(every, devices) if h.cls not in ("cpu", "sbc")]
 
@@ -82,25 +87,26 @@ class Question:
     def _placement(self, devices: list[Device]) -> Placement:
         shape, names = self.stated.shape, [d.name for d in devices]
         if self.split == "hybrid":
-            away = self._layers_away(devices[0].memory_bytes)
-            owners = [names[0]] * (shape.n_layers - away) + [names[1]] * away
+            away, first = self._layers_away(devices[0].memory_bytes)
+            kept = [names[0]] * (shape.n_layers - away)
+            owners = [names[1]] * away + kept if first else kept + [names[1]] * away
             return _placed([names[0]] * shape.n_layers, owners, shape.experts_in)
         homes = _runs(names, [d.memory_bytes for d in devices], shape.n_layers)
         return _placed(homes, homes, shape.experts_in)
 
-    def _layers_away(self, memory: int) -> int:
-        """Layers whose experts the processor computes: as stated; all, as KTransformers has them; or those that do not
-        fit the cards."""
+    def _layers_away(self, memory: int) -> tuple[int, bool]:
+        """How many layers' experts the processor computes, and whether the first ones: as stated; all, as KTransformers
+        has them; or those that do not fit the cards."""
         shape, w = self.stated.shape, self.workload
         stated = words.layers_on_processor(self.row.parallelism, self.row.notes, self.row.engine)
         if stated is not None:
-            return min(stated, shape.n_layers)
+            return min(stated[0], shape.n_layers), stated[1]
         if self.engine == "ktransformers":
-            return shape.n_layers
+            return shape.n_layers, True
         kept = sum(shape.kv_kept_bytes(i, w.context) for i in range(shape.n_layers)) * w.batch
-        room = memory * _FILLED - kept - (shape.n_bytes - self._expert_bytes()) * self.stated.factor
-        each = self._expert_bytes() * self.stated.factor / shape.n_layers
-        return min(shape.n_layers, max(0, shape.n_layers - int(room / each)))
+        room = memory * _FILLED - kept - (shape.n_bytes - self._expert_bytes()) * self.stated.size
+        each = self._expert_bytes() * self.stated.size / shape.n_layers
+        return min(shape.n_layers, max(0, shape.n_layers - int(room / each))), True
 
     def _expert_bytes(self) -> int:
         shape = self.stated.shape
@@ -111,10 +117,10 @@ class Question:
         needs = memory_needed(self.stated.shape, placement, w.context, w.batch)
         for name, need in needs.items():
             device = lab.device(name)
-            short = need.weights * self.stated.factor + need.kv - device.memory_bytes * _SPILL
-            if short > 0:
+            asked = need.weights * self.stated.size + need.kv
+            if asked > device.memory_bytes * _SPILL:
                 raise Refused(
-                    f"does not fit: {name} needs {(need.weights * self.stated.factor + need.kv) / 1e9:.1f} GB and has "
+                    f"does not fit: {name} needs {asked / 1e9:.1f} GB and has "
                     f"{device.memory_bytes / 1e9:.1f} GB; where the rest would live is not stated"
                 )
 
@@ -137,15 +143,25 @@ def ask(row: Row) -> Question:
         doubts.append(f"engine {row.engine!r} is not known: taken as llama.cpp")
     split = words.split(row.parallelism, row.engine)
     if split is None:
-        raise Refused(f"an uneven tensor split ({row.parallelism}) whose shares are not stated")
+        raise Refused(f"an uneven tensor split ({row.parallelism}): not in the model")
     on_card = words.layers_on_card(row.parallelism)
     if on_card is not None and 0 < on_card < stated.shape.n_layers:
         raise Refused(f"{on_card} of {stated.shape.n_layers} layers on the card: where the others are is not stated")
     members = _members(row, split, doubts)
     split = _sensible(split, members, engine)
     workload, prompt = _workloads(row, engine, doubts)
-    joint = words.link(row.link) or ("10gbe" if split == "rpc" else "pcie4x16")
+    joint = words.link(row.link) or _usual_link(split, members)
+    if words.link(row.link) is None and sum(n for n, _ in members) > 1:
+        doubts.append(f"the link is not stated: taken as {joint}")
+    if (words.count(row.batch or "1") or 0) > _SERVED:
+        doubts.append(f"a batch of {row.batch}: taken as {_SERVED} at a time")
     return Question(row, stated, engine, split, members, joint, workload, prompt, tuple(doubts))
+
+
+def _usual_link(split: str, members: tuple[tuple[int, Hardware], ...]) -> str:
+    if members[0][1].cls == "apple":
+        return "tb5-tcp"
+    return "10gbe" if split == "rpc" else "pcie4x16"
 
 
 # -- which devices
@@ -251,12 +267,12 @@ def _placed(homes: list[str], owners: list[str], experts_in: Callable[[int], int
     return Placement(tuple(LayerPlacement(h, (o,) * experts_in(i)) for i, (h, o) in enumerate(zip(homes, owners))))
 
 
-def _scaled(device: Device, factor: float) -> Device:
-    """Slower by `factor`: for a model with so many more bytes than the shape that stands for it."""
-    if factor == 1.0:
-        return device
-    kernels = tuple(
-        replace(k, gemm_gops=k.gemm_gops / factor, matvec=tuple((n, rate / factor) for n, rate in k.matvec))
-        for k in device.kernels
+def _scaled(device: Device, stated: Stated) -> Device:
+    """Slower by the row's bytes over the shape's; at computing too, where another model stands for the row's."""
+    work = stated.factor if stated.doubt else 1.0
+    return replace(
+        device,
+        read_gb_s=device.read_gb_s / stated.factor,
+        int8_gops=device.int8_gops / work,
+        f32_gflops=device.f32_gflops / work,
     )
-    return replace(device, read_gb_s=device.read_gb_s / factor, kernels=kernels)

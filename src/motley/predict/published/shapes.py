@@ -17,7 +17,8 @@ _SAME = 0.25  # logarithm of total parameters: further apart, a name's model is 
 @dataclass(frozen=True)
 class Stated:
     shape: ModelShape
-    factor: float = 1.0  # the row's bytes over the shape's
+    factor: float = 1.0  # the row's bytes of a token over the shape's
+    size: float = 1.0  # the row's bytes of all weights over the shape's
     doubt: str = ""
 
 
@@ -35,9 +36,11 @@ def stated_shape(row: Row) -> Stated | None:
         factor = near if _NEAR[0] < near < _NEAR[1] else 1.0
     elif row.bits_per_weight and guessed:
         factor = row.bits_per_weight / (8 * shape.n_bytes / shape.n_params)
-    if doubt and row.total_params_b and not row.model_file_gib:
-        factor *= row.total_params_b * 1e9 / shape.n_params
-    return Stated(shape, factor, doubt)
+    if not doubt:
+        return Stated(shape, factor, factor)
+    total, active = (row.total_params_b or 0) * 1e9, (row.active_params_b or row.total_params_b or 0) * 1e9
+    bits = factor if guessed else 1.0
+    return Stated(shape, bits * active / shape.n_active_params, bits * total / shape.n_params, doubt)
 
 
 @cache

@@ -14,6 +14,7 @@ _ENGINES = (
     ("exo", "exo"),
     ("ds4", "ds4"),
     ("tensorrt", "tensorrt-llm"),
+    ("trtllm", "tensorrt-llm"),
     ("sglang", "sglang"),
     ("vllm", "vllm"),
     ("mlx", "mlx"),
@@ -29,21 +30,24 @@ _LINKS = (
     (r"50 ?gb", "100gbe-x4"),
     (r"nvlink|nvswitch", "nvlink4"),
     (r"pcie 5.*p2p", "pcie5x16-p2p"),
+    (r"pcie 3.*x16", "pcie3x16"),
+    (r"pcie.*x8", "pcie4x8"),
     (r"pcie.*no p2p|wsl", "pcie5x16"),
     (r"pcie 5", "pcie5x16"),
     (r"pcie|intra-node|one host|none", "pcie4x16"),
     (r"(thunderbolt|tb).*rdma|jaccl", "tb5-rdma"),
-    (r"thunderbolt 4|tb4", "tb4"),
+    (r"thunderbolt [34]|tb[34]", "tb4"),
     (r"thunderbolt|tb5", "tb5-tcp"),
-    (r"25\s?gbe.*(roce|rdma)", "25gbe-roce"),
+    (r"2\.5\s?gbe?.*roce", "2.5gbe-softroce"),
+    (r"25\s?gb.*(roce|rdma)", "25gbe-roce"),
     (r"100\s?gbe.*(roce|rdma)", "100gbe-roce"),
     (r"(200|connectx-7|cx7|nccl/rdma|roce)", "cx7-200g"),
     (r"infiniband|\bib\b|datacentre", "ib-ndr"),
     (r"100\s?gbe", "100gbe"),
-    (r"25\s?gbe", "25gbe"),
+    (r"25\s?gb", "25gbe"),
     (r"10\s?gbe?", "10gbe"),
     (r"2\.5\s?gbe?", "2.5gbe"),
-    (r"5\s?gbe?", "5gbe"),
+    (r"\b5\s?gbe?", "5gbe"),
     (r"\b1\s?gbe?|ethernet", "1gbe"),
     (r"wi-?fi", "wifi"),
 )
@@ -85,11 +89,14 @@ def count(text: str) -> int | None:
     return int(float(text))
 
 
-def layers_on_processor(*texts: str) -> int | None:
-    """`--n-cpu-moe 36`, `last 14 layers of experts on CPU`"""
+def layers_on_processor(*texts: str) -> tuple[int, bool] | None:
+    """How many layers' experts, and whether they are the first ones: `--n-cpu-moe 36` and `ncmoe 36` mean the first,
+    `last 14 layers of experts on CPU` says otherwise."""
     for text in texts:
-        if found := re.search(r"n-?cpu-?moe\s*(\d+)|(\d+) layers of experts on cpu", text.lower()):
-            return int(found[1] or found[2])
+        if found := re.search(r"n-?(?:cpu-?)?moe\s*(\d+)", text.lower()):
+            return int(found[1]), True
+        if found := re.search(r"last (\d+) layers of experts on cpu", text.lower()):
+            return int(found[1]), False
     return None
 
 
@@ -123,7 +130,8 @@ def backend(text: str) -> str:
     """What drives the device: `vulkan`, `rocm`, `cuda`, `metal`, `cpu`..., or nothing; `hip` is ROCm as of 2025. With
     `+blaslt` where that library multiplies, `-nofa` where flash attention is said to be off."""
     text = text.lower()
-    name = next((k for k, marks in _BACKENDS.items() if any(mark in text for mark in marks)), "")
+    plain = re.sub(r"hipblaslt=\d?", "", text)
+    name = next((k for k, marks in _BACKENDS.items() if any(mark in plain for mark in marks)), "")
     return name + "+blaslt" * ("hipblaslt=1" in text) + "-nofa" * ("fa=0" in text)
 
 
