@@ -1,6 +1,7 @@
 """The four simpler predictors that the cost model has to beat, for decode of one sequence.
 
-roofline: bandwidth of all devices together / active bytes; roofline x 0.55; the class's median share of the roofline
+roofline: bandwidth / active bytes (of all devices together where they split tensors; of the processor that has the
+experts); roofline x 0.55; the class's median share of the roofline
 (the row's model left out); bytes and a fixed time per class (its device left out). Bytes are counted as tables do:
 active parameters x bits per weight.
 """
@@ -16,8 +17,9 @@ def predictions(data: Data) -> dict[str, Floats]:
     """[R] milliseconds for each; infinite where a baseline says nothing."""
     decode = np.array([domain(c.question).startswith(("decode", "several")) for c in data.cases])
     ideal = np.where(decode, [_ideal_ms(c) for c in data.cases], np.inf)
-    classes = np.array([c.question.members[0][1].cls for c in data.cases])
-    models = np.array([c.question.stated.shape.name for c in data.cases])
+    # A class for MoE and one for dense models, one for each and several: what they reach differs.
+    classes = np.array([f"{c.question.members[0][1].cls} {c.kind} {domain(c.question)}" for c in data.cases])
+    models = np.array([c.model for c in data.cases])
     devices = np.array([c.devices for c in data.cases])
     return {
         "roofline": ideal,

@@ -65,6 +65,12 @@ class Case:
         return "+".join(h.base for _, h in self.question.members)
 
     @property
+    def model(self) -> str:
+        """Of its tensors: two names of one shape are one model."""
+        shape = self.question.stated.shape
+        return f"{shape.n_layers}x{shape.d_model}, {shape.n_params}"
+
+    @property
     def kind(self) -> str:
         return "moe" if self.question.stated.shape.n_experts else "dense"
 
@@ -104,10 +110,7 @@ _known: dict[object, tuple[Part, ...]] = {}  # tables ask the same of many backe
 
 
 def _parts(question: Question, workload: Workload) -> tuple[Part, ...]:
-    stated, row = question.stated, question.row
-    away = words.layers_on_processor(row.parallelism, row.notes, row.engine)
-    key = (stated.shape.name, stated.shape.n_bytes, stated.factor, stated.size, question.split, question.members)
-    key = (*key, question.link, question.engine, words.backend(row.backend), away)
+    key = question.same
     if (key, workload) not in _known:
         _known[key, workload] = _asked(question, workload)
     return _known[key, workload]

@@ -85,6 +85,7 @@ class Data:
     row: NDArray[np.int64]  # [P] -> row
     who: tuple[list[str], ...]  # COLUMNS of [P]
     device: list[str]
+    alone: Floats  # [P] 1 where a device works as it does alone: rows that tell its own speed
     measured: Floats  # [R] ms
 
     @classmethod
@@ -99,6 +100,7 @@ class Data:
                 list(column) for column in zip(*(factors(p.cls, p.driver, c.question.engine) for _, _, p, c in pieces))
             ),
             [p.key for _, _, p, _ in pieces],
+            np.array([float(c.question.split not in ("tensor", "hybrid")) for _, _, _, c in pieces]),
             np.array([c.measured_ms for c in found]),
         )
 
@@ -203,7 +205,7 @@ def fit(data: Data, weight: Floats, start: Fit | None = None, rounds: int = 40) 
     for _ in range(rounds):
         ms, part, quick = _priced(data, x)
         slopes = np.bincount(flat, np.repeat(part[:, :, None], len(COLUMNS), 2).ravel(), rows * (n + 1))
-        slopes += np.bincount(flat_speed, -quick, rows * (n + 1))
+        slopes += np.bincount(flat_speed, -quick * data.alone, rows * (n + 1))
         jacobian = slopes.reshape(rows, n + 1)[used, :n] / ms[used, None]
         off = np.log(ms[used] / data.measured[used]) / _SCALE
         counts = weight[used] / (1 + off * off) / _SCALE

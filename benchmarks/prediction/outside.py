@@ -12,10 +12,10 @@ from pathlib import Path
 from features import Case
 from fit import Data, Floats
 
+from motley.predict.predict import Z90
 from motley.predict.published import words
 from motley.predict.published.answer import domain, sigma
 
-_Z90 = 1.2816
 _NEARLY_FULL = 0.8  # of the devices' memory, by the weights alone
 _LAUNCHES_MS = 4.0  # a step this short is mostly launches
 
@@ -68,9 +68,9 @@ def write_outside(path: Path, data: Data, ms: Floats) -> dict[str, int]:
     for key, members in sorted(groups.items(), key=str):
         members = sorted(members, key=lambda m: m[1])
         case, off = members[len(members) // 2]
-        if abs(off) <= _Z90 * sigma(case.question):
+        if abs(off) <= Z90 * sigma(case.question):
             continue
-        inside = any(abs(o) <= _Z90 * sigma(c.question) for c, o in members)
+        inside = any(abs(o) <= Z90 * sigma(c.question) for c, o in members)
         reason = "others measured the same inside it" if inside else _reason(case)
         reasons[reason] += 1
         what = f"{key[0]} {key[1]}".strip()

@@ -11,67 +11,99 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import baselines
 import numpy as np
 from features import Case
 from fit import FIGURES, NAMES, VARIANTS, Data, Fit, Floats, fit, load, weights
+from numpy.typing import NDArray
 from outside import write_outside
 from page import write_page
 
+from motley.predict.predict import Z90
 from motley.predict.published import nearest
-from motley.predict.published.answer import domain, sigma, tokens_per_s
+from motley.predict.published.answer import domain, tokens_per_s
 from motley.predict.published.nearest import COLUMNS
-from motley.predict.workload import Workload
 
-_Z90 = 1.2816
 # The data's notes, no row: an all-reduce over Thunderbolt RDMA takes 67 to 98 us, 21 of them the link's.
 _NOTED = {"mlx": {"reduce_us": "3.8"}}
+Bools = NDArray[np.bool_]
 _HELD = 0.78  # of rows that a fit without their model left inside; with it, it is more: between them four of five
 _ENOUGH = 30  # rows for a spread of their own
 
 
-def left_out(data: Data, weight: Floats, base: Fit, groups: list[str]) -> Floats:
-    """[R]: milliseconds predicted by a fit that saw no row of the same group."""
-    names = np.array(groups)
-    ms = np.empty(len(names))
-    for i, name in enumerate(sorted(set(groups))):
+def left_out(data: Data, weight: Floats, base: Fit, groups: Sequence[frozenset[str]]) -> Floats:
+    """[R]: milliseconds predicted by a fit that saw no row with any of the same group's members."""
+    ms = np.empty(len(groups))
+    every = sorted(set(groups), key=sorted)
+    for i, group in enumerate(every):
         if sys.stderr.isatty():
-            print(f"\rleaving out {i + 1} of {len(set(groups))}: {name:40.40}", end="", file=sys.stderr)
-        mine = names == name
-        ms[mine] = fit(data, np.where(mine, 0.0, weight), base, rounds=8).ms(data)[mine]
-    print(f"\rleft out each of {len(set(groups))} in turn{'':40}", file=sys.stderr)
+            print(f"\rleaving out {i + 1} of {len(every)}: {' '.join(sorted(group)):40.40}", end="", file=sys.stderr)
+        touched = np.array([bool(group & other) for other in groups])
+        mine = np.array([group == other for other in groups])
+        ms[mine] = fit(data, np.where(touched, 0.0, weight), base, rounds=8).ms(data)[mine]
+    print(f"\rleft out each of {len(every)} in turn{'':40}", file=sys.stderr)
     return ms
 
 
-def spreads(data: Data, model_out: Floats, device_out: Floats) -> dict[str, dict[str, float]]:
-    """Sigmas such that `_HELD` of the rows lie within 1.28 of them: by domain, whether the device was seen, whether
-    something was not stated; for classes with rows enough, of their own."""
-    cases, found = data.cases, {}
+def spreads(data: Data, model_out: Floats, device_out: Floats, counted: Bools) -> dict[str, dict[str, float]]:
+    """Sigmas such that `_HELD` of the `counted` rows lie within 1.28 of them: by domain, whether the device was seen,
+    whether something was not stated; for classes with rows enough, of their own. What is not known never narrows."""
+    cases = data.cases
     domains = np.array([domain(c.question) for c in cases])
     classes = np.array([c.question.members[0][1].cls for c in cases])
     doubted = np.array([bool(c.question.doubts) for c in cases])
-    for ms, unseen in ((model_out, ""), (device_out, " unseen")):
-        off = np.abs(np.log(ms / data.measured))
-        for name in sorted(set(domains)):
+    found: dict[str, dict[str, float]] = {}
+    for name in sorted(set(domains)):
+        for ms, unseen in ((model_out, ""), (device_out, " unseen")):
+            off = np.abs(np.log(ms / data.measured))
             for doubt in (False, True):
-                here = (domains == name) & (doubted == doubt)
-                if doubt and here.sum() < _ENOUGH:
-                    continue
+                here = (domains == name) & (doubted == doubt) & counted
                 if here.sum() < _ENOUGH:
-                    here = domains == name
-                big = [c for c in sorted(set(classes[here])) if (here & (classes == c)).sum() >= _ENOUGH]
-                table = {c: _sigma(off[here & (classes == c)]) for c in big}
-                rest = here & ~np.isin(classes, big)
-                table["any"] = _sigma(off[rest]) if rest.sum() >= _ENOUGH else float(np.median(list(table.values())))
-                found[f"{name}{unseen}{' doubted' if doubt else ''}"] = table
+                    here = (domains == name) & counted
+                table = _by_class(off, classes, here)
+                for less in {f"{name}{unseen}", f"{name}{' doubted' if doubt else ''}", name} & found.keys():
+                    known = found[less]
+                    wider = {c: max(table.get(c, table["any"]), known.get(c, known["any"])) for c in {*table, *known}}
+                    table = wider
+                found[f"{name}{unseen}{' doubted' if doubt else ''}"] = dict(sorted(table.items()))
     return found
 
 
+def _by_class(off: Floats, classes: NDArray[np.str_], here: Bools) -> dict[str, float]:
+    big = [str(c) for c in sorted(set(classes[here])) if (here & (classes == c)).sum() >= _ENOUGH]
+    table = {c: _sigma(off[here & (classes == c)]) for c in big}
+    rest = here & ~np.isin(classes, big)
+    table["any"] = _sigma(off[rest]) if rest.sum() >= _ENOUGH else _sigma(off[here])
+    return table
+
+
 def _sigma(off: Floats) -> float:
-    return round(float(np.quantile(off, _HELD)) / _Z90, 3)
+    return round(float(np.quantile(off, _HELD)) / Z90, 3)
+
+
+def coverage(data: Data, model_out: Floats, device_out: Floats, in_sample: Floats) -> dict[str, Bools]:
+    """[R] whether a row lies inside an interval whose spreads were not made of its own model's rows: each half of the
+    models is held against the other half's."""
+    half = np.array([crc32(c.model.encode()) % 2 for c in data.cases], bool)
+    inside = {how: np.zeros(len(half), bool) for how in ("in sample", "model left out", "device left out")}
+    for mine in (half, ~half):
+        table = spreads(data, model_out, device_out, ~mine)
+        for how, ms in (("in sample", in_sample), ("model left out", model_out), ("device left out", device_out)):
+            unseen = " unseen" if how == "device left out" else ""
+            wide = np.array([_wide(table, c, unseen) for c in data.cases])
+            inside[how][mine] = (np.abs(np.log(ms / data.measured)) < Z90 * wide)[mine]
+    return inside
+
+
+def _wide(table: dict[str, dict[str, float]], case: Case, unseen: str) -> float:
+    q = case.question
+    by = table[f"{domain(q)}{unseen}{' doubted' if q.doubts else ''}"]
+    return max(by.get(h.cls, by["any"]) for _, h in q.members)
 
 
 def write_profiles(path: Path, found: Fit, data: Data, spread: dict[str, dict[str, float]]) -> None:
@@ -112,9 +144,9 @@ def write_measured(path: Path, data: Data, sources: dict[str, str]) -> None:
     same: dict[tuple[object, ...], list[Case]] = {}
     for c in data.cases:
         q, w = c.question, c.question.workload
-        if len(q.members) == 1 and q.prompt is None and not q.stated.doubt and c.row.spec_decode != "suspected":
-            shape, depth = q.stated.shape.name, round(w.depth / 512) * 512
-            name = Workload(w.kind, w.tokens, depth, w.batch).name
+        unsaid = any("engine" in doubt or "batch" in doubt for doubt in q.doubts) or q.stated.doubt
+        if len(q.members) == 1 and q.prompt is None and not unsaid and c.row.spec_decode != "suspected":
+            shape, name = q.stated.shape.name, w.name
             same.setdefault((shape, c.row.quant, c.devices, q.n_devices, q.engine, name), []).append(c)
     with open(path, "w", newline="") as file:
         table = csv.writer(file)
@@ -151,9 +183,9 @@ def main() -> None:
     data, refused, impossible = load(args.rows)
     weight = weights(data)
     base = fit(data, weight)
-    model_out = left_out(data, weight, base, [c.question.stated.shape.name for c in data.cases])
-    device_out = left_out(data, weight, base, [c.devices for c in data.cases])
-    spread = spreads(data, model_out, device_out)
+    model_out = left_out(data, weight, base, [frozenset({c.model}) for c in data.cases])
+    device_out = left_out(data, weight, base, [frozenset(c.devices.split("+")) for c in data.cases])
+    spread = spreads(data, model_out, device_out, np.ones(len(data.cases), bool))
     if args.profiles:
         import motley.lab.profile as profile
 
@@ -170,7 +202,8 @@ def main() -> None:
         "device left out": device_out,
         **baselines.predictions(data),
     }
-    summary = summarise(data, results, refused) | {"impossible": impossible}
+    inside = coverage(data, model_out, device_out, results["in sample"])
+    summary = summarise(data, results, inside, refused) | {"impossible": impossible}
     summary["outside"] = write_outside(args.output / "outside.md", data, results["in sample"])
     (args.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     write_rows(args.output / "rows.csv", data, results)
@@ -190,11 +223,12 @@ SETS: dict[str, Callable[[str, bool], bool]] = {  # of a domain, whether on seve
 }
 
 
-def summarise(data: Data, results: dict[str, Floats], refused: list[tuple[str, str]]) -> dict[str, object]:
+def summarise(
+    data: Data, results: dict[str, Floats], inside: dict[str, Bools], refused: list[tuple[str, str]]
+) -> dict[str, Any]:
     """Median and quartiles of |predicted speed / measured - 1| for each set of rows and each way of predicting."""
     errors: dict[str, dict[str, dict[str, float]]] = {}
     flagged = np.array([c.row.spec_decode == "suspected" for c in data.cases])
-    wide = np.array([sigma(c.question) for c in data.cases])
     for name, belongs in SETS.items():
         mine = np.array([belongs(domain(c.question), c.question.n_devices > 1) for c in data.cases]) & ~flagged
         errors[name] = {}
@@ -207,9 +241,8 @@ def summarise(data: Data, results: dict[str, Floats], refused: list[tuple[str, s
                     "median": round(float(np.median(off)), 4),
                     "third_quartile": round(float(np.quantile(off, 0.75)), 4),
                 }
-                if how in ("in sample", "model left out"):
-                    inside = np.abs(np.log(data.measured / ms)) < _Z90 * wide
-                    errors[name][how]["inside"] = round(float(inside[known].mean()), 3)
+                if how in inside:
+                    errors[name][how]["inside"] = round(float(inside[how][known].mean()), 3)
     reasons: dict[str, int] = {}
     for _, reason in refused:
         reasons[reason.split(":")[0].split(" (")[0][:60]] = reasons.get(reason.split(":")[0].split(" (")[0][:60], 0) + 1

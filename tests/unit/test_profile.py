@@ -39,9 +39,16 @@ def test_memory_sizes_are_one_device() -> None:
     assert known(hardware("m3-ultra-256")) == known(hardware("m3-ultra-512")) is True
 
 
-def test_a_device_that_was_never_measured_is_less_certain() -> None:
-    assert not known(hardware("rtx-5080"))
-    assert spread("decode moe", hardware("rtx-5080")) > spread("decode moe", hardware("gb10"))
+@pytest.mark.parametrize("domain", ["decode moe", "decode dense", "prefill", "batch", "serving", "several"])
+def test_what_is_not_known_never_narrows_an_interval(domain: str) -> None:
+    seen, unseen = hardware("rtx-4090"), hardware("rtx-5080")
+    assert known(seen)
+    assert not known(unseen)
+    for name in ("rtx-4090", "gb10", "m3-ultra", "strix-halo", "epyc-9334", "h200", "rx-7900-xt"):
+        of = hardware(name)
+        assert spread(domain, of, doubted=True) >= spread(domain, of)
+    assert spread(domain, unseen) >= spread(domain, seen)
+    assert spread(domain, unseen, doubted=True) >= spread(domain, unseen)
 
 
 def test_a_group_reads_at_the_pace_of_its_slowest_member() -> None:

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         ops,
         reach,
         args.memory,
-        probe=lambda: probe_runtime(args.name, args.threads, args.memory, ops),
+        probe=lambda: probe_runtime(args.name, args.threads, args.memory, ops, alone=False),
     )
     try:
         device = {"name": args.name, "kind": "cpu", "threads": args.threads, "memory_bytes": args.memory}

@@ -39,8 +39,8 @@ class Seat:
     memory_bytes: int
 
 
-def probe_runtime(name: str, threads: int, memory_bytes: int, ops: NativeOps) -> Device:
-    return probe_device(NativeMeter(ops), name, name, threads, memory_bytes=memory_bytes or None)
+def probe_runtime(name: str, threads: int, memory_bytes: int, ops: NativeOps, alone: bool) -> Device:
+    return probe_device(NativeMeter(ops, alone), name, name, threads, memory_bytes=memory_bytes or None)
 
 
 class Session:
@@ -88,7 +88,9 @@ class Session:
         own = self.own
         with ThreadPoolExecutor(max_workers=max(1, len(self.others))) as others:
             asked = [others.submit(ask, link, "probe", 60.0) for link in self.cluster.links.values()]
-            devices = [probe_runtime(own.name, own.threads, own.memory_bytes, self.ops)]
+            devices = [probe_runtime(own.name, own.threads, own.memory_bytes, self.ops, not self.others)]
+            while not all(answer.done() for answer in asked):  # busy, as a node that waits for another is
+                pass
             devices += [msgspec.convert(answer.result(), Device) for answer in asked]
         links = []
         for i, a in enumerate(devices):

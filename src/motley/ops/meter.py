@@ -6,7 +6,7 @@ machine slows some of the runs.
 
 from collections.abc import Callable
 from statistics import median
-from time import perf_counter, sleep
+from time import perf_counter
 
 import numpy as np
 
@@ -24,8 +24,10 @@ _TURNS, _APART = 3, 0.03  # it is spread over so many turns, so many seconds apa
 
 
 class NativeMeter:
-    def __init__(self, ops: NativeOps) -> None:
-        self._ops = ops
+    """`alone`: nobody else measures on this machine at the same time; else what the others take belongs to it."""
+
+    def __init__(self, ops: NativeOps, alone: bool = True) -> None:
+        self._ops, self._alone = ops, alone
         self._overhead_s = median(ops.op_overhead_us() for _ in range(3)) * 1e-6
 
     def read_gb_s(self, n_bytes: int) -> float:
@@ -49,7 +51,7 @@ class NativeMeter:
     def _norm_s(self, tokens: int, width: int) -> float:
         norm = self._ops.weight(QuantTensor("norm", (width,), Quant.F32, np.zeros(4 * width, np.uint8)))
         x = np.ones((tokens, width), np.float32)
-        return _median_s(lambda: self._ops.rms_norm(x, norm, 1e-6))
+        return self._seconds(lambda: self._ops.rms_norm(x, norm, 1e-6))
 
     def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
         return self._product_gb_s(quant, n_bytes, REPACKED)
@@ -83,14 +85,14 @@ class NativeMeter:
             for weight in weights:
                 self._ops.linear(x, weight)
 
-        took = max(_median_s(pass_over) - pieces * self._overhead_s, 1e-9)
+        took = max(self._seconds(pass_over) - pieces * self._overhead_s, 1e-9)
         return pieces * kind.n_bytes(rows * _COLS) / took / 1e9
 
     def gemm_gops(self, quant: str) -> float:
         rows = 2048
         weight = self._ops.weight(_zeros(Quant.named(quant), rows))
         x = np.ones((_GEMM_TOKENS, _COLS), np.float32)
-        took = max(_median_s(lambda: self._ops.linear(x, weight)) - self._overhead_s, 1e-9)
+        took = max(self._seconds(lambda: self._ops.linear(x, weight)) - self._overhead_s, 1e-9)
         return 2 * rows * _COLS * _GEMM_TOKENS / took / 1e9
 
     def attention_gflops(self) -> float:
@@ -101,26 +103,27 @@ class NativeMeter:
         k = np.ones((tokens, kv_heads * width), np.float32)
         zeros = np.zeros(tokens, np.int32)
         batch = Batch(zeros, np.arange(tokens, 2 * tokens, dtype=np.int32), zeros, zeros)
-        took = _median_s(lambda: self._ops.attention(q, k, k, cache, batch, 0.125))
+        took = self._seconds(lambda: self._ops.attention(q, k, k, cache, batch, 0.125))
         return 4 * heads * width * tokens * (1.5 * tokens) / max(took - self._overhead_s, 1e-9) / 1e9
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        """Seconds of one call: of a few medians, apart in time, the best, as other work on the machine only slows it
+        for some tenths of a second; beside other nodes, whose work will stay, the middle one."""
+        work()
+        found = []
+        for _ in range(_TURNS):
+            times: list[float] = []
+            until = perf_counter() + _SECONDS / _TURNS
+            while len(times) < 3 or perf_counter() < until:
+                started = perf_counter()
+                work()
+                times.append(perf_counter() - started)
+            found.append(median(times))
+            until = perf_counter() + _APART
+            while perf_counter() < until:  # sleeping would lend the core to another node that is being measured
+                pass
+        return min(found) if self._alone else median(found)
 
 
 def _zeros(quant: Quant, rows: int) -> QuantTensor:
     return QuantTensor("probe", (rows, _COLS), quant, np.zeros(quant.n_bytes(rows * _COLS), np.uint8))
-
-
-def _median_s(work: Callable[[], object]) -> float:
-    """Seconds of one call: the best of a few medians, apart in time. Other work on the machine only ever slows it, for
-    some tenths of a second."""
-    work()
-    found = []
-    for _ in range(_TURNS):
-        times: list[float] = []
-        until = perf_counter() + _SECONDS / _TURNS
-        while len(times) < 3 or perf_counter() < until:
-            started = perf_counter()
-            work()
-            times.append(perf_counter() - started)
-        found.append(median(times))
-        sleep(_APART)
-    return min(found)

@@ -27,7 +27,7 @@ from motley.shape.model import ModelShape
 _SIGMA_MEASURED = 0.12
 _SIGMA_CATALOGUE = 0.30
 _SIGMA_LINK = 0.50
-_Z90 = 1.2816  # a tenth of a normal distribution lies beyond
+Z90 = 1.2816  # a tenth of a normal distribution lies beyond
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Sums:
 def _prediction(model: CostModel, terms: tuple[Term, ...]) -> Prediction:
     ms = sum(t.ms for t in terms)
     speed = 1e3 * model.workload.step_tokens / ms
-    factor = exp(_Z90 * _sigma(model, terms))
+    factor = exp(Z90 * _sigma(model, terms))
     return Prediction(model.workload, speed / factor, speed, speed * factor, ms, terms)
 
 

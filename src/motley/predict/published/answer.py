@@ -10,12 +10,10 @@ from motley.lab.hardware import Hardware
 from motley.lab.lab import Device
 from motley.lab.profile import device, profile, spread
 from motley.predict.cost import CostModel
-from motley.predict.predict import price
+from motley.predict.predict import Z90, price
 from motley.predict.published.question import Question, Refused, ask
 from motley.predict.published.rows import Answer, Row, read_rows
 from motley.predict.workload import Workload
-
-_Z90 = 1.2816  # a tenth of a normal distribution lies beyond
 
 
 def answers(path: str | Path) -> Iterator[Answer]:
@@ -31,7 +29,9 @@ def answer(row: Row) -> Answer:
         return Answer(row.row_id, reason=str(error))
     except MotleyError as error:
         return Answer(row.row_id, reason=f"cannot be priced: {error}")
-    factor = exp(_Z90 * sigma(question))
+    except (ArithmeticError, ValueError) as error:  # of numbers that no rule foresaw; the other rows are answered
+        return Answer(row.row_id, reason=f"cannot be priced: the row's numbers do not fit together ({error})")
+    factor = exp(Z90 * sigma(question))
     return Answer(row.row_id, speed / factor, speed, speed * factor, "; ".join(question.doubts))
 
 
@@ -47,6 +47,16 @@ def tokens_per_s(question: Question) -> float:
 
 
 def step_ms(question: Question, workload: Workload) -> float:
+    key = question.same, workload
+    if key not in _priced:
+        _priced[key] = _step_ms(question, workload)
+    return _priced[key]
+
+
+_priced: dict[object, float] = {}  # tables ask the same of many versions
+
+
+def _step_ms(question: Question, workload: Workload) -> float:
     of_card = question.members[0][1]
     lab, placement = question.lab(_described, reduce_us=profile(of_card, question.engine).reduce_us)
     return price(CostModel(question.stated.shape, lab, workload), placement).ms_per_step

@@ -29,6 +29,7 @@ _CARDS = frozenset({"consumer_nvidia", "ws_nvidia", "dc_nvidia", "consumer_amd",
 _SERVED = 256  # sequences that a server runs at once, at the most
 _SERVERS = frozenset({"vllm", "sglang", "tensorrt-llm"})
 _CHUNK, _SERVER_CHUNK = 512, 8192  # tokens of a prompt in one step: llama.cpp's default, and what servers take
+_DEEPEST = 20_000_000
 _DEFAULT_PROMPT = 512
 _DESKTOP = "ryzen-7950x"  # two channels of DDR5: what stands for a host that is only called a host
 _NO_DEPTH = 256  # a short chat, where a row does not say
@@ -54,6 +55,23 @@ class Question:
     def n_devices(self) -> int:
         return sum(n for n, _ in self.members)
 
+    @property
+    def same(self) -> tuple[object, ...]:
+        """What decides the price of its steps: questions alike in this cost the same."""
+        stated, row = self.stated, self.row
+        away = words.layers_on_processor(row.parallelism, row.notes, row.engine)
+        shape = (stated.shape.name, stated.shape.n_bytes, stated.factor, stated.size, bool(stated.doubt))
+        return (
+            *shape,
+            self.engine,
+            words.backend(row.backend),
+            self.split,
+            self.members,
+            self.link,
+            away,
+            self.workload,
+        )
+
     def lab(self, device_of: DeviceOf, reduce_us: float = 0.0) -> tuple[Lab, Placement]:
         """With each device as `device_of` describes it. Raises Refused where the model does not fit."""
         devices = self._devices(device_of, reduce_us)
@@ -65,13 +83,9 @@ class Question:
         return lab, placement
 
     def _devices(self, device_of: DeviceOf, reduce_us: float) -> list[Device]:
-        joint = link_kind(self.link)
-        every = [
-            (h, device_of(h, self.engine, driver(h, words.backend(self.row.backend))), f"{h.key}-{i}")
-            for n, h in self.members
-            for i in range(n)
-        ]
-        devices = [replace(d, name=name, node=name) for _, d, name in every]
+        joint, backend = link_kind(self.link), words.backend(self.row.backend)
+        every = [(h, device_of(h, self.engine, driver(h, backend)), i) for n, h in self.members for i in range(n)]
+        devices = [replace(d, name=f"{h.key}-{i + 1}", node=f"{h.key}-{i + 1}") for h, d, i in every]
         cards = [d for (h, _, _), d in zip(every, devices) if h.cls not in ("cpu", "sbc")]
 
         def together(members: list[Device]) -> Device:
@@ -129,6 +143,11 @@ def ask(row: Row) -> Question:
     """Raises Refused."""
     if row.mode not in ("pp", "tg", "tg_serving"):
         raise Refused(f"mode {row.mode!r} is not known: pp, tg or tg_serving")
+    for name in ("total_params_b", "active_params_b", "bits_per_weight", "model_file_gib"):
+        if (value := getattr(row, name)) is not None and not 1e-4 < value < 1e6:
+            raise Refused(f"{name} = {value:g} is not possible")
+    if max(row.context_depth or 0, row.prompt_tokens or 0, row.gen_tokens or 0) > _DEEPEST:
+        raise Refused(f"more than {_DEEPEST:,} tokens in one sequence")
     if row.spec_decode.lower() not in ("", "no", "not stated", "suspected"):
         raise Refused("speculative decoding: how many drafted tokens are accepted depends on the text")
     if row.arch == "diffusion":

@@ -54,22 +54,18 @@ def read_rows(path: str | Path) -> list[Row]:
             table = csv.DictReader(file)
             columns = table.fieldnames or []
             if missing := [name for name in NEEDED if name not in columns]:
-                raise UsageError(f"{path}: no column {', '.join(missing)}: the first line must name the columns")
-            rows = [_row(cells, f"{path}, line {table.line_num}") for cells in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                hint = "separate them by commas" if ";" in "".join(columns) else "the first line must name the columns"
+                raise UsageError(f"{path}: no column {', '.join(missing)}: {hint}")
+            rows = [_row(cells) for cells in table if any(cells.get(name) for name in columns)]
+    except UnicodeDecodeError:
+        raise UsageError(f"cannot read the rows in {path}: it is not UTF-8 text; save it as that") from None
+    except (OSError, csv.Error) as error:
         raise UsageError(f"cannot read the rows in {path}: {error}") from None
-    seen: set[str] = set()
-    for row in rows:
-        if row.row_id in seen:
-            raise UsageError(f"{path}: two rows are called {row.row_id!r}")
-        seen.add(row.row_id)
     return rows
 
 
-def _row(cells: dict[str, str | None], where: str) -> Row:
+def _row(cells: dict[str, str | None]) -> Row:
     known = {name: (cells.get(name) or "").strip() for name in Row.__annotations__}
-    if not known["row_id"]:
-        raise UsageError(f"{where}: row_id is empty")
     text = {name: value for name, value in known.items() if name not in _NUMBERS}
     text = {name: value for name, value in text.items() if value or name in NEEDED}
     return Row(**text, **{name: _number(known[name]) for name in _NUMBERS})  # type: ignore[arg-type]
