@@ -31,8 +31,8 @@ FIGURES: dict[str, tuple[float, tuple[float, ...]]] = {
     "gemm_share": (0.35, (0.5, 0.40, 0.40, 0.30, 0.20)),
     "expert_gemm_share": (0.60, (0.5, 0.30, 0.30, 0.30, 0.20)),
     "attend_share": (0.20, (0.5, 0.60, 0.40, 0.30, 0.20)),
-    "step_us": (400.0, (0.5, 0.50, 0.50, 0.50, 0.30)),
-    "layer_us": (25.0, (0.5, 0.50, 0.50, 0.50, 0.30)),
+    "step_us": (400.0, (0.5, 0.50, 0.80, 0.30, 0.30)),
+    "layer_us": (25.0, (0.5, 0.50, 1.00, 0.30, 0.30)),
     "routed_us": (25.0, (0.5, 0.40, 0.30, 0.40, 0.0)),
     "recurrent_us": (25.0, (0.5, 0.40, 0.30, 0.40, 0.0)),
     "latent_us": (40.0, (0.5, 0.30, 0.40, 0.40, 0.0)),
@@ -64,7 +64,7 @@ _SPEED = 0.12  # sigma of a device's own factor
 _TAIL = 3.0  # a device far from its class (an old card, a throttled board) is one, not the class
 _SCALE = 0.15  # of a row's logarithm: beyond it, it counts less
 _AS_GOOD, _OTHERS = 1.05, 0.3  # a row so near the best of its case counts whole, another so much
-_SERVED = 0.1
+_SERVED, _DOUBTED = 0.1, 0.5
 _STEP = 0.7  # the most that a logarithm moves at once
 
 
@@ -100,7 +100,7 @@ class Data:
                 list(column) for column in zip(*(factors(p.cls, p.driver, c.question.engine) for _, _, p, c in pieces))
             ),
             [p.key for _, _, p, _ in pieces],
-            np.array([float(c.question.split not in ("tensor", "hybrid")) for _, _, _, c in pieces]),
+            np.array([float(_alone(c)) for _, _, _, c in pieces]),
             np.array([c.measured_ms for c in found]),
         )
 
@@ -130,6 +130,11 @@ class Data:
     def where_speed(self) -> NDArray[np.int64]:
         index = {key: i for i, key in enumerate(self.keys[0])}
         return np.array([index["speed", d] for d in self.device])
+
+
+def _alone(case: Case) -> bool:
+    q = case.question
+    return q.split not in ("tensor", "hybrid") and q.workload.kind == "decode" and q.prompt is None
 
 
 @dataclass
@@ -222,7 +227,8 @@ def fit(data: Data, weight: Floats, start: Fit | None = None, rounds: int = 40) 
 def weights(data: Data) -> Floats:
     """Rows that repeat each other share their weight, and of those that measure one case the best counts most: what
     slowed the others (old versions, half a setting) is not the machine's. A server's throughput hangs on how
-    requests arrive, which no row says: it counts little. A row that a check flagged counts nothing."""
+    requests arrive, which no row says: it counts little. What leaves something unsaid counts half; an unknown engine,
+    or a row that a check flagged, nothing."""
     same = [(c.question.stated.shape.name, c.devices, c.row.mode, c.row.n_devices) for c in data.cases]
     times = Counter(same)
     models = Counter(hw for _, hw, _, _ in times)
@@ -235,7 +241,9 @@ def weights(data: Data) -> Floats:
         weight = 4.0 / times[key] ** 0.5 / models[key[1]] ** 0.25
         weight *= 1.0 if ms <= best[case] * _AS_GOOD else _OTHERS
         weight *= _SERVED if c.question.prompt is not None else 1.0
-        found.append(0.0 if c.row.spec_decode == "suspected" else weight)
+        weight *= _DOUBTED if c.question.doubts else 1.0
+        unknown = any("engine" in doubt for doubt in c.question.doubts)
+        found.append(0.0 if unknown or c.row.spec_decode == "suspected" else weight)
     return np.array(found)
 
 
