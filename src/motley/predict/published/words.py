@@ -93,7 +93,7 @@ def layers_on_processor(*texts: str) -> tuple[int, bool] | None:
     """How many layers' experts, and whether they are the first ones: `--n-cpu-moe 36` and `ncmoe 36` mean the first,
     `last 14 layers of experts on CPU` says otherwise."""
     for text in texts:
-        if found := re.search(r"n-?(?:cpu-?)?moe\s*(\d+)", text.lower()):
+        if found := re.search(r"n-?(?:cpu|c)?-?moe\s*(\d+)", text.lower()):
             return int(found[1]), True
         if found := re.search(r"last (\d+) layers of experts on cpu", text.lower()):
             return int(found[1]), False
