@@ -77,7 +77,7 @@ def _figure(data: Data, ms: Floats, title: str, domains: tuple[str, ...], kind: 
     )
     error = np.median([abs(p / m - 1) for m, p in points])
     return (
-        f'<figure><svg viewBox="0 0 {_SIZE + 10} {_SIZE}" width={_SIZE} role=img aria-label="{escape(title)}">'
+        f'<figure><svg viewBox="-14 -12 {_SIZE + 44} {_SIZE + 14}" width=330 role=img aria-label="{escape(title)}">'
         f"{lines}{dots}{ticks}</svg><figcaption>{escape(title)}<br>predicted over measured tokens/s; {len(points)} "
         f"rows, median error {error:.0%}</figcaption></figure>"
     )

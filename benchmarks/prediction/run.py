@@ -10,7 +10,9 @@ Fits the profiles, leaves out one model and then one device at a time, compares 
 import argparse
 import csv
 import json
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,11 +245,14 @@ def summarise(
                 }
                 if how in inside:
                     errors[name][how]["inside"] = round(float(inside[how][known].mean()), 3)
-    reasons: dict[str, int] = {}
-    for _, reason in refused:
-        reasons[reason.split(":")[0].split(" (")[0][:60]] = reasons.get(reason.split(":")[0].split(" (")[0][:60], 0) + 1
-    common = sorted(reasons.items(), key=lambda r: -r[1])[:12]
+    reasons = Counter(_kind_of(reason) for _, reason in refused)
+    common = reasons.most_common(12)
     return {"rows": len(data.cases), "refused": len(refused), "reasons": dict(common), "errors": errors}
+
+
+def _kind_of(reason: str) -> str:
+    """Without the names and numbers of one row."""
+    return re.sub(r"'[^']*'|\d[\d,.]*", "...", reason.split(":")[0].split(" (")[0])
 
 
 def write_rows(path: Path, data: Data, results: dict[str, Floats]) -> None:
