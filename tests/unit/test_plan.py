@@ -396,15 +396,14 @@ def test_a_few_of_many_devices_that_would_nearly_do_are_named() -> None:
 
 
 def test_a_wait_is_told_over_the_link_of_the_home_that_waits() -> None:
-    plan = find_placement(ModelShape.named("kimi-k2"), find_lab("2tb-10gbe-rdma").lab, seconds=0.5)
-    homes = {layer.home for layer in plan.placement.layers}
-    assert {"rtx-pro-6000", "m3-ultra-512-1"} <= homes, "the case that this is about"
-    waits = [reason for reason in plan.reason if reason.startswith("waiting for m3-ultra")]
-    asked_by_macs = {h for layer in plan.placement.layers if layer.home.startswith("m3") for h in layer.holders}
-    for reason in waits:
-        name = reason.removeprefix("waiting for ").split(" ")[0]
-        assert ("jaccl (42 us" in reason) == (name in asked_by_macs), reason
+    shape = ModelShape.named("olmoe-1b-7b")  # needs all three
+    devices = tuple(device(name, memory=2.2e9) for name in ("card", "mac1", "mac2"))
+    links = (Link("card", "*", "tcp", 100, 1.0), Link("mac1", "mac2", "jaccl", 42, 9.0))
+    plan = find_placement(shape, Lab(devices, links), context=512, homes={"mac1"})
+    waits = [reason for reason in plan.reason if reason.startswith("waiting for")]
     assert waits
+    for reason in waits:
+        assert ("jaccl (42 us" in reason) == ("mac2" in reason), reason
 
 
 def test_a_lab_too_large_to_be_planned_is_refused_at_once() -> None:
