@@ -43,7 +43,7 @@ _FAST = 1e15
 
 @dataclass(frozen=True)
 class Part:
-    """One step's features on one class of hardware [TERMS], done `times` for the row's tokens."""
+    """One step's features on one device [TERMS]."""
 
     cls: str
     driver: str
@@ -53,12 +53,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Case:
-    """A row with what it takes: time = sum over steps (weight x sum over parts)."""
+    """A row with what it takes: time = sum over kinds of steps (how many x sum over parts)."""
 
     row: Row
     question: Question
     steps: tuple[tuple[float, tuple[Part, ...]], ...]
-    tokens: float  # that the steps produce together
+
+    @property
+    def tokens(self) -> int:
+        return self.question.tokens
 
     @property
     def devices(self) -> str:
@@ -97,23 +100,17 @@ def cases(rows: Iterable[Row]) -> Iterator[Case | tuple[Row, str]]:
 
 def case(row: Row) -> Case:
     question = ask(row)
-    w = question.workload
-    if question.prompt is None:
-        tokens = w.step_tokens
-        return Case(row, question, ((1.0, _parts(question, w)),), tokens)
-    prompt = question.prompt  # each sequence's prompt is processed once for its generated tokens
-    prefills = w.batch * prompt.tokens / prompt.step_tokens / w.tokens
-    return Case(row, question, ((1.0, _parts(question, w)), (prefills, _parts(question, prompt))), w.batch)
+    return Case(row, question, tuple((times, _parts(question, w)) for times, w in question.steps))
 
 
 _known: dict[object, tuple[Part, ...]] = {}  # tables ask the same of many backends
 
 
 def _parts(question: Question, workload: Workload) -> tuple[Part, ...]:
-    key = question.same
-    if (key, workload) not in _known:
-        _known[key, workload] = _asked(question, workload)
-    return _known[key, workload]
+    key = question.same, workload
+    if key not in _known:
+        _known[key] = _asked(question, workload)
+    return _known[key]
 
 
 def _asked(question: Question, workload: Workload) -> tuple[Part, ...]:
@@ -175,18 +172,6 @@ def _only(h: Hardware, term: str) -> Device:
             return replace(infinite, cache_gb_s=h.bandwidth_gb_s)
         case "attend":
             return replace(infinite, attention_gflops=rate)
-        case "step":
-            return replace(infinite, step_us=1.0)
-        case "layer":
-            return replace(infinite, layer_us=1.0)
-        case "routed":
-            return replace(infinite, routed_us=1.0)
-        case "recurrent":
-            return replace(infinite, recurrent_us=1.0)
-        case "latent":
-            return replace(infinite, latent_us=1.0)
-        case "sparse":
-            return replace(infinite, sparse_us=1.0)
-        case "exchange":
-            return replace(infinite, exchange_us=1.0)
+        case "step" | "layer" | "routed" | "recurrent" | "latent" | "sparse" | "exchange":
+            return replace(infinite, **{f"{term}_us": 1.0})
     return infinite

@@ -1,6 +1,6 @@
 """Holds the predictor against published measurements, in the open.
 
-    python benchmarks/prediction/run.py published.csv -o benchmarks/prediction/results [--profiles]
+    python benchmarks/prediction/run.py benchmarks/prediction/published.csv -o OUT [--profiles]
 
 Fits the profiles, leaves out one model and then one device at a time, compares with four simpler baselines, and writes
 `rows.csv`, `summary.json`, `page.html` (scatter plots) and `outside.md` (what misses its interval, and why). With
@@ -135,7 +135,8 @@ def write_profiles(path: Path, found: Fit, data: Data, spread: dict[str, dict[st
         if f"variant {name}" in data.who[4]:
             parts.append(table(f"engine.{_key(name)}", {"like": f'"{base}"'} | factors(f"variant {name}")))
     parts.append((Path(__file__).parent / "motley_engines.toml").read_text())
-    speeds = {d: np.exp(found.get("speed", d)) for d in sorted(set(data.device))}
+    alone = {device for device, told in zip(data.device, data.alone) if told}  # others' own speed is not known
+    speeds = {d: np.exp(found.get("speed", d)) for d in sorted(alone)}
     parts.append(table("device", {d: f"{v:.3g}" for d, v in speeds.items()}))
     parts += [table(f"spread.{_key(name)}", dict(by)) for name, by in spread.items()]
     path.write_text("\n".join(parts))

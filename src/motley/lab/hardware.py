@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from motley.errors import UsageError
+from motley.lab.spelling import by_spelling
 
 GIB = 2**30
 
@@ -182,14 +183,7 @@ def _names() -> list[str]:
 
 @cache
 def _aliases() -> dict[str, Hardware]:
-    """By plain text: keys, names and aliases."""
-    found: dict[str, Hardware] = {}
-    for row in _catalogue().values():
-        for text in (row.key, row.name, *row.aliases):
-            other = found.setdefault(_plain(text), row)
-            if other is not row:
-                raise UsageError(f"hardware catalogue: {text!r} names both {other.key} and {row.key}")
-    return found
+    return by_spelling(_catalogue().values(), _plain, "hardware")
 
 
 @cache

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from motley.lab.joins import Joins
 
 MOST_DEVICES = 2048  # of a lab that is planned: half a minute
+GEMM_SHARE = 0.5  # of `int8_gops` that products of many tokens reach, where a device's kernels were not measured
 _STORED_SHARE = 0.7  # of the repacked layout's speed, where reading weights as they are stored was not measured
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from motley.errors import UsageError
 from motley.lab.lab import Link, shortened
+from motley.lab.spelling import by_spelling
 
 # What a pair of systems talks over where an RDMA link cannot join them.
 _PLAIN = {
@@ -107,13 +108,7 @@ def _plain(text: str) -> str:
 
 @cache
 def _aliases() -> dict[str, LinkKind]:
-    found: dict[str, LinkKind] = {}
-    for kind in _catalogue().values():
-        for text in (kind.key, kind.name, *kind.aliases):
-            other = found.setdefault(_plain(text), kind)
-            if other is not kind:
-                raise UsageError(f"link catalogue: {text!r} names both {other.key} and {kind.key}")
-    return found
+    return by_spelling(_catalogue().values(), _plain, "link")
 
 
 @cache

@@ -1,8 +1,8 @@
 """Profile: what an engine reaches on a class of hardware. Catalogue figures in, a `Device` out.
 
-Owns `profiles.toml`, which `benchmarks/prediction/fit.py` writes from published measurements. A figure (a share of the
+Owns `profiles.toml`, which `benchmarks/prediction/run.py` writes from published measurements. A figure (a share of the
 vendor's bandwidth, microseconds of a layer's launches) is the median of all, times a factor of the program that drives
-the device (cuda, metal, hip, cpu), one of the hardware's class, one of the engine. A device that was measured has a
+the device (cuda, metal, rocm, cpu), one of the hardware's class, one of the engine. A device that was measured has a
 factor for its speed. How far measured speeds lie from predicted ones is there too. docs/prediction.md derives it.
 """
 
@@ -17,12 +17,11 @@ from typing import Any
 
 from motley.errors import UsageError
 from motley.lab.hardware import Hardware
-from motley.lab.lab import Device
+from motley.lab.lab import GEMM_SHARE, Device
 
 TYPICAL_TFLOPS = 0.06  # 16-bit, for each GB/s, where a device's rate is not known
 _TO_COME = frozenset({"motley-tinygrad", "motley-mlx"})  # predicted as llama.cpp, which they have to reach
 _UNTRIED = 0.25  # what that adds to a sigma, by judgement
-_GEMM_SHARE = 0.5  # what the cost model takes of `int8_gops` where no kernel was measured
 # What drives a device of a kind, where nothing else is said.
 DRIVERS = {"cuda": "cuda", "metal": "metal", "rocm": "rocm", "cpu": "cpu", "vulkan": "vulkan", "sycl": "vulkan"}
 # The kinds of device an engine runs on, where that is not all; Ryzen AI Max counts as vulkan here, whatever drives it.
@@ -39,9 +38,7 @@ _RUNS_ON = {
     "sglang": ("cuda", "rocm", "npu"),
     "tensorrt-llm": ("cuda",),
 }
-
-
-# What else can; a name that cannot is a slip of the table.
+# What can drive a device of a kind; a name that cannot is a slip of the table.
 _ABLE = {
     "cuda": ("cuda", "vulkan"),
     "metal": ("metal", "vulkan"),
@@ -121,7 +118,7 @@ def driver(hardware: Hardware, backend: str = "") -> str:
 
 
 def known(hardware: Hardware) -> bool:
-    """Whether the device itself was among what the profiles were fitted to."""
+    """Whether the device itself was measured, working alone: only then its own speed is known."""
     return hardware.base in _table()["device"]
 
 
@@ -154,7 +151,7 @@ def device(hardware: Hardware, engine: str = OWN, name: str = "", node: str = ""
         memory_bytes=hardware.usable_bytes,
         threads=1,
         read_gb_s=bandwidth * p.bandwidth_share,
-        int8_gops=rate * p.gemm_share / _GEMM_SHARE,
+        int8_gops=rate * p.gemm_share / GEMM_SHARE,
         f32_gflops=rate * p.gemm_share,
         op_overhead_us=0.0,
         attention_gflops=rate * p.attend_share,

@@ -12,6 +12,7 @@ from motley.plan.names import listed
 from motley.predict.cost import CostModel
 from motley.predict.memory import Need, gigabytes, packed_bytes
 from motley.predict.predict import Prediction, price
+from motley.predict.show import number
 from motley.shape.model import ModelShape
 
 
@@ -61,7 +62,7 @@ def _packed(
     return (
         f"{_listed(lab, names)}: weights are repacked while loading{load}, into {gigabytes(memory)} of memory; with "
         "--no-repack they would be there at once, in the file's page cache alone, at "
-        f"{other.p50:.3g} tokens/s, {_difference(other, here)}"
+        f"{number(other.p50)} tokens/s, {_difference(other, here)}"
     )
 
 
@@ -80,7 +81,7 @@ def _stored(
     return (
         f"{_listed(lab, names)}: weights stay in the mapped file, {why}: there at once, in {gigabytes(n_bytes)} of "
         f"page cache, shared with other processes; repacked they would take {gigabytes(memory)} of memory, at "
-        f"{other.p50:.3g} tokens/s, {_difference(other, here)}"
+        f"{number(other.p50)} tokens/s, {_difference(other, here)}"
     )
 
 

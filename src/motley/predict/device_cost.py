@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from math import exp, log2
 from typing import Self
 
-from motley.lab.lab import Device, Kernel
+from motley.lab.lab import GEMM_SHARE, Device, Kernel
 from motley.shape.mixer import Mixer
 from motley.shape.quant import Quant
 
 FLOATS = frozenset({"f32", "f16", "bf16"})
-_GEMM_SHARE = 0.5  # of the peak int8 rate, where the device's own kernels were not measured
 _NEARLY = 0.85  # a kernel that arithmetic keeps so busy is not waiting for memory
 GLUE = 1.3  # Python between two ops, in calls of a small one: measured on the native engine
 
@@ -95,7 +94,7 @@ class DeviceCost:
         d, kernel = self._device, self._kernel(weights)
         n_bytes, operations = weights.n_bytes * touched, 2.0 * weights.n_params * tokens
         if kernel is None:
-            rate = d.f32_gflops if weights.quant in FLOATS else d.int8_gops * _GEMM_SHARE
+            rate = d.f32_gflops if weights.quant in FLOATS else d.int8_gops * GEMM_SHARE
             reach = d.read_gb_s * (d.expert_share if expert else 1.0)
             rate *= d.expert_gemm_share if expert else 1.0
             return Cost.larger(n_bytes / reach / 1e6, operations / rate / 1e6)

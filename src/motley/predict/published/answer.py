@@ -37,13 +37,7 @@ def answer(row: Row) -> Answer:
 
 def tokens_per_s(question: Question) -> float:
     """Of all sequences together. Raises Refused where the model does not fit."""
-    w, prompt = question.workload, question.prompt
-    ms = step_ms(question, w)
-    if prompt is None:
-        return 1e3 * w.step_tokens / ms
-    # Each sequence's prompt is processed once for all the tokens it then generates.
-    ms += step_ms(question, prompt) * w.batch * prompt.tokens / prompt.step_tokens / w.tokens
-    return 1e3 * w.batch / ms
+    return 1e3 * question.tokens / sum(times * step_ms(question, workload) for times, workload in question.steps)
 
 
 def step_ms(question: Question, workload: Workload) -> float:

@@ -56,6 +56,20 @@ class Question:
         return sum(n for n, _ in self.members)
 
     @property
+    def steps(self) -> tuple[tuple[float, Workload], ...]:
+        """What takes the time: how many steps of each kind. A server processes each sequence's prompt once for all the
+        tokens that it then generates."""
+        w, prompt = self.workload, self.prompt
+        if prompt is None:
+            return ((1.0, w),)
+        return (1.0, w), (w.batch * prompt.tokens / prompt.step_tokens / w.tokens, prompt)
+
+    @property
+    def tokens(self) -> int:
+        """That the steps produce or read, of all sequences together."""
+        return self.workload.step_tokens
+
+    @property
     def same(self) -> tuple[object, ...]:
         """What decides the price of its steps: questions alike in this cost the same."""
         stated, row = self.stated, self.row
@@ -238,7 +252,7 @@ def _find(text: str) -> Hardware | None:
 def _sensible(split: str, members: tuple[tuple[int, Hardware], ...], engine: str) -> str:
     """`one` of several devices means what the engine does with several."""
     if split == "one" and sum(n for n, _ in members) > 1:
-        return "tensor" if engine in ("vllm", "sglang", "tensorrt-llm") else "layers"
+        return "tensor" if engine in _SERVERS else "layers"
     return split
 
 

@@ -48,7 +48,7 @@ _NUMBERS = {name for name, kind in Row.__annotations__.items() if kind == float 
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Raises UsageError naming what is missing or wrong, with its line."""
+    """Empty lines are no rows. Raises UsageError where it is no table, or a needed column is missing."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
