@@ -74,8 +74,8 @@ def test_a_broken_link_to_a_living_node_stays_a_link_error(cluster: LocalCluster
 def test_the_token_is_not_in_argv_nor_environment(cluster: LocalCluster) -> None:
     with cluster:
         told = remote.ask(cluster.links["small"], "everything")
-        assert cluster.token not in str(told["argv"])
-        assert cluster.token not in str(told["environ"])
+        assert cluster.access.token not in str(told["argv"])
+        assert cluster.access.token not in str(told["environ"])
 
 
 def test_a_killed_node_is_noticed_at_once(cluster: LocalCluster) -> None:

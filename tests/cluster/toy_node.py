@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from motley.cluster.access import Access
 from motley.cluster.assignment import Assignment
 from motley.cluster.messages import F32, F64, I32
 from motley.cluster.node import run_node, token_from_head
@@ -50,8 +51,8 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.stdout.write("deaf\n")
     device = {"name": f"{OPTIONS.name}/cpu", "threads": OPTIONS.threads, "memory_bytes": OPTIONS.memory}
-    options = {"devices": [device], "peers": OPTIONS.peer, "with_head": OPTIONS.with_head}
-    return run_node(OPTIONS.name, OPTIONS.cluster, token_from_head(), ToyHandler(), **options)
+    access = Access(OPTIONS.cluster, OPTIONS.name, token_from_head(), OPTIONS.peer)
+    return run_node(access, ToyHandler(), devices=[device], with_head=OPTIONS.with_head)
 
 
 if __name__ == "__main__":

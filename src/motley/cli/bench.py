@@ -15,8 +15,9 @@ from motley.bench.result import Interval, Result
 from motley.bench.run import Settings, Subject, asked_workloads, require_sense, run_bench
 from motley.bench.table import result_view
 from motley.bundled import heldout_path, routes_path
+from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
 from motley.cli.keep import keep
-from motley.cli.options import counts, model_file, no_repack, output_file, positive, whole_numbers
+from motley.cli.options import counts, memory, model_file, no_repack, output_file, positive, whole_numbers
 from motley.cli.session import Seat, Session, local_seats
 from motley.cli.show import shown
 from motley.engine.local import LocalRunner
@@ -52,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--nodes", type=positive, default=2, metavar="N", help="local nodes (default: %(default)s)")
     where.add_argument("--lab", type=Path, metavar="FILE", help="a lab file: its devices as local nodes, its figures")
+    where.add_argument(
+        "--cluster", nargs="?", const=DEFAULT, metavar="NAME", help="the joined nodes of a cluster, this machine first"
+    )
+    add_trusted_lan(parser)
+    memory_help = "with --cluster: what this machine gives, e.g. 8GB (default: what is free)"
+    parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help=memory_help)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the first node (default: most of the cores)")
     parser.add_argument(
         "--home", metavar="DEVICE", help="attention lives here; `any`: the planner chooses (default: the first node)"
@@ -90,7 +97,7 @@ def bench(args: argparse.Namespace, progress: Progress) -> Result:
     context = max(CHECK_CONTEXT, *(w.context for w in workloads))
     room = Room(context, slots=max(args.batch))
     given = Lab.load(args.lab) if args.lab else None
-    with Session(_seats(args, target.shape, given, room)) as session:
+    with _session(args, target.shape, given, room) as session:
         progress("measuring the devices and the links", 0.0)
         lab = given or session.probe()
         progress("searching for the best placement", 0.0)
@@ -149,10 +156,12 @@ def _held_out_tokens(checkpoint: Checkpoint) -> NDArray[np.int32]:
     return np.array(tokenizer.encode(heldout_path().read_text(encoding="utf-8")[:40_000]), np.int32)
 
 
-def _seats(args: argparse.Namespace, shape: ModelShape, given: Lab | None, room: Room) -> list[Seat]:
+def _session(args: argparse.Namespace, shape: ModelShape, given: Lab | None, room: Room) -> Session:
+    if args.cluster:
+        return joined_session(args, args.threads or usable_cores())
     if given:
-        return [Seat(d.name, d.threads, d.memory_bytes) for d in given.devices]
-    return local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads)
+        return Session.local([Seat(d.name, d.threads, d.memory_bytes) for d in given.devices])
+    return Session.local(local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads))
 
 
 def _main(workloads: list[Workload]) -> Workload:
@@ -177,7 +186,7 @@ def _plan(args: argparse.Namespace, target: Target, lab: Lab, workload: Workload
 
 
 def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room, *, check: bool) -> Subject:
-    threads = sum(device.threads for device in lab.devices)
+    threads = session.own.threads if session.across_machines else sum(device.threads for device in lab.devices)
     meter = session.meter(threads)
 
     def placed(progress: Progress) -> AbstractContextManager[Runner]:

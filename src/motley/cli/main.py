@@ -23,7 +23,9 @@ COMMANDS = {
     "plan": "show where attention and every expert would live, how fast that is, and why",
     "predict": "say how fast a model would run on a lab, and the sum behind it; predict published measurements",
     "probe": "measure this machine: memory, compute and links, into a lab file",
-    "node": "a node of a local cluster, as a head starts it; joining machines is not there yet",
+    "cluster": "make a cluster, print the command by which machines join it, list and revoke tokens",
+    "node": "offer this machine to its cluster; with --join, join it first",
+    "nodes": "show who is in the cluster now",
     "synth": "write a model file of a real shape with random weights",
     "report": "show past benchmark results side by side",
 }

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     share, size = max(1, args.threads // args.nodes), args.memory // args.nodes
     seats = [Seat(f"node{i}", share, size) for i in range(args.nodes)]
     print(f"measuring {args.nodes} device{'s'[: args.nodes > 1]}, about 10 s each", file=sys.stderr)
-    with Session(seats) as session:
+    with Session.local(seats) as session:
         lab = session.probe()
     if args.export:
         with writing(args.export):

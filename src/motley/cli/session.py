@@ -12,10 +12,10 @@ from typing import Self
 
 import msgspec
 
+from motley.cluster.joined import JoinedCluster
 from motley.cluster.local import LocalCluster, LocalNode
 from motley.cluster.remote import ask, measure
 from motley.cluster.server import Server
-from motley.cluster.tcp_link import listen
 from motley.engine.node import NodeRuntime
 from motley.engine.placed import PlacedRunner, Site
 from motley.errors import ClusterError
@@ -44,11 +44,17 @@ def probe_runtime(name: str, threads: int, memory_bytes: int, ops: NativeOps, al
 
 
 class Session:
-    """`with Session(seats) as session`: the head owns the first seat's device, the other seats are processes."""
+    """`with Session(own, nodes) as session`: the head owns its own seat's device, the other devices are the nodes'."""
 
-    def __init__(self, seats: Sequence[Seat]) -> None:
-        self.own, self.others = seats[0], seats[1:]
+    def __init__(self, own: Seat, nodes: LocalCluster | JoinedCluster) -> None:
+        self.own, self.cluster = own, nodes
         self._stack = ExitStack()
+
+    @classmethod
+    def local(cls, seats: Sequence[Seat]) -> Self:
+        """The first seat is the head's, the others become processes of this machine."""
+        others = [LocalNode(s.name, s.threads, s.memory_bytes) for s in seats[1:]]
+        return cls(seats[0], LocalCluster(others))
 
     def __enter__(self) -> Self:
         try:
@@ -67,28 +73,30 @@ class Session:
         finally:
             self._stack.close()
 
+    @property
+    def across_machines(self) -> bool:
+        return isinstance(self.cluster, JoinedCluster)
+
     def _start(self) -> None:
-        own = self.own
-        self.cluster = self._stack.enter_context(
-            LocalCluster([LocalNode(s.name, s.threads, s.memory_bytes) for s in self.others])
-        )
+        own, access = self.own, self.cluster.access
+        self._stack.enter_context(self.cluster)
         self.ops = NativeOps(threads=own.threads)
         self._stack.callback(self.ops.close)
-        self.runtime = NodeRuntime(own.name, self.ops, self.cluster.reach, own.memory_bytes)
-        listener = listen()
-        server = Server(listener, self.runtime, cluster=self.cluster.cluster, name=own.name, token=self.cluster.token)
+        self.runtime = NodeRuntime(own.name, self.ops, access.reach, own.memory_bytes)
+        listener = access.listen()
+        server = Server(listener, self.runtime, cluster=access.cluster, name=own.name, token=access.token)
         self._stack.callback(server.close)
         addresses = {name: (node.host, node.port) for name, node in self.cluster.nodes.items()}
-        self.site = Site(self.runtime, {own.name: (listener.host, listener.port), **addresses}, self.cluster.reach)
+        self.site = Site(self.runtime, {own.name: (listener.host, listener.port), **addresses}, access.reach)
 
     def probe(self) -> Lab:
         """Measure every device, all at the same time, then every pair's link. Nodes of one machine share its caches,
         memory and often the units of one core: measured alone, each would promise what it can't keep beside the
         others, which spin while they wait for work."""
-        own = self.own
-        with ThreadPoolExecutor(max_workers=max(1, len(self.others))) as others:
+        own, alone = self.own, not self.cluster.nodes
+        with ThreadPoolExecutor(max_workers=max(1, len(self.cluster.nodes))) as others:
             asked = [others.submit(ask, link, "probe", 60.0) for link in self.cluster.links.values()]
-            devices = [probe_runtime(own.name, own.threads, own.memory_bytes, self.ops, not self.others)]
+            devices = [probe_runtime(own.name, own.threads, own.memory_bytes, self.ops, alone)]
             while not all(answer.done() for answer in asked):  # busy, as a node that waits for another is
                 pass
             devices += [msgspec.convert(answer.result(), Device) for answer in asked]

@@ -2,8 +2,8 @@
 
 The token never travels. Caller: cluster, its name and a nonce; acceptor: its name, its own nonce and an HMAC-SHA256
 over all of it; caller: the same under another label, so that neither proof can be played back to its author. Until
-then frames are small and the whole exchange has one deadline. The frames that follow are neither encrypted nor signed:
-that is what TLS is for, where links leave the machine.
+then frames are small and the whole exchange has one deadline. The frames that follow are neither encrypted nor signed
+unless TLS lies below (`tls_link`), as it does wherever links leave the machine.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import msgspec
 
 from motley.cluster.link import Frame, Link
 from motley.cluster.tcp_link import TcpLink, connect
+from motley.cluster.tls_link import Tls
 from motley.errors import ClusterError, LinkError
 
 HELLO, CHALLENGE, PROOF, WELCOME, REFUSED = 1, 2, 3, 4, 5
@@ -43,10 +44,18 @@ def new_token() -> str:
 
 
 def call(
-    host: str, port: int, *, cluster: str, name: str, token: str, timeout_s: float = 5.0, spin_us: float | None = None
+    host: str,
+    port: int,
+    *,
+    cluster: str,
+    name: str,
+    token: str,
+    tls: Tls | None = None,
+    timeout_s: float = 5.0,
+    spin_us: float | None = None,
 ) -> TcpLink:
-    """A link to the member that listens there, greeted and ready; the caller closes it."""
-    link = connect(host, port, timeout_s, spin_us=spin_us)
+    """A link to the member that listens there, greeted and ready; the caller closes it. `tls`: encrypted."""
+    link = connect(host, port, timeout_s, spin_us=spin_us, wrap=tls.call if tls else None)
     try:
         greet(link, cluster, name, token, timeout_s)
     except BaseException:

@@ -15,7 +15,8 @@ from secrets import token_hex
 from typing import IO
 
 from motley import __version__
-from motley.cluster.hello import call, new_token
+from motley.cluster.access import Access
+from motley.cluster.hello import new_token
 from motley.cluster.membership import Inventory, Membership
 from motley.cluster.tcp_link import TcpLink
 from motley.errors import ClusterError, NodeLost, UsageError
@@ -91,12 +92,11 @@ class LocalCluster:
         names = [node.name for node in nodes]
         if len(set(names)) < len(names):
             raise UsageError(f"two local nodes have the same name: {', '.join(names)}")
-        self.cluster = f"local-{token_hex(4)}"
+        self.access = Access(f"local-{token_hex(4)}", "head", new_token())
         self.nodes: dict[str, Inventory] = {}
         self.links: dict[str, TcpLink] = {}
         self._wanted, self._command = nodes, command
         self._timeout_s, self._spin_us = timeout_s, spin_us
-        self.token = new_token()
         self._processes: dict[str, _Process] = {}
         self._membership: Membership | None = None
         self._closing = False
@@ -121,7 +121,7 @@ class LocalCluster:
 
     def reach(self, host: str, port: int) -> TcpLink:
         """A greeted link to whichever member of this cluster listens there; the caller closes it."""
-        return call(host, port, cluster=self.cluster, name="head", token=self.token, spin_us=self._spin_us)
+        return self.access.reach(host, port, self._spin_us)
 
     def raise_if_lost(self) -> None:
         """NodeLost for a node that has ended since the start, with its last words."""
@@ -156,9 +156,9 @@ class LocalCluster:
         self.links, self._processes = {}, {}
 
     def _start(self) -> None:
-        self._membership = Membership(self.cluster, "head", head=True, on_left=self._see_lost)
+        self._membership = self.access.seat(head=True, on_left=self._see_lost)
         for node in self._wanted:
-            self._processes[node.name] = _Process(node.name, self._command_for(node), self.token)
+            self._processes[node.name] = _Process(node.name, self._command_for(node), self.access.token)
         self.nodes = self._await_nodes(self._membership)
         for name in self.nodes:
             self.links[name] = self.connect(name)
@@ -170,7 +170,7 @@ class LocalCluster:
             "--threads": node.threads,
             "--memory": node.memory_bytes,
             "--peer": self._membership.endpoint,
-            "--cluster": self.cluster,
+            "--cluster": self.access.cluster,
         }
         return [*self._command, *(str(word) for option in options.items() for word in option), "--with-head"]
 
@@ -185,7 +185,7 @@ class LocalCluster:
                 words = "; ".join(f"{name}: {self._processes[name].last_words()}" for name in sorted(missing))
                 raise ClusterError(f"not all nodes announced themselves in {self._timeout_s:.0f} s: {words}")
         there = membership.nodes()
-        return {node.name: _same_version(there[node.name]) for node in self._wanted}
+        return {node.name: same_version(there[node.name]) for node in self._wanted}
 
     def _see_lost(self, name: str) -> None:
         """From the membership's thread: whoever waits for this node's answer waits no longer; a hung node's, too."""
@@ -193,7 +193,7 @@ class LocalCluster:
             link.interrupt()
 
 
-def _same_version(inventory: Inventory) -> Inventory:
+def same_version(inventory: Inventory) -> Inventory:
     if inventory.version != __version__:
         theirs, ours = inventory.version, __version__
         raise ClusterError(f"node {inventory.name} runs Motley {theirs}, the head {ours}: install the same on both")

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,14 +47,16 @@ class Inventory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int
     devices: tuple[dict[str, Any], ...] = ()  # fields of lab.Device
     pid: int = 0
+    encrypted: bool = False  # whether its data links speak TLS
 
 
 class Membership:
     """One process's seat in the cluster: a node (with an inventory), the head, or an onlooker with neither.
 
-    `peers`: "host[:port]" of members to connect to; `endpoint` is one's own, to give to others. Callbacks come from
-    a thread of the membership and must be quick: on_joined(inventory), on_left(name), on_head_gone(name), and
-    on_name_taken() when an elder node has this name.
+    `peers`: "host[:port]" of members to connect to; `endpoint` is one's own, to give to others. `tls`: Zenoh's
+    settings of one's certificate (`identity.Identity.zenoh_settings`). `patient`: peers that aren't there yet are
+    waited for, and found again when they return. Callbacks come from a thread of the membership and must be quick:
+    on_joined(inventory), on_left(name), on_head_gone(name), and on_name_taken() when an elder node has this name.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Membership:
         host: str = LOOPBACK,
         port: int = 0,
         multicast: bool = False,
+        tls: Mapping[str, object] | None = None,
+        patient: bool = False,
         on_joined: Callable[[Inventory], None] | None = None,
         on_left: Callable[[str], None] | None = None,
         on_head_gone: Callable[[str], None] | None = None,
@@ -84,7 +88,10 @@ class Membership:
         self._head_was_seen = False
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[tuple[bool, str] | None] = queue.SimpleQueue()
-        self._session, self.endpoint = _open(host, port, [_endpoint(p) for p in peers], multicast)
+        scheme = "tls" if tls else "tcp"
+        found = {"connect/timeout_ms": -1 if patient else 5000, "connect/exit_on_failure": not patient}
+        settings = {**(tls or {}), **found, "scouting/multicast/enabled": multicast}
+        self._session, self.endpoint = _open(host, port, scheme, [_endpoint(p, scheme) for p in peers], settings)
         self._watcher = threading.Thread(target=self._watch, name="membership", daemon=True)
         self._declared: list[object] = []  # what Zenoh is to keep for us
         self._closed = False
@@ -235,17 +242,19 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def _endpoint(peer: str) -> str:
+def _endpoint(peer: str, scheme: str = "tcp") -> str:
     """ "host[:port]" as a Zenoh endpoint; an IPv6 address with a port stands in brackets."""
     host, port = peer, str(DEFAULT_PORT)
     if match := re.fullmatch(r"(\[[^]]+\]|[^:]+):(\d+)", peer):
         host, port = match[1], match[2]
     if not host or int(port) > 65535 or re.search(r"[\s/#?]", host):
         raise UsageError(f"--peer {peer!r}: give host or host:port")
-    return f"tcp/[{host}]:{port}" if ":" in host and not host.startswith("[") else f"tcp/{host}:{port}"
+    return f"{scheme}/[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{scheme}/{host}:{port}"
 
 
-def _open(host: str, port: int, peers: list[str], multicast: bool) -> "tuple[zenoh.Session, str]":
+def _open(
+    host: str, port: int, scheme: str, peers: list[str], more: Mapping[str, object]
+) -> "tuple[zenoh.Session, str]":
     """A session and its own "host:port". Zenoh doesn't tell which port it got for 0, so a free one is chosen here;
     should somebody take it in between, another is tried."""
     import zenoh
@@ -255,12 +264,10 @@ def _open(host: str, port: int, peers: list[str], multicast: bool) -> "tuple[zen
         own = f"{host}:{own_port}"
         settings = {
             "mode": "peer",
-            "listen/endpoints": [_endpoint(own)],
+            "listen/endpoints": [_endpoint(own, scheme)],
             "connect/endpoints": peers,
-            "connect/timeout_ms": 5000,
-            "connect/exit_on_failure": True,
-            "scouting/multicast/enabled": multicast,
             "transport/link/tx/lease": LEASE_MS,
+            **more,
         }
         config = zenoh.Config()
         for key, value in settings.items():
@@ -270,7 +277,7 @@ def _open(host: str, port: int, peers: list[str], multicast: bool) -> "tuple[zen
         except zenoh.ZError as error:
             if "listen" in str(error).lower() and not port and attempt < 4:
                 continue
-            where = ", ".join(p.removeprefix("tcp/") for p in peers)
+            where = ", ".join(p.removeprefix(f"{scheme}/") for p in peers)
             if peers and "connect" in str(error).lower():
                 raise ClusterError(
                     f"no member of a cluster answers at {where}: is it running, and reachable?"

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from motley import __version__
+from motley.cluster.access import Access
 from motley.cluster.membership import Inventory, Membership
 from motley.cluster.server import Handler, Server
-from motley.cluster.tcp_link import LOOPBACK, listen
 from motley.errors import ClusterError
 
 log = logging.getLogger("motley.node")
@@ -28,21 +28,19 @@ HEAD_APPEARS_S = 10.0
 
 
 def run_node(
-    name: str,
-    cluster: str,
-    token: str,
+    access: Access,
     handler: Handler,
     *,
     devices: Sequence[dict[str, Any]] = (),
-    peers: Sequence[str] = (),
-    host: str = LOOPBACK,
     with_head: bool = False,
+    ready: Callable[[], None] = lambda: None,
     spin_us: float | None = None,
 ) -> int:
     """Until SIGTERM, SIGINT or the head's end. The main thread calls it, and the process ends soon after, if need be
-    by an alarm. Returns the exit status."""
+    by an alarm. `ready` is called when others can see the node. Returns the exit status."""
     stop = threading.Event()
     errors: list[str] = []
+    name, cluster = access.name, access.cluster
 
     def end(reason: str) -> None:
         if not stop.is_set():
@@ -57,17 +55,17 @@ def run_node(
     with _signals(end):
         if with_head:
             _watch_stdin(end)
-        server = Server(listen(host, spin_us=spin_us), handler, cluster=cluster, name=name, token=token)
+        server = Server(access.listen(spin_us), handler, cluster=cluster, name=name, token=access.token)
         try:
-            inventory = Inventory(__version__, name, host, server.listener.port, tuple(devices), os.getpid())
+            host, port = access.host, server.listener.port
+            encrypted = access.tls is not None
+            inventory = Inventory(__version__, name, host, port, tuple(devices), os.getpid(), encrypted)
             head_gone = (lambda head: end(f"its head {head} is gone")) if with_head else None
-            seat = Membership(
-                cluster, name, inventory, peers=peers, host=host, on_head_gone=head_gone, on_name_taken=name_taken
-            )
-            with seat:
+            with access.seat(inventory, on_head_gone=head_gone, on_name_taken=name_taken) as seat:
                 if with_head:
                     _await_head(seat, stop)
-                log.info("%s: listens on %s:%d", name, host, server.listener.port)
+                log.info("%s: listens on %s:%d", name, host, port)
+                ready()
                 stop.wait()
         finally:
             server.close()

@@ -23,6 +23,7 @@ from motley.progress import Progress
 log = logging.getLogger("motley.node")
 
 MAX_STRANGERS = 32  # connections that have not proven themselves yet
+GREETING_S = 5.0
 PROGRESS_EVERY_S = 0.1
 
 
@@ -168,6 +169,7 @@ class Server:
     def _welcome(self, link: TcpLink) -> None:
         try:
             try:
+                link.handshake(GREETING_S)
                 admit(link, self._cluster, self._name, self._token)
             finally:
                 self._strangers.release()

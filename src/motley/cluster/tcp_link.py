@@ -84,7 +84,7 @@ class TcpLink(Link):
         left, deadline = HEADER.size + n_bytes, None
         while True:
             try:
-                sent = self._sock.sendmsg(rest)
+                sent = self._push(rest)
             except BlockingIOError:
                 deadline = deadline or time.perf_counter() + self._send_timeout_s
                 if not _sleep(self._writable, deadline):
@@ -114,6 +114,17 @@ class TcpLink(Link):
         self._used = size
         return Frame(kind, request, self._buffer[HEADER.size : size])
 
+    def handshake(self, timeout_s: float) -> None:
+        """What a link needs before its first frame: here nothing."""
+
+    def _push(self, parts: Sequence[Buffer]) -> int:
+        """Hand over what goes without waiting: its bytes, or BlockingIOError."""
+        return self._sock.sendmsg(parts)
+
+    def _pull(self, room: memoryview) -> int:
+        """What is there, into `room`: 0 at the end, BlockingIOError where nothing came yet."""
+        return self._sock.recv_into(room)
+
     def _drop_used(self) -> None:
         """Move what came in behind the last frame to the front. Exchanges alternate: there is hardly ever any."""
         if self._used < self._filled:
@@ -139,7 +150,7 @@ class TcpLink(Link):
 
     def _fill(self, size: int, deadline: float | None) -> None:
         """Have at least `size` bytes in the buffer: look until the spin's budget is spent, then sleep."""
-        receive_into, clock = self._sock.recv_into, time.perf_counter
+        receive_into, clock = self._pull, time.perf_counter
         started = looked = stop = 0.0
         stolen = False
         while self._filled < size:
@@ -175,10 +186,15 @@ class TcpLink(Link):
         raise LinkError(self._broken) from None
 
 
+Wrap = Callable[[socket.socket], TcpLink]
+
+
 class Listener:
     """Accepts connections; unauthenticated, so their frames are kept small until `hello.admit` is content."""
 
-    def __init__(self, host: str = LOOPBACK, port: int = 0, *, spin_us: float | None = None) -> None:
+    def __init__(
+        self, host: str = LOOPBACK, port: int = 0, *, spin_us: float | None = None, wrap: Wrap | None = None
+    ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._sock = socket.create_server((host, port), family=family, backlog=64)
@@ -186,15 +202,20 @@ class Listener:
             raise ClusterError(f"cannot listen on {host}:{port}: {error}; choose another address or port") from error
         self.host: str = host
         self.port: int = self._sock.getsockname()[1]
-        self._spin_us = spin_us
+        self._wrap = wrap or (lambda sock: TcpLink(sock, spin_us=spin_us))
 
     def accept(self) -> TcpLink:
-        """The next connection. Raises LinkError once the listener was closed, by whichever thread."""
+        """The next connection, before its handshake. Raises LinkError once the listener was closed, by whichever
+        thread."""
         try:
             sock, _ = self._sock.accept()
         except OSError as error:
             raise LinkError(f"the listener on port {self.port} ended: {error}") from error
-        return TcpLink(sock, spin_us=self._spin_us)
+        try:
+            return self._wrap(sock)
+        except OSError as error:  # it left before it was looked at
+            sock.close()
+            raise LinkError(f"a connection ended at once: {error}") from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # macOS refuses it on listeners; there `close` wakes `accept`
@@ -202,16 +223,26 @@ class Listener:
         self._sock.close()
 
 
-def listen(host: str = LOOPBACK, port: int = 0, *, spin_us: float | None = None) -> Listener:
-    return Listener(host, port, spin_us=spin_us)
+def listen(host: str = LOOPBACK, port: int = 0, *, spin_us: float | None = None, wrap: Wrap | None = None) -> Listener:
+    """`wrap`: what an accepted socket becomes (`tls_link.Tls.accept`); without it a plain link."""
+    return Listener(host, port, spin_us=spin_us, wrap=wrap)
 
 
-def connect(host: str, port: int, timeout_s: float = 5.0, *, spin_us: float | None = None) -> TcpLink:
+def connect(
+    host: str, port: int, timeout_s: float = 5.0, *, spin_us: float | None = None, wrap: Wrap | None = None
+) -> TcpLink:
+    """`wrap`: what the connected socket becomes (`tls_link.Tls.call`); without it a plain link."""
     try:
         sock = socket.create_connection((host, port), timeout_s)
     except OSError as error:
         raise LinkError(f"no node answers at {host}:{port}: {error}") from error
-    return TcpLink(sock, spin_us=spin_us)
+    link = wrap(sock) if wrap else TcpLink(sock, spin_us=spin_us)
+    try:
+        link.handshake(timeout_s)
+    except BaseException:
+        link.close()
+        raise
+    return link
 
 
 def _sleep(poll: select.poll, deadline: float | None) -> bool:

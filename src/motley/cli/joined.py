@@ -1,0 +1,59 @@
+"""What the commands on a joined cluster have in common: which cluster, and this machine's place in it."""
+
+import argparse
+import re
+import socket
+from pathlib import Path
+
+from motley.bench.folders import data_folder
+from motley.cli.session import Seat, Session
+from motley.cluster.access import Access
+from motley.cluster.joined import JoinedCluster
+from motley.errors import UsageError
+
+DEFAULT = "motley"
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cluster", default=DEFAULT, metavar="NAME", help="which cluster (default: %(default)s)")
+    add_trusted_lan(parser)
+
+
+def add_trusted_lan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trusted-lan", action="store_true", help="activations cross in the clear (members stay authenticated)"
+    )
+
+
+def clusters_folder() -> Path:
+    return data_folder() / "clusters"
+
+
+def cluster_named(args: argparse.Namespace) -> str:
+    """The named one; where this machine belongs to one only, that one needs no name."""
+    known = [path.parent.name for path in clusters_folder().glob("*/member.json")]
+    return known[0] if args.cluster == DEFAULT and len(known) == 1 else str(args.cluster)
+
+
+def own_name() -> str:
+    """The host's, as far as it can be a node's."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().split(".")[0]).strip("-._")[:64] or "node"
+
+
+def own_host() -> str:
+    """This machine's address towards its network. Connecting a UDP socket asks for the route; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))  # RFC 5737: an address of nobody
+        except OSError:
+            raise UsageError("this machine has no route to a network: name its address with --host") from None
+        return str(sock.getsockname()[0])
+
+
+def joined_session(args: argparse.Namespace, threads: int) -> Session:
+    """A head's session on all nodes of the cluster that are there."""
+    from motley.cluster.identity import Identity  # `cryptography` is not for everybody's start
+
+    identity = Identity.load(clusters_folder(), cluster_named(args))
+    access = Access.of(identity, trusted_lan=args.trusted_lan)
+    return Session(Seat(access.name, threads, args.memory), JoinedCluster(access))

@@ -1,0 +1,111 @@
+"""JoinedCluster: the nodes of a joined cluster as a head sees them: found, greeted, watched. It starts and ends nobody.
+
+The same to its users as `local.LocalCluster`.
+"""
+
+import time
+from collections.abc import Callable
+
+from motley.cluster.access import Access
+from motley.cluster.local import same_version
+from motley.cluster.membership import Inventory, Membership
+from motley.cluster.tcp_link import TcpLink
+from motley.errors import ClusterError, NodeLost
+
+APPEAR_S = 10.0  # for the first node
+SETTLE_S = 1.0  # nobody came for so long: those are all
+
+
+class JoinedCluster:
+    """`with JoinedCluster(access, wanted=2) as cluster`: waits for so many other nodes; 0: for all who are there."""
+
+    def __init__(self, access: Access, wanted: int = 0) -> None:
+        self.access, self._wanted = access, wanted
+        self.nodes: dict[str, Inventory] = {}
+        self.links: dict[str, TcpLink] = {}
+        self._gone: list[str] = []
+        self._membership: Membership | None = None
+
+    def __enter__(self) -> "JoinedCluster":
+        try:
+            self._membership = self.access.seat(head=True, on_left=self._see_lost)
+            found = self._await_nodes(self._membership)
+            self.nodes = {name: self._suitable(found[name]) for name in sorted(found)}
+            for name, node in self.nodes.items():
+                self.links[name] = self.access.reach(node.host, node.port)
+        except BaseException:  # Ctrl-C while waiting, too
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def explain(self, error: ClusterError) -> ClusterError:
+        """The NodeLost behind a broken link, or `error` itself if all nodes are there."""
+        deadline = time.monotonic() + 0.5
+        while not self._gone and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if not self._gone:
+            return error
+        names = " and ".join(self._gone)
+        return NodeLost(f"node {names} is gone: it ended, or can't be reached; `motley nodes` shows who is there")
+
+    def close(self) -> None:
+        """Leave. Idempotent."""
+        links, self.links = self.links, {}
+        for link in links.values():
+            link.close()
+        if self._membership:
+            self._membership.close()
+
+    def _await_nodes(self, membership: Membership) -> dict[str, Inventory]:
+        def all_there(there: dict[str, Inventory]) -> bool:
+            return bool(self._wanted) and len(there) >= self._wanted
+
+        there = settle(lambda: self._others(membership), all_there, APPEAR_S, 0.0 if self._wanted else SETTLE_S)
+        if len(there) < max(1, self._wanted):
+            names = ", ".join(sorted(there)) or "none"
+            raise ClusterError(
+                f"{max(1, self._wanted)} other nodes of cluster {self.access.cluster} were wanted; in {APPEAR_S:.0f} s these "
+                f"appeared: {names}; start `motley node` on each machine"
+            )
+        chosen = sorted(there)[: self._wanted or None]
+        return {name: there[name] for name in chosen}
+
+    def _others(self, membership: Membership) -> dict[str, Inventory]:
+        """The head uses its own machine itself."""
+        return {name: node for name, node in membership.nodes().items() if name != self.access.name}
+
+    def _suitable(self, node: Inventory) -> Inventory:
+        if node.encrypted != (self.access.tls is not None):
+            trusting, other = (node.name, "this head") if not node.encrypted else ("this head", node.name)
+            raise ClusterError(
+                f"{trusting} was started with --trusted-lan, {other} was not: start all with it, or all without"
+            )
+        return same_version(node)
+
+    def _see_lost(self, name: str) -> None:
+        """From the membership's thread: whoever waits for this node's answer waits no longer."""
+        if link := self.links.get(name):
+            self._gone.append(name)
+            link.interrupt()
+
+
+def settle(
+    look: Callable[[], dict[str, Inventory]],
+    enough: Callable[[dict[str, Inventory]], bool],
+    appear_s: float,
+    settle_s: float,
+) -> dict[str, Inventory]:
+    """Look until it is enough, nothing changed for `settle_s` (0: never) since something came, or `appear_s` passed."""
+    there = look()
+    started = changed = time.monotonic()
+    while not enough(there) and time.monotonic() - started < appear_s:
+        if settle_s and there and time.monotonic() - changed > settle_s:
+            break
+        time.sleep(0.02)
+        now = look()
+        if now.keys() != there.keys():
+            there, changed = now, time.monotonic()
+    return there
