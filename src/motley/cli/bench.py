@@ -185,6 +185,12 @@ def _plan(args: argparse.Namespace, target: Target, lab: Lab, workload: Workload
     )
 
 
+def _said_of(session: Session) -> list[str]:
+    if not session.across_machines or session.cluster.access.tls:
+        return []
+    return ["Activations crossed the network in the clear (--trusted-lan); the members were authenticated"]
+
+
 def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room, *, check: bool) -> Subject:
     threads = session.own.threads if session.across_machines else sum(device.threads for device in lab.devices)
     meter = session.meter(threads)
@@ -219,7 +225,7 @@ def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room,
         threads=threads,
         int8_gops=meter.int8_gops(),
         open_reference=whole if check else None,
-        reasons=plan.reason,
+        reasons=(*plan.reason, *_said_of(session)),
         file=target.path,
         file_hash=target.checkpoint.hash,
         peak_memory=lambda runner: runner.node_memory() if isinstance(runner, PlacedRunner) else {},

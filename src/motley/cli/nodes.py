@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     identity = Identity.load(clusters_folder(), cluster_named(args))
     with Access.of(identity).look() as seat:
-        there = settle(seat.nodes, lambda _: False, APPEAR_S, SETTLE_S)
+        there = settle(seat.nodes, APPEAR_S, SETTLE_S)
     if args.json:
         with writing(args.json):
             args.json.write_bytes(msgspec.json.encode(there))

@@ -17,10 +17,10 @@ SETTLE_S = 1.0  # nobody came for so long: those are all
 
 
 class JoinedCluster:
-    """`with JoinedCluster(access, wanted=2) as cluster`: waits for so many other nodes; 0: for all who are there."""
+    """`with JoinedCluster(access) as cluster`: all other nodes that are there."""
 
-    def __init__(self, access: Access, wanted: int = 0) -> None:
-        self.access, self._wanted = access, wanted
+    def __init__(self, access: Access) -> None:
+        self.access = access
         self.nodes: dict[str, Inventory] = {}
         self.links: dict[str, TcpLink] = {}
         self._gone: list[str] = []
@@ -60,18 +60,13 @@ class JoinedCluster:
             self._membership.close()
 
     def _await_nodes(self, membership: Membership) -> dict[str, Inventory]:
-        def all_there(there: dict[str, Inventory]) -> bool:
-            return bool(self._wanted) and len(there) >= self._wanted
-
-        there = settle(lambda: self._others(membership), all_there, APPEAR_S, 0.0 if self._wanted else SETTLE_S)
-        if len(there) < max(1, self._wanted):
-            names = ", ".join(sorted(there)) or "none"
+        there = settle(lambda: self._others(membership), APPEAR_S, SETTLE_S)
+        if not there:
             raise ClusterError(
-                f"{max(1, self._wanted)} other nodes of cluster {self.access.cluster} were wanted; in {APPEAR_S:.0f} s these "
-                f"appeared: {names}; start `motley node` on each machine"
+                f"no other node of cluster {self.access.cluster} appeared in {APPEAR_S:.0f} s: start `motley node` on each "
+                "machine; `motley nodes` shows who is there"
             )
-        chosen = sorted(there)[: self._wanted or None]
-        return {name: there[name] for name in chosen}
+        return there
 
     def _others(self, membership: Membership) -> dict[str, Inventory]:
         """The head uses its own machine itself."""
@@ -92,18 +87,11 @@ class JoinedCluster:
             link.interrupt()
 
 
-def settle(
-    look: Callable[[], dict[str, Inventory]],
-    enough: Callable[[dict[str, Inventory]], bool],
-    appear_s: float,
-    settle_s: float,
-) -> dict[str, Inventory]:
-    """Look until it is enough, nothing changed for `settle_s` (0: never) since something came, or `appear_s` passed."""
+def settle(look: Callable[[], dict[str, Inventory]], appear_s: float, settle_s: float) -> dict[str, Inventory]:
+    """Look until nothing changed for `settle_s` since something came, or `appear_s` passed."""
     there = look()
     started = changed = time.monotonic()
-    while not enough(there) and time.monotonic() - started < appear_s:
-        if settle_s and there and time.monotonic() - changed > settle_s:
-            break
+    while time.monotonic() - (changed if there else started) < (settle_s if there else appear_s):
         time.sleep(0.02)
         now = look()
         if now.keys() != there.keys():

@@ -55,6 +55,8 @@ def _context(accepts: bool, authority: Path, certificate: Path, key: Path) -> ss
 class TlsLink(TcpLink):
     """Ready after `handshake`, which either side does in its own time."""
 
+    transport = "tcp+tls"
+
     def __init__(self, sock: socket.socket, tls: Tls, *, accepted: bool) -> None:
         context = tls.accepting if accepted else tls.calling
         self._secure = context.wrap_socket(
