@@ -63,8 +63,8 @@ class JoinedCluster:
         there = settle(lambda: self._others(membership), APPEAR_S, SETTLE_S)
         if not there:
             raise ClusterError(
-                f"no other node of cluster {self.access.cluster} appeared in {APPEAR_S:.0f} s: start `motley node` on each "
-                "machine; `motley nodes` shows who is there"
+                f"no other node of cluster {self.access.cluster} appeared in {APPEAR_S:.0f} s: start `motley node` on "
+                "each machine; `motley nodes` shows who is there"
             )
         return there
 
