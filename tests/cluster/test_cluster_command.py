@@ -1,0 +1,123 @@
+"""From nothing to a model on three joined nodes, by the commands that a person types. The machines are processes here,
+each with a folder of its own; the first has an address of its own on loopback, for the fixed ports."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOST = f"127.77.{os.getpid() % 250}.1"
+NODE = [sys.executable, "-m", "motley"]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
+
+
+class Machines:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def say(self, machine: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*NODE, *words], env=self._env(machine), capture_output=True, text=True, timeout=120)
+
+    def start(self, machine: str, *words: str) -> None:
+        log = (self.folder / f"{machine}.log").open("wb")
+        self.nodes[machine] = subprocess.Popen([*NODE, "node", *words], env=self._env(machine), stdout=log, stderr=log)
+
+    def told(self, machine: str) -> str:
+        return (self.folder / f"{machine}.log").read_text()
+
+    def _env(self, machine: str) -> dict[str, str]:
+        return {**os.environ, "MOTLEY_DATA": str(self.folder / machine)}
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    found = Machines(tmp_path_factory.mktemp("machines"))
+    made = found.say("a", "cluster", "init", "--name", "a", "--host", HOST)
+    assert made.returncode == 0, made.stderr
+    token = re.search(r"motley1-\S+", made.stdout)
+    assert token
+    found.start("a", "--threads", "1")
+    await_words(found, "a", "listens on")
+    for name in ("b", "c"):
+        found.start(name, "--threads", "1", "--name", name, "--join", token[0])
+    for name in ("b", "c"):
+        await_words(found, name, "listens on")
+    yield found
+    for process in found.nodes.values():
+        process.send_signal(signal.SIGTERM)
+    for process in found.nodes.values():
+        assert process.wait(10) == 0
+
+
+def await_words(machines: Machines, machine: str, words: str) -> None:
+    deadline = time.monotonic() + 30
+    while words not in machines.told(machine):
+        assert machines.nodes[machine].poll() is None, machines.told(machine)
+        assert time.monotonic() < deadline, machines.told(machine)
+        time.sleep(0.05)
+
+
+def test_all_see_each_other(machines: Machines, tmp_path: Path) -> None:
+    for machine in ("a", "b", "c"):
+        seen = machines.say(machine, "nodes", "--json", str(tmp_path / "nodes.json"))
+        assert seen.returncode == 0, seen.stderr
+        there = json.loads((tmp_path / "nodes.json").read_text())
+        assert sorted(there) == ["a", "b", "c"]
+        assert all(node["encrypted"] for node in there.values())
+
+
+def test_a_model_on_all_of_them_answers_as_on_one(machines: Machines, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    sizes = ("--pp", "32", "--tg", "16", "--repeat", "1", "--memory", "112MB", "--threads", "1")
+    ran = machines.say("a", "bench", "--cluster", *sizes, "--json", str(out))
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(out.read_text())
+    used = {d for layer in result["placement"]["layers"] for d in layer["experts"]}
+    assert used == {"a", "b", "c"}
+    assert result["check"]["max_abs_logit_diff"] == 0
+    assert {link["transport"] for link in result["lab"]["links"]} == {"tcp+tls"}
+
+
+def test_trust_must_be_the_same_everywhere(machines: Machines) -> None:
+    ran = machines.say("a", "bench", "--cluster", "--trusted-lan", "--no-check")
+    assert ran.returncode == 2
+    assert "start all with it, or all without" in ran.stderr
+
+
+def test_tokens_are_listed_and_revoked(machines: Machines) -> None:
+    listed = machines.say("a", "cluster", "tokens").stdout
+    assert "b, c" in listed or "c, b" in listed
+    token_id = re.search(r"^ *([0-9a-f]{8}) +valid", listed, re.MULTILINE)
+    assert token_id
+    made = machines.say("a", "cluster", "token", "--valid", "10m")
+    another = re.search(r"motley1-\S+", made.stdout)
+    assert made.returncode == 0
+    assert another
+    assert machines.say("a", "cluster", "revoke", token_id[1]).returncode == 0
+    assert "revoked" in machines.say("a", "cluster", "tokens").stdout
+    assert machines.say("b", "cluster", "token").returncode == 2
+    late = machines.say("d", "node", "--name", "d", "--join", "motley1-AAAA")
+    assert late.returncode == 2
+    assert "was it cut?" in late.stderr
+
+
+def test_no_secret_is_logged(machines: Machines) -> None:
+    secret = json.loads((machines.folder / "a" / "clusters" / "motley" / "member.json").read_text())["secret"]
+    for machine in ("a", "b", "c"):
+        assert secret not in machines.told(machine)
+        assert "motley1-" not in machines.told(machine)
+
+
+def test_a_machine_outside_says_what_to_do(tmp_path: Path) -> None:
+    ran = Machines(tmp_path).say("nobody", "nodes")
+    assert ran.returncode == 2
+    assert "`motley node --join TOKEN` joins one" in ran.stderr
