@@ -1,15 +1,18 @@
-"""`motley run`: stream text from a model on this machine."""
+"""`motley run`: stream text from a model, on this machine or on a cluster; there the text goes on when nodes are lost."""
 
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 
-from motley.cli.options import model_file, no_repack, positive
+from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
+from motley.cli.options import memory, model_file, no_repack, positive
 from motley.cli.show import shown
+from motley.engine.enduring import EnduringEngine
 from motley.engine.engine import Engine
 from motley.engine.local import LocalRunner
 from motley.engine.sampling import Sampling
@@ -18,8 +21,11 @@ from motley.formats.chat import ChatTemplate
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.formats.tokenizer import Tokenizer
+from motley.lab.lab import Lab
 from motley.lab.machine import this_machine, usable_cores
 from motley.ops.native import NativeOps
+from motley.plan.plan import Plan
+from motley.plan.search import find_placement
 from motley.predict.memory import gigabytes, kv_bytes, packed_bytes, work_bytes
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
@@ -31,6 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("-n", "--max-tokens", type=positive, default=128, help="new tokens (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=usable_cores(), help="default: %(default)s")
+    parser.add_argument(
+        "--cluster",
+        nargs="?",
+        const=DEFAULT,
+        metavar="NAME",
+        help="on the joined nodes of a cluster, this machine first",
+    )
+    add_trusted_lan(parser)
+    memory_help = "with --cluster: what this machine gives, e.g. 8GB (default: what is free)"
+    parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help=memory_help)
     no_repack(parser)
     parser.add_argument("--context", type=positive, help="default: what the prompt and the answer need")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -53,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
             f"the context of {context} ({len(tokens)} tokens are the prompt's) exceeds the {shape.context} that "
             f"{shape.name} was trained for: shorten the prompt, or ask for fewer tokens with -n"
         )
+    if args.cluster:
+        with _on_cluster(args, shape, context) as engine:
+            _stream(engine, tokenizer, tokens, args, sampling)
+        return 0
     repack = args.repack and _repacked_fits(shape, context)
     with shown(Console(stderr=True)) as progress:
         ops = NativeOps(threads=args.threads)
@@ -62,6 +82,25 @@ def run(args: argparse.Namespace) -> int:
     finally:
         runner.close()
     return 0
+
+
+@contextmanager
+def _on_cluster(args: argparse.Namespace, shape: ModelShape, context: int) -> Iterator[Engine]:
+    """An engine on all nodes that are there; what becomes of them is told on standard error."""
+
+    def find(lab: Lab) -> Plan:
+        return find_placement(shape, lab, None, None, context, head=session.own.name, repack=args.repack)
+
+    def tell(sentence: str) -> None:
+        print(f"\n[{sentence}]", file=sys.stderr)
+
+    with joined_session(args, args.threads) as session:
+        with shown(Console(stderr=True)) as progress:
+            progress("measuring the devices and the links", 0.0)
+            lab = session.probe()
+        path = str(model_file(args.model))
+        with session.keeper(path, lab, find, slots=1, context=context, tell=tell) as keeper:
+            yield EnduringEngine(keeper)
 
 
 def _repacked_fits(shape: ModelShape, context: int) -> bool:

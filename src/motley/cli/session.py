@@ -3,7 +3,7 @@
 Composition only: `cluster` starts nodes and links, `lab` describes them, `plan` decides, `engine` runs.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,14 +16,16 @@ from motley.cluster.joined import JoinedCluster
 from motley.cluster.local import LocalCluster, LocalNode
 from motley.cluster.remote import ask, measure
 from motley.cluster.server import Server
+from motley.engine.keeper import Keeper
 from motley.engine.node import NodeRuntime
 from motley.engine.placed import PlacedRunner, Site
-from motley.errors import ClusterError
+from motley.errors import ClusterError, NodeLost
 from motley.lab.lab import Device, Lab, Link
 from motley.lab.placement import Placement
 from motley.lab.probe import probe_device
 from motley.ops.meter import NativeMeter
 from motley.ops.native import NativeOps
+from motley.plan.plan import Plan
 from motley.predict.memory import kv_bytes, work_bytes
 from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress, silent
@@ -68,10 +70,14 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, ClusterError) and (cause := self.cluster.explain(error)) is not error:
-                raise cause from error
+            if isinstance(error, ClusterError) and not isinstance(error, NodeLost):
+                self._explain(error)
         finally:
             self._stack.close()
+
+    def _explain(self, error: ClusterError) -> None:
+        if (cause := self.cluster.explain(error)) is not error:
+            raise cause from error
 
     @property
     def across_machines(self) -> bool:
@@ -82,12 +88,12 @@ class Session:
         self._stack.enter_context(self.cluster)
         self.ops = NativeOps(threads=own.threads)
         self._stack.callback(self.ops.close)
-        self.runtime = NodeRuntime(own.name, self.ops, access.reach, own.memory_bytes)
+        self.runtime = NodeRuntime(own.name, self.ops, self.cluster.reach, own.memory_bytes)
         listener = access.listen()
         server = Server(listener, self.runtime, cluster=access.cluster, name=own.name, token=access.token)
         self._stack.callback(server.close)
         addresses = {name: (node.host, node.port) for name, node in self.cluster.nodes.items()}
-        self.site = Site(self.runtime, {own.name: (listener.host, listener.port), **addresses}, access.reach)
+        self.site = Site(self.runtime, {own.name: (listener.host, listener.port), **addresses}, self.cluster.reach)
 
     def probe(self) -> Lab:
         """Measure every device, all at the same time, then every pair's link. Nodes of one machine share its caches,
@@ -119,6 +125,20 @@ class Session:
         ops = NativeOps(threads=threads)
         self._stack.callback(ops.close)
         return ops
+
+    def keeper(
+        self,
+        model: str,
+        lab: Lab,
+        find: Callable[[Lab], Plan],
+        *,
+        slots: int,
+        context: int,
+        tell: Callable[[str], None],
+    ) -> Keeper:
+        """The model on whoever is there, whatever becomes of the nodes; a context manager. `lab`: as probed."""
+        site = Site(self.runtime, self.site.addresses, self.cluster.reach)
+        return Keeper(model, self.cluster, site, lab, find, slots=slots, context=context, tell=tell)
 
     @contextmanager
     def placed(

@@ -48,9 +48,18 @@ class Access:
     def listen(self, spin_us: float | None = None) -> Listener:
         return listen(self.host, spin_us=spin_us, wrap=self.tls.accept if self.tls else None)
 
-    def reach(self, host: str, port: int, spin_us: float | None = None) -> TcpLink:
+    def reach(self, host: str, port: int, spin_us: float | None = None, *, timeout_s: float = 5.0) -> TcpLink:
         """A greeted link to whichever member listens there; the caller closes it."""
-        return call(host, port, cluster=self.cluster, name=self.name, token=self.token, tls=self.tls, spin_us=spin_us)
+        return call(
+            host,
+            port,
+            cluster=self.cluster,
+            name=self.name,
+            token=self.token,
+            tls=self.tls,
+            timeout_s=timeout_s,
+            spin_us=spin_us,
+        )
 
     def look(self) -> Membership:
         """A membership that sees all, this machine's own node too, and is seen by nobody."""

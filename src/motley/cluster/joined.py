@@ -6,40 +6,35 @@ The same to its users as `local.LocalCluster`.
 import time
 from collections.abc import Callable
 
+from motley import __version__
 from motley.cluster.access import Access
 from motley.cluster.local import same_version
 from motley.cluster.membership import Inventory, Membership
-from motley.cluster.tcp_link import TcpLink
+from motley.cluster.pool import Pool
 from motley.errors import ClusterError, NodeLost
 
 APPEAR_S = 10.0  # for the first node
 SETTLE_S = 1.0  # nobody came for so long: those are all
 
 
-class JoinedCluster:
+class JoinedCluster(Pool):
     """`with JoinedCluster(access) as cluster`: all other nodes that are there."""
 
     def __init__(self, access: Access) -> None:
-        self.access = access
-        self.nodes: dict[str, Inventory] = {}
-        self.links: dict[str, TcpLink] = {}
+        super().__init__(access)
         self._gone: list[str] = []
-        self._membership: Membership | None = None
 
     def __enter__(self) -> "JoinedCluster":
         try:
             self._membership = self.access.seat(head=True, on_left=self._see_lost)
             found = self._await_nodes(self._membership)
             self.nodes = {name: self._suitable(found[name]) for name in sorted(found)}
-            for name, node in self.nodes.items():
-                self.links[name] = self.access.reach(node.host, node.port)
+            for name in self.nodes:
+                self.links[name] = self.connect(name)
         except BaseException:  # Ctrl-C while waiting, too
             self.close()
             raise
         return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def explain(self, error: ClusterError) -> ClusterError:
         """The NodeLost behind a broken link, or `error` itself if all nodes are there."""
@@ -51,13 +46,9 @@ class JoinedCluster:
         names = " and ".join(self._gone)
         return NodeLost(f"node {names} is gone: it ended, or can't be reached; `motley nodes` shows who is there")
 
-    def close(self) -> None:
-        """Leave. Idempotent."""
-        links, self.links = self.links, {}
-        for link in links.values():
-            link.close()
-        if self._membership:
-            self._membership.close()
+    def is_suitable(self, node: Inventory) -> bool:
+        encrypted = self.access.tls is not None
+        return super().is_suitable(node) and node.encrypted == encrypted and node.version == __version__
 
     def _await_nodes(self, membership: Membership) -> dict[str, Inventory]:
         there = settle(lambda: self._others(membership), APPEAR_S, SETTLE_S)

@@ -18,7 +18,7 @@ from motley import __version__
 from motley.cluster.access import Access
 from motley.cluster.hello import new_token
 from motley.cluster.membership import Inventory, Membership
-from motley.cluster.tcp_link import TcpLink
+from motley.cluster.pool import Pool
 from motley.errors import ClusterError, NodeLost, UsageError
 
 NODE_COMMAND = (sys.executable, "-m", "motley", "node")
@@ -75,7 +75,7 @@ class _Process:
         self._output.close()
 
 
-class LocalCluster:
+class LocalCluster(Pool):
     """`with LocalCluster(nodes) as cluster: cluster.links["small"]` ... One link to each node, greeted and ready.
 
     `command` starts a node; its arguments are appended (--name --threads --memory --peer --cluster --with-head).
@@ -92,13 +92,10 @@ class LocalCluster:
         names = [node.name for node in nodes]
         if len(set(names)) < len(names):
             raise UsageError(f"two local nodes have the same name: {', '.join(names)}")
-        self.access = Access(f"local-{token_hex(4)}", "head", new_token())
-        self.nodes: dict[str, Inventory] = {}
-        self.links: dict[str, TcpLink] = {}
+        super().__init__(Access(f"local-{token_hex(4)}", "head", new_token()), spin_us)
         self._wanted, self._command = nodes, command
-        self._timeout_s, self._spin_us = timeout_s, spin_us
+        self._timeout_s = timeout_s
         self._processes: dict[str, _Process] = {}
-        self._membership: Membership | None = None
         self._closing = False
 
     def __enter__(self) -> "LocalCluster":
@@ -109,19 +106,18 @@ class LocalCluster:
             raise
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def pids(self) -> dict[str, int]:
         return {name: process.pid for name, process in self._processes.items()}
 
-    def connect(self, name: str) -> TcpLink:
-        """One more link to a node; the caller closes it."""
-        return self.reach(self.nodes[name].host, self.nodes[name].port)
+    def restart(self, name: str) -> None:
+        """Start a node anew whose process has ended; it is found again as a returned one."""
+        self._processes[name].end(time.monotonic())
+        (node,) = (node for node in self._wanted if node.name == name)
+        self._processes[name] = _Process(name, self._command_for(node), self.access.token)
 
-    def reach(self, host: str, port: int) -> TcpLink:
-        """A greeted link to whichever member of this cluster listens there; the caller closes it."""
-        return self.access.reach(host, port, self._spin_us)
+    def how_it_ended(self, node: Inventory) -> str:
+        process = self._processes[node.name]
+        return " ".join(process.last_words().split()) if process.died() else ""
 
     def raise_if_lost(self) -> None:
         """NodeLost for a node that has ended since the start, with its last words."""
@@ -144,16 +140,13 @@ class LocalCluster:
     def close(self) -> None:
         """End all nodes and wait for them. Idempotent."""
         self._closing = True
-        for link in self.links.values():
-            link.close()
-        if self._membership:
-            self._membership.close()
+        super().close()
         for process in self._processes.values():
             process.ask_to_end()
         deadline = time.monotonic() + ASK_S
         for process in self._processes.values():
             process.end(deadline)
-        self.links, self._processes = {}, {}
+        self._processes = {}
 
     def _start(self) -> None:
         self._membership = self.access.seat(head=True, on_left=self._see_lost)

@@ -94,12 +94,24 @@ class Engine:
             return []
         batch, samplers = _batch(shares)
         logits = self.runner.step(batch)
+        for stream, share in shares:  # now: a step that failed has computed nothing
+            stream.computed += len(share)
         for row, stream in zip(logits, samplers):
             history = stream.prompt + stream.answer
             stream.answer.append(sample(row, history, stream.sampling, len(stream.answer)))
             if stream.done:
                 self._release(stream)
         return samplers
+
+    def rebuild(self, runner: Runner) -> None:
+        """Go on with another runner, which remembers nothing: every running sequence is computed anew from its tokens,
+        those of its answer included; none is sampled again."""
+        if runner.n_slots < len(self._running):
+            raise ValueError(f"{len(self._running)} sequences run, and the new runner has {runner.n_slots} slots")
+        self.runner = runner
+        self._free = list(range(runner.n_slots - 1, -1, -1))
+        for stream in self._running:
+            stream.computed, stream.slot = 0, self._free.pop()
 
     def generate(
         self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, stop: frozenset[int] = frozenset()
@@ -144,8 +156,7 @@ def _batch(shares: list[tuple[Stream, list[int]]]) -> tuple[Batch, list[Stream]]
         tokens += share
         positions += range(stream.computed, stream.computed + len(share))
         slots += [stream.slot] * len(share)
-        stream.computed += len(share)
-        if stream.computed == stream.length:
+        if stream.computed + len(share) == stream.length:
             rows.append(len(tokens) - 1)
             samplers.append(stream)
     return Batch(tokens, positions, slots, rows), samplers

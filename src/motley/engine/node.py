@@ -48,12 +48,16 @@ class NodeRuntime:
         self._loaded: DeviceModel | None = None
         self._links: list[Link] = []
         self._loading = threading.Lock()
+        self._epoch = 0
 
     # -- cluster.server.Handler
 
     def load(self, assignment: Assignment, progress: Progress) -> dict[str, Any]:
         """Replace what was loaded. Raises CapacityError before reading a weight if it can't fit."""
         with self._loading:
+            if assignment.epoch < self._epoch:
+                raise ClusterError("a newer load came before this one: it is not carried out")
+            self._epoch = assignment.epoch
             self._drop()
             started = time.perf_counter()
             checkpoint = open_checkpoint(assignment.model)
@@ -141,7 +145,7 @@ class NodeRuntime:
     def _drop(self) -> None:
         self._loaded = None
         for link in self._links:
-            link.close()
+            link.interrupt()  # a stage that is stuck may be waiting on it, in a thread of its own
         self._links = []
 
     def _reach(self, address: tuple[str, int]) -> RemoteExperts:

@@ -4,7 +4,7 @@ across links, stages in the order of their layers."""
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, time_ns
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,7 @@ class PlacedRunner:
             slots=n_slots,
             addresses=site.addresses,
             stored=stored,
+            epoch=time_ns(),
         )
         self._links = {d: site.connect(*site.addresses[d]) for d in told if d != site.device}
         self._load(told, progress)
@@ -129,6 +130,10 @@ class PlacedRunner:
     def exchanges(self) -> list[ExchangeCount]:
         """Experts asked of other devices, by home; and x handed to stages on other nodes."""
         return [count for stage in self._stages.values() for count in stage.exchanges() if count.count]
+
+    def devices(self) -> set[str]:
+        """Whoever holds a part."""
+        return {self._site.device, *self._links}
 
     def node_memory(self) -> dict[str, int]:
         """Peak resident bytes of every other node in use, by device."""
