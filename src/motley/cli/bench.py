@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=positive, default=5, metavar="R", help="samples a test (default: %(default)s)")
     parser.add_argument("--peer", choices=["llama.cpp"], help="alternate with a rival on the same file")
     no_repack(parser)
+    parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison with one device")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result for programs")
     parser.add_argument(
@@ -182,6 +183,7 @@ def _plan(args: argparse.Namespace, target: Target, lab: Lab, workload: Workload
         head=head,
         homes=homes,
         repack=args.repack,
+        copies=args.copies,
     )
 
 

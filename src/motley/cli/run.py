@@ -1,4 +1,4 @@
-"""`motley run`: stream text from a model, on this machine or on a cluster; there the text goes on when nodes are lost."""
+"""`motley run`: stream text from a model, on this machine or on a cluster, where it goes on when nodes are lost."""
 
 import argparse
 import sys

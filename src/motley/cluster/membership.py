@@ -135,7 +135,10 @@ class Membership:
             return
         self._closed = True
         _open_ones.discard(self)
-        self._session.close()  # type: ignore[no-untyped-call]
+        try:
+            self._session.close()  # type: ignore[no-untyped-call]
+        except Exception as error:  # Zenoh's ZError: a member whose cable was pulled can't be told goodbye
+            log.debug("leaving %s: %s", self.cluster, error)
         self._events.put(None)
         if self._watcher.is_alive() and self._watcher is not threading.current_thread():
             self._watcher.join(2)

@@ -47,6 +47,7 @@ class Keeper:
         self.runner: PlacedRunner | None = None
         self.plan: Plan | None = None
         self._started = 0.0  # of what is watched now; 0: nothing is
+        self._lost: dict[str, str] = {}  # as the watcher found them, when it broke the links
         self._returned: dict[str, Inventory] = {}
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="keeper", daemon=True)
@@ -144,7 +145,7 @@ class Keeper:
         self.runner = None
 
     def _drop_lost(self) -> dict[str, str]:
-        lost = self._pool.find_lost()
+        lost, self._lost = self._lost or self._pool.find_lost(), {}
         for name in lost:
             self._pool.drop(name)
         self._pool.interrupt()
@@ -179,7 +180,9 @@ class Keeper:
         while not self._ended.wait(LOOK_S):
             started = self._started
             if started and time.monotonic() - started > LONG_STEP_S:
-                if self._pool.find_lost() and self._started == started:
+                lost = self._pool.find_lost()
+                if lost and self._started == started:
+                    self._lost = lost
                     self._pool.interrupt()
             elif time.monotonic() - looked > 4 * LOOK_S:
                 looked = time.monotonic()
