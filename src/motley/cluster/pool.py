@@ -66,7 +66,7 @@ class Pool:
         return {name: node for (name, node), how in zip(new.items(), self._silent(new.values())) if not how}
 
     def drop(self, name: str) -> None:
-        del self.nodes[name]
+        self.nodes.pop(name, None)
         if link := self.links.pop(name, None):
             link.interrupt()
 
