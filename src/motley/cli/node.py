@@ -5,6 +5,7 @@ import logging
 import sys
 from contextlib import ExitStack
 
+from motley.bench.folders import cache_folder
 from motley.cli.joined import add_cluster, cluster_named, clusters_folder, own_name
 from motley.cli.options import memory, positive
 from motley.cli.session import probe_runtime
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
             access.reach,
             args.memory,
             probe=lambda: probe_runtime(access.name, args.threads, args.memory, ops, alone=False),
+            store=cache_folder() / "weights",
         )
         stack.callback(runtime.close)
         device = {"name": access.name, "kind": "cpu", "threads": args.threads, "memory_bytes": args.memory}

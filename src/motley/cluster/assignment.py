@@ -22,6 +22,7 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     context: int  # positions a KV slot holds
     slots: int  # sequences at once
     epoch: int = 0  # a later load has a larger one: what a node that slept still had to read must not undo a newer
+    source: tuple[str, int] | None = None  # who serves the file to whoever does not have it
     repack: bool = True  # the weights into the device's own order; False: they stay in the mapped file
     home_layers: tuple[int, ...] = ()  # ascending; the first layer's home has the embedding, the last one's the head
     experts: dict[int, tuple[int, ...]] = {}  # layer -> global expert ids held here, for home layers and others

@@ -42,6 +42,8 @@ class Kind(IntEnum):
     LOADED = 24
     ASK = 25  # JSON {"what": ...}: memory used, times, ...; answered by ANSWER
     ANSWER = 26
+    FETCH = 28  # bytes of a model file (`cluster.weights`); answered by FETCHED
+    FETCHED = 29
     FAILURE = 27  # instead of any answer: the error's name and sentence
 
 

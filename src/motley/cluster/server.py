@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from motley.cluster import messages
+from motley.cluster import messages, weights
 from motley.cluster.assignment import Assignment
 from motley.cluster.hello import admit
 from motley.cluster.link import Frame, Link
@@ -47,6 +47,10 @@ class Handler(Protocol):
 
     def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Memory used, times, ...; ClusterError for what it does not know."""
+        ...
+
+    def fetch(self, file_hash: str, start: int, end: int) -> memoryview:
+        """Bytes of a model file that this node serves; ClusterError for any other."""
         ...
 
 
@@ -112,6 +116,10 @@ def _ask(link: Link, handler: Handler, request: int, arguments: dict[str, Any]) 
     return messages.as_json(handler.ask(str(arguments.pop("what", "")), arguments))
 
 
+def _fetch(link: Link, handler: Handler, request: int, asked: tuple[str, int, int]) -> Parts:
+    return weights.fetch_reply(handler.fetch(*asked))
+
+
 # frame kind -> how its payload is read, what is done with it, the answer's kind
 _ANSWERS: dict[int, tuple[Callable[[memoryview], Any], Callable[[Link, Handler, int, Any], Parts], Kind]] = {
     Kind.PING: (lambda payload: payload, _pong, Kind.PONG),
@@ -119,6 +127,7 @@ _ANSWERS: dict[int, tuple[Callable[[memoryview], Any], Callable[[Link, Handler, 
     Kind.STAGE_CALL: (messages.read_stage_call, _stage, Kind.STAGE_REPLY),
     Kind.LOAD: (Assignment.from_json, _load, Kind.LOADED),
     Kind.ASK: (messages.read_object, _ask, Kind.ANSWER),
+    Kind.FETCH: (weights.read_fetch, _fetch, Kind.FETCHED),
 }
 
 

@@ -20,6 +20,7 @@ def assignments(
     addresses: Mapping[str, Address],
     stored: Collection[str] = (),
     epoch: int = 0,
+    source: Address | None = None,
 ) -> dict[str, Assignment]:
     """By device, home devices first in the order of their layers. `addresses`: of every device in the placement.
     `stored`: the devices that leave their weights in the mapped file.
@@ -33,6 +34,7 @@ def assignments(
             context=context,
             slots=slots,
             epoch=epoch,
+            source=source,
             repack=device not in stored,
             home_layers=_contiguous(placement, device),
             experts=_experts_of(placement, device),

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,12 +19,16 @@ from numpy.typing import NDArray
 
 from motley.cluster.assignment import Assignment
 from motley.cluster.link import Link
-from motley.cluster.remote import RemoteExperts, measure
+from motley.cluster.remote import RemoteExperts, ask, measure
+from motley.cluster.weights import Kept, Served, fetch
 from motley.engine.device import DeviceModel, planned_bytes
+from motley.engine.parts import ranges_of
 from motley.engine.runner import ExchangeCount
 from motley.errors import CapacityError, ClusterError, FormatError
-from motley.formats.checkpoint import open_checkpoint
+from motley.formats.checkpoint import open_checkpoint, sampled
+from motley.formats.gguf_reader import read_gguf
 from motley.formats.shape_of import shape_of
+from motley.formats.tensor import Checkpoint
 from motley.lab.lab import Device
 from motley.ops.protocol import Batch, Ops
 from motley.predict.memory import kv_bytes, packed_bytes, work_bytes
@@ -35,10 +40,17 @@ Connect = Callable[[str, int], Link]
 
 
 class NodeRuntime:
-    """`memory_bytes`: what the whole process may take: weights, KV cache, activations, interpreter; 0: no limit."""
+    """`memory_bytes`: what the whole process may take: weights, KV cache, activations, interpreter; 0: no limit.
+    `store`: the folder for weights that are fetched; without it none are."""
 
     def __init__(
-        self, device: str, ops: Ops, connect: Connect, memory_bytes: int = 0, probe: Callable[[], Device] | None = None
+        self,
+        device: str,
+        ops: Ops,
+        connect: Connect,
+        memory_bytes: int = 0,
+        probe: Callable[[], Device] | None = None,
+        store: Path | None = None,
     ) -> None:
         self.device = device
         self._probe = probe
@@ -49,6 +61,8 @@ class NodeRuntime:
         self._links: list[Link] = []
         self._loading = threading.Lock()
         self._epoch = 0
+        self._store = store
+        self._served: dict[str, Served] = {}
 
     # -- cluster.server.Handler
 
@@ -60,9 +74,7 @@ class NodeRuntime:
             self._epoch = assignment.epoch
             self._drop()
             started = time.perf_counter()
-            checkpoint = open_checkpoint(assignment.model)
-            if checkpoint.hash != assignment.hash:
-                raise FormatError(f"{assignment.model} is not the file the head has: copy it again")
+            checkpoint = self._checkpoint(assignment, progress)
             layers = (
                 range(assignment.home_layers[0], assignment.home_layers[-1] + 1) if assignment.home_layers else range(0)
             )
@@ -94,6 +106,11 @@ class NodeRuntime:
         y = model.stage.forward(batch, x)
         return y, (model.clock.times - before).parts()
 
+    def fetch(self, file_hash: str, start: int, end: int) -> memoryview:
+        if file_hash not in self._served:
+            raise ClusterError(f"this node serves no file of hash {file_hash[:32]!r}")
+        return self._served[file_hash].piece(start, end)
+
     def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if what == "unload":
             self.unload()
@@ -107,11 +124,22 @@ class NodeRuntime:
             return facts
         if what == "measure":
             return self._measure(str(arguments.get("host")), int(arguments.get("port", 0)))
+        if what == "file":
+            served = self._served.get(str(arguments.get("hash")))
+            return {"bytes": served.data.nbytes, "header_bytes": served.header_bytes} if served else {}
         if what == "memory":
             return {"peak_bytes": peak_memory_bytes()}
         raise ClusterError(f"this node cannot answer {what!r}")
 
     # -- the head's own device, in process
+
+    def serve_file(self, path: str) -> str:
+        """Let other nodes fetch their parts of it; returns its hash. The parts of a split set are not served."""
+        checkpoint = open_checkpoint(path)
+        if checkpoint.hash not in self._served and "split.count" not in checkpoint.metadata:
+            file = read_gguf(Path(path))
+            self._served = {checkpoint.hash: Served(memoryview(file.bytes), file.data_offset)}
+        return checkpoint.hash
 
     def routes(self) -> NDArray[np.int64]:
         """How often the layers at home here chose each expert: [layers, E]."""
@@ -136,6 +164,35 @@ class NodeRuntime:
         self.ops.close()
 
     # -- inside
+
+    def _checkpoint(self, assignment: Assignment, progress: Progress) -> Checkpoint:
+        """The file at the same path here, if it is the same file; else what this node keeps of it, or fetches."""
+        if Path(assignment.model).is_file():
+            checkpoint = open_checkpoint(assignment.model)
+            if checkpoint.hash == assignment.hash:
+                return checkpoint
+        if not (assignment.source and self._store):
+            raise FormatError(f"{assignment.model} is not here, or not the file the head has: copy it to this machine")
+        return open_checkpoint(self._fetch(assignment, self._store, assignment.source, progress))
+
+    def _fetch(self, assignment: Assignment, store: Path, source: tuple[str, int], progress: Progress) -> Path:
+        def connect() -> Link:
+            return self._connect(*source)
+
+        link = connect()
+        try:
+            facts = ask(link, "file", hash=assignment.hash)
+        finally:
+            link.close()
+        if not facts:
+            raise FormatError(f"{assignment.model} is not here, and the head can't send it (a split set?): copy it")
+        size, header = int(facts["bytes"]), int(facts["header_bytes"])
+        kept = Kept.open(store, assignment.hash, size)
+        fetch(kept, assignment.hash, [(0, header), *sampled(header, size)], connect, progress)
+        file = read_gguf(kept.path)
+        wanted = ranges_of(file, assignment, shape_of(open_checkpoint(kept.path)).n_layers)
+        fetch(kept, assignment.hash, wanted, connect, progress)
+        return kept.path
 
     def _model(self) -> DeviceModel:
         if self._loaded is None:

@@ -17,7 +17,6 @@ from motley.engine.node import Connect, NodeRuntime
 from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.times import StepTimes
 from motley.errors import ClusterError, MotleyError
-from motley.formats.checkpoint import open_checkpoint
 from motley.lab.placement import Placement
 from motley.ops.protocol import Batch
 from motley.progress import Progress, silent
@@ -101,12 +100,13 @@ class PlacedRunner:
         told = assignments(
             placement,
             model=model_path,
-            file_hash=open_checkpoint(model_path).hash,
+            file_hash=site.runtime.serve_file(model_path),
             context=context,
             slots=n_slots,
             addresses=site.addresses,
             stored=stored,
             epoch=time_ns(),
+            source=site.addresses[site.device],
         )
         self._links = {d: site.connect(*site.addresses[d]) for d in told if d != site.device}
         self._load(told, progress)

@@ -92,12 +92,13 @@ def content_hash(files: Sequence[GGUFFile]) -> str:
         size = len(file.bytes)
         digest.update(size.to_bytes(8, "little"))
         digest.update(file.bytes[: file.data_offset])
-        for start, end in _samples(min(file.data_offset, size), size):
+        for start, end in sampled(min(file.data_offset, size), size):
             digest.update(file.bytes[start:end])
     return digest.hexdigest()
 
 
-def _samples(start: int, end: int) -> list[tuple[int, int]]:
+def sampled(start: int, end: int) -> list[tuple[int, int]]:
+    """The ranges of a file's tensor data, from `start` to `end`, that its hash covers."""
     if end - start <= SAMPLES * SAMPLE_BYTES:
         return [(start, end)]
     last = end - SAMPLE_BYTES
