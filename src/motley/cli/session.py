@@ -18,16 +18,20 @@ from motley.cluster.server import Server
 from motley.cluster.tcp_link import listen
 from motley.engine.node import NodeRuntime
 from motley.engine.placed import PlacedRunner, Site
+from motley.engine.survival import Layout, Members, SurvivingEngine, Tell
 from motley.errors import ClusterError
 from motley.lab.lab import Device, Lab, Link
 from motley.lab.placement import Placement
 from motley.lab.probe import probe_device
 from motley.ops.meter import NativeMeter
 from motley.ops.native import NativeOps
+from motley.plan.search import find_placement
 from motley.predict.memory import kv_bytes, work_bytes
-from motley.predict.workload import STEP_TOKENS
+from motley.predict.workload import STEP_TOKENS, Workload
 from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
+
+REPLAN_S = 0.3  # streams wait for it
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,27 @@ class Session:
             yield runner
         finally:
             runner.close()
+
+    @contextmanager
+    def surviving(
+        self, model: str, lab: Lab, shape: ModelShape, *, slots: int, context: int, tell: Tell
+    ) -> Iterator[SurvivingEngine]:
+        """An engine whose streams go on when nodes end, stop or return."""
+
+        def plan(names: frozenset[str]) -> Layout:
+            there = lab.subset(d.name for d in lab.devices if d.name in names)
+            work = Workload(batch=slots)
+            found = find_placement(
+                shape, there, work, context=context, slots=slots, head=self.own.name, seconds=REPLAN_S
+            )
+            return Layout(found.placement, found.stored, found.seconds[1])
+
+        members = Members(self.runtime, self.site.addresses[self.own.name], self.cluster.addresses, self.cluster.reach)
+        engine = SurvivingEngine(model, members, plan, slots=slots, context=context, tell=tell)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
 
 def local_seats(

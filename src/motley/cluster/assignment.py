@@ -21,6 +21,7 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     hash: str  # of the checkpoint: the node refuses a file that differs
     context: int  # positions a KV slot holds
     slots: int  # sequences at once
+    epoch: int = 0  # of the load: a node refuses one that is older than what it has heard of
     repack: bool = True  # the weights into the device's own order; False: they stay in the mapped file
     home_layers: tuple[int, ...] = ()  # ascending; the first layer's home has the embedding, the last one's the head
     experts: dict[int, tuple[int, ...]] = {}  # layer -> global expert ids held here, for home layers and others

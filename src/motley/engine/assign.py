@@ -19,6 +19,7 @@ def assignments(
     slots: int,
     addresses: Mapping[str, Address],
     stored: Collection[str] = (),
+    epoch: int = 0,
 ) -> dict[str, Assignment]:
     """By device, home devices first in the order of their layers. `addresses`: of every device in the placement.
     `stored`: the devices that leave their weights in the mapped file.
@@ -31,6 +32,7 @@ def assignments(
             hash=file_hash,
             context=context,
             slots=slots,
+            epoch=epoch,
             repack=device not in stored,
             home_layers=_contiguous(placement, device),
             experts=_experts_of(placement, device),

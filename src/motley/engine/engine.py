@@ -93,13 +93,27 @@ class Engine:
         if not shares:
             return []
         batch, samplers = _batch(shares)
-        logits = self.runner.step(batch)
+        logits = self.runner.step(batch)  # if it fails, no stream has moved: the same step may be tried again
+        for stream, tokens in shares:
+            stream.computed += len(tokens)
         for row, stream in zip(logits, samplers):
             history = stream.prompt + stream.answer
             stream.answer.append(sample(row, history, stream.sampling, len(stream.answer)))
             if stream.done:
                 self._release(stream)
         return samplers
+
+    def rebuild(self, runner: Runner) -> None:
+        """Go on with another runner, whose cache is empty: every running sequence's prompt and answer are computed
+        anew, and nothing that was sampled is sampled again."""
+        if runner.n_slots != self.runner.n_slots or runner.context < self.runner.context:
+            raise UsageError(
+                f"a runner of {runner.n_slots} slots and a context of {runner.context} can't take over from one of "
+                f"{self.runner.n_slots} and {self.runner.context}: load it with the same"
+            )
+        self.runner = runner
+        for stream in self._running:
+            stream.computed = 0
 
     def generate(
         self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, stop: frozenset[int] = frozenset()
@@ -121,7 +135,7 @@ class Engine:
         """Which tokens of which streams this step carries: decoding streams first, then prefills while room is left."""
         room = self.chunk
         shares = []
-        for stream in sorted(self._running, key=lambda s: s.computed < len(s.prompt)):
+        for stream in sorted(self._running, key=lambda s: s.length - s.computed > 1):
             if tokens := stream.pending(room):
                 shares.append((stream, tokens))
                 room -= len(tokens)
@@ -144,8 +158,7 @@ def _batch(shares: list[tuple[Stream, list[int]]]) -> tuple[Batch, list[Stream]]
         tokens += share
         positions += range(stream.computed, stream.computed + len(share))
         slots += [stream.slot] * len(share)
-        stream.computed += len(share)
-        if stream.computed == stream.length:
+        if stream.computed + len(share) == stream.length:
             rows.append(len(tokens) - 1)
             samplers.append(stream)
     return Batch(tokens, positions, slots, rows), samplers

@@ -48,12 +48,17 @@ class NodeRuntime:
         self._loaded: DeviceModel | None = None
         self._links: list[Link] = []
         self._loading = threading.Lock()
+        self._epoch = 0
+        self._of_thread = threading.local()  # the epoch that was loaded over this thread's connection
 
     # -- cluster.server.Handler
 
     def load(self, assignment: Assignment, progress: Progress) -> dict[str, Any]:
         """Replace what was loaded. Raises CapacityError before reading a weight if it can't fit."""
         with self._loading:
+            if assignment.epoch < self._epoch:
+                raise ClusterError("a newer load came before this one: it is not done")
+            self._epoch = self._of_thread.epoch = assignment.epoch
             self._drop()
             started = time.perf_counter()
             checkpoint = open_checkpoint(assignment.model)
@@ -83,6 +88,9 @@ class NodeRuntime:
         return self._model().run_experts(layer, x, ids, weights)
 
     def stage(self, batch: Batch, x: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], dict[str, float]]:
+        if getattr(self._of_thread, "epoch", self._epoch) != self._epoch:
+            # A call that a stopped process finds in its socket when it goes on would write into the new load's cache.
+            raise ClusterError("this call was meant for a load that was replaced")
         model = self._model()
         if model.stage is None:
             raise ClusterError("no layers are at home on this node")
@@ -126,6 +134,11 @@ class NodeRuntime:
         """Forget the model and give its memory back."""
         with self._loading:
             self._drop()
+
+    def interrupt(self) -> None:
+        """From any thread: who waits for experts elsewhere waits no longer."""
+        for link in list(self._links):
+            link.interrupt()
 
     def close(self) -> None:
         self.unload()

@@ -4,7 +4,7 @@ across links, stages in the order of their layers."""
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, time_ns
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,9 +106,16 @@ class PlacedRunner:
             slots=n_slots,
             addresses=site.addresses,
             stored=stored,
+            epoch=time_ns(),
         )
-        self._links = {d: site.connect(*site.addresses[d]) for d in told if d != site.device}
-        self._load(told, progress)
+        self._links: dict[str, Link] = {}
+        try:
+            for device in told.keys() - {site.device}:
+                self._links[device] = site.connect(*site.addresses[device])
+            self._load(told, progress)
+        except BaseException:
+            self.close()
+            raise
         here = site.device
         homes = [device for device, assignment in told.items() if assignment.home_layers]
         self._stages: dict[str, _Here | _There] = {
@@ -166,5 +173,4 @@ class PlacedRunner:
             except MotleyError as error:
                 problems.append(error)
         if problems:
-            self.close()
             raise problems[0]
