@@ -24,6 +24,7 @@ from motley.engine.runner import ExchangeCount
 from motley.errors import CapacityError, ClusterError, FormatError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
+from motley.formats.tensor import Checkpoint
 from motley.lab.lab import Device
 from motley.ops.protocol import Batch, Ops
 from motley.predict.memory import kv_bytes, packed_bytes, work_bytes
@@ -68,18 +69,10 @@ class NodeRuntime:
                 range(assignment.home_layers[0], assignment.home_layers[-1] + 1) if assignment.home_layers else range(0)
             )
             self._require_memory(shape_of(checkpoint), layers, assignment)
-            self._loaded = DeviceModel(
-                checkpoint,
-                self.ops,
-                layers=layers,
-                experts=assignment.experts,
-                owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
-                paces=assignment.paces,
-                n_slots=assignment.slots,
-                context=assignment.context,
-                repack=assignment.repack,
-                progress=progress,
-            )
+            try:
+                self._loaded = self._built(checkpoint, layers, assignment, progress)
+            except MemoryError as error:
+                raise CapacityError(f"the memory of {self.device} ran out while loading: free some of it") from error
             return {"bytes": self._loaded.n_bytes, "seconds": time.perf_counter() - started}
 
     def experts(
@@ -156,6 +149,20 @@ class NodeRuntime:
         for link in self._links:
             link.close()
         self._links = []
+
+    def _built(self, checkpoint: Checkpoint, layers: range, assignment: Assignment, progress: Progress) -> DeviceModel:
+        return DeviceModel(
+            checkpoint,
+            self.ops,
+            layers=layers,
+            experts=assignment.experts,
+            owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
+            paces=assignment.paces,
+            n_slots=assignment.slots,
+            context=assignment.context,
+            repack=assignment.repack,
+            progress=progress,
+        )
 
     def _reach(self, address: tuple[str, int]) -> RemoteExperts:
         link = self._connect(*address)

@@ -65,6 +65,7 @@ class SurvivingEngine(Engine):
         self._slots, self._context, self._tell = slots, context, tell
         self._head = members.runtime.device
         self._here = {self._head, *members.addresses()}
+        self._full: dict[str, Address | None] = {}  # who had no room for its part, and which process that was
         self._links: list[Link] = []
         self._linking = threading.Lock()
         self._health = Health(members.addresses, members.reach)
@@ -110,8 +111,22 @@ class SurvivingEngine(Engine):
         self._here -= silent
         self._watch.lost |= silent
 
+    def _refuse(self, error: CapacityError) -> None:
+        """Leave out the node that had no room for its part, which the sentence begins with."""
+        name = str(error).partition(":")[0]
+        if name not in self._here or name == self._head:
+            raise error
+        self._tell(f"{name} is left out: {str(error).partition(': ')[2]}")
+        self._full[name] = self._members.addresses().get(name)
+        self._here -= {name}
+        self._watch.lost |= {name}
+
     def _take_back(self) -> None:
-        if not (back := self._watch.returned & self._watch.lost):
+        back = self._watch.returned & self._watch.lost
+        if back & self._full.keys():  # the same process has no more room than before
+            addresses = self._members.addresses()
+            back -= {name for name, address in self._full.items() if addresses.get(name) == address}
+        if not back:
             return
         self._watch.lost -= back
         self._watch.returned = frozenset()
@@ -128,6 +143,7 @@ class SurvivingEngine(Engine):
 
     def _load(self) -> PlacedRunner:
         """On who is there; who falls silent meanwhile is left out."""
+        last: ClusterError | None = None
         for _ in range(TRIES):
             try:
                 plan = self._plan(frozenset(self._here))
@@ -135,10 +151,12 @@ class SurvivingEngine(Engine):
                 raise CapacityError(f"with {', '.join(sorted(self._here))} alone: {error}") from error
             try:
                 return self._load_as(plan)
+            except CapacityError as error:
+                self._refuse(error)
             except ClusterError as error:
                 last = error
                 self._part(error)
-        raise ClusterError(f"{TRIES} loads in a row failed: {last}") from last
+        raise ClusterError(f"{TRIES} loads in a row failed: {last or 'nodes refused'}") from last
 
     def _load_as(self, plan: Layout) -> PlacedRunner:
         self._used = devices_of(plan.placement)
