@@ -32,11 +32,14 @@ class Health:
         self._links: dict[str, tuple[Address, Link]] = {}
         self._lock = threading.Lock()
 
-    def silent(self, names: Collection[str], timeout_s: float = ANSWER_S) -> set[str]:
-        """Of `names`, who is no member or does not answer; all are asked at once."""
+    def silent(self, names: Collection[str], timeout_s: float = ANSWER_S, anew: bool = False) -> set[str]:
+        """Of `names`, who is no member or does not answer; all are asked at once. `anew`: over a new connection, which
+        a node without memory for one more thread can't serve."""
         if not names:
             return set()
         with self._lock, ThreadPoolExecutor(len(names)) as pool:
+            for name in names if anew else ():
+                self._forget(name)
             answers = pool.map(lambda name: self._answers(name, timeout_s), names)
             return {name for name, there in zip(names, answers) if not there}
 
