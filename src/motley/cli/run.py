@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from motley.cli.options import model_file, no_repack, positive
+from motley.cli.session import Session, local_seats
 from motley.cli.show import shown
 from motley.engine.engine import Engine
 from motley.engine.local import LocalRunner
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("-n", "--max-tokens", type=positive, default=128, help="new tokens (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=usable_cores(), help="default: %(default)s")
+    nodes = "over so many local nodes; if one ends or stops, the text goes on (default: %(default)s)"
+    parser.add_argument("--nodes", type=positive, default=1, metavar="N", help=nodes)
     no_repack(parser)
     parser.add_argument("--context", type=positive, help="default: what the prompt and the answer need")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -53,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
             f"the context of {context} ({len(tokens)} tokens are the prompt's) exceeds the {shape.context} that "
             f"{shape.name} was trained for: shorten the prompt, or ask for fewer tokens with -n"
         )
+    if args.nodes > 1:
+        return _over_nodes(args, shape, context, tokenizer, tokens, sampling)
     repack = args.repack and _repacked_fits(shape, context)
     with shown(Console(stderr=True)) as progress:
         ops = NativeOps(threads=args.threads)
@@ -61,6 +66,30 @@ def run(args: argparse.Namespace) -> int:
         _stream(Engine(runner), tokenizer, tokens, args, sampling)
     finally:
         runner.close()
+    return 0
+
+
+def _over_nodes(
+    args: argparse.Namespace,
+    shape: ModelShape,
+    context: int,
+    tokenizer: Tokenizer,
+    tokens: list[int],
+    sampling: Sampling,
+) -> int:
+    """What becomes of the nodes goes to standard error."""
+
+    def tell(sentence: str) -> None:
+        print(f"\n[{sentence}]", file=sys.stderr, flush=True)
+
+    cores, model = usable_cores(), str(model_file(args.model))
+    seats = local_seats(args.nodes, cores, shape, context, 1, None if args.threads == cores else args.threads)
+    with Session(seats) as session:
+        print(f"nodes: {session.processes()}; measuring them", file=sys.stderr, flush=True)
+        lab = session.probe()
+        with session.surviving(model, lab, shape, slots=1, context=context, repack=args.repack, tell=tell) as engine:
+            print(f"the model is on {', '.join(engine.used)}", file=sys.stderr, flush=True)
+            _stream(engine, tokenizer, tokens, args, sampling)
     return 0
 
 

@@ -85,6 +85,10 @@ class Session:
         addresses = {name: (node.host, node.port) for name, node in self.cluster.nodes.items()}
         self.site = Site(self.runtime, {own.name: (listener.host, listener.port), **addresses}, self.cluster.reach)
 
+    def processes(self) -> str:
+        """Who is which process, for whoever wants to see one end."""
+        return ", ".join([f"{self.own.name} (here)", *(f"{n} (process {p})" for n, p in self.cluster.pids().items())])
+
     def probe(self) -> Lab:
         """Measure every device, all at the same time, then every pair's link. Nodes of one machine share its caches,
         memory and often the units of one core: measured alone, each would promise what it can't keep beside the
@@ -139,7 +143,7 @@ class Session:
 
     @contextmanager
     def surviving(
-        self, model: str, lab: Lab, shape: ModelShape, *, slots: int, context: int, tell: Tell
+        self, model: str, lab: Lab, shape: ModelShape, *, slots: int, context: int, repack: bool = True, tell: Tell
     ) -> Iterator[SurvivingEngine]:
         """An engine whose streams go on when nodes end, stop or return."""
 
@@ -147,7 +151,7 @@ class Session:
             there = lab.subset(d.name for d in lab.devices if d.name in names)
             work = Workload(batch=slots)
             found = find_placement(
-                shape, there, work, context=context, slots=slots, head=self.own.name, seconds=REPLAN_S
+                shape, there, work, context=context, slots=slots, head=self.own.name, repack=repack, seconds=REPLAN_S
             )
             return Layout(found.placement, found.stored, found.seconds[1])
 

@@ -83,13 +83,13 @@ class SurvivingEngine(Engine):
         if not self._loaded:
             self.rebuild(self._load())
         try:
-            with self._watch.over([name for name in self._used if name != self._head]):
+            with self._watch.over([name for name in self.used if name != self._head]):
                 return super().step()
         except ClusterError as error:
             started = monotonic()
             self._part(error)
             self.rebuild(self._load())
-            self._tell(f"the streams go on with {', '.join(self._used)}, {monotonic() - started:.1f} s after that")
+            self._tell(f"the streams go on with {', '.join(self.used)}, {monotonic() - started:.1f} s after that")
             return []
 
     def close(self) -> None:
@@ -159,12 +159,12 @@ class SurvivingEngine(Engine):
         raise ClusterError(f"{TRIES} loads in a row failed: {last or 'nodes refused'}") from last
 
     def _load_as(self, plan: Layout) -> PlacedRunner:
-        self._used = devices_of(plan.placement)
+        self.used = devices_of(plan.placement)
         addresses = {**self._members.addresses(), self._head: self._members.own}
-        if missing := set(self._used) - addresses.keys():
+        if missing := set(self.used) - addresses.keys():
             raise ClusterError(f"{', '.join(sorted(missing))} is no member now")
         site = Site(self._members.runtime, addresses, self._connect)
-        with self._watch.over([name for name in self._used if name != self._head]):
+        with self._watch.over([name for name in self.used if name != self._head]):
             self._loaded = PlacedRunner(
                 self._model, plan.placement, site, n_slots=self._slots, context=self._context, stored=plan.stored
             )
