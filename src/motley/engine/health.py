@@ -17,7 +17,7 @@ from motley.cluster.remote import ping
 from motley.engine.assign import Address
 from motley.errors import ClusterError
 
-SLOW_S = 0.4
+SLOW_S = 0.3
 ANSWER_S = 1.5
 LOOK_S = 0.1
 
@@ -80,6 +80,7 @@ class Watch:
         self.used: frozenset[str] = frozenset()
         self.lost: frozenset[str] = frozenset()
         self.returned: frozenset[str] = frozenset()
+        self.silent: frozenset[str] = frozenset()  # for whose sake it interrupted
         self._health, self._interrupt = health, interrupt
         self._since = 0.0  # when the waiting began; 0: nobody waits
         self._ended = threading.Event()
@@ -104,7 +105,8 @@ class Watch:
         while not self._ended.wait(LOOK_S):
             now, since = time.monotonic(), self._since
             if since and now - since > SLOW_S:
-                if self._health.silent(self.used) and self._since == since:
+                if (silent := self._health.silent(self.used)) and self._since == since:
+                    self.silent = frozenset(silent)
                     self._interrupt()
             elif self.lost and now - looked > 1.0:
                 lost, looked = self.lost, now

@@ -103,7 +103,8 @@ class SurvivingEngine(Engine):
         """Drop the load, and who does not answer."""
         self._interrupt()  # nobody waits for the answers that were under way
         self._unload()
-        silent = self._health.silent(self._here - {self._head}, anew=True)
+        known, self._watch.silent = self._watch.silent & self._here, frozenset()  # waiting for them once was enough
+        silent = known | self._health.silent(self._here - known - {self._head}, anew=True)
         for name in sorted(silent):
             self._tell(f"{name} is lost: it does not answer ({error})")
         if not silent:
