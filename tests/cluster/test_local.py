@@ -227,3 +227,19 @@ def test_a_node_whose_peer_is_not_there_says_so() -> None:
     assert node.stderr
     with node.stdin, node.stderr:
         assert "error: no member of a cluster answers at 127.0.0.1:9" in node.stderr.read()
+
+
+def test_a_node_is_restarted_in_its_place(cluster: LocalCluster) -> None:
+    with cluster:
+        before, addresses = cluster.pids(), cluster.addresses()
+        cluster.restart("small")  # it runs still
+        os.kill(cluster.pids()["big"], signal.SIGSTOP)
+        cluster.restart("big")
+        after = cluster.pids()
+        assert not any(map(running, before.values()))
+        assert after.keys() == before.keys() == cluster.addresses().keys()
+        assert cluster.addresses() != addresses
+        assert remote.ask(cluster.links["small"], "threads")["threads"] == 1
+        assert remote.ask(cluster.links["big"], "threads")["threads"] == 2
+        cluster.raise_if_lost()
+    assert not any(map(running, after.values()))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from in_process import three_devices
-from motley.cluster.remote import RemoteExperts, ask
+from motley.cluster.assignment import Assignment
+from motley.cluster.remote import RemoteExperts, RemoteLoad, RemoteStage, ask
 from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner, Site
 from motley.errors import CapacityError, ClusterError, UsageError
@@ -85,3 +86,21 @@ def test_a_part_too_large_for_its_node_is_refused_before_loading(site: Site) -> 
     with pytest.raises(ClusterError, match="no model is loaded"):  # b had room, but its part is of no use now
         ask(link, "routes")
     link.close()
+
+
+def test_a_load_that_was_replaced_is_not_served(site: Site) -> None:
+    """What a process that had stopped finds in its sockets when it goes on: an old step, and an old load."""
+    path, split = str(GOLDEN / "olmoe.gguf"), PLACEMENTS["layers split"]
+    old = PlacedRunner(path, split, site, context=64)
+    new = PlacedRunner(path, split, site, context=64)
+    stage = RemoteStage(old._links["b"])
+    stage.start(Batch([1], [0], [0], [0]), np.zeros((1, 32), np.float32))
+    with pytest.raises(ClusterError, match="b: this call was meant for a load that was replaced"):
+        stage.finish()
+    load = RemoteLoad(old._links["b"])
+    load.start(Assignment("b", path, "", context=64, slots=1, epoch=1))
+    with pytest.raises(ClusterError, match="b: a newer load came before this one"):
+        load.finish()
+    assert new.step(Batch([1], [0], [0], [0])).shape[0] == 1
+    new.close()
+    old.close()

@@ -9,7 +9,7 @@ from motley.engine.engine import Engine
 from motley.engine.runner import ExchangeCount
 from motley.engine.sampling import Sampling
 from motley.engine.times import StepTimes
-from motley.errors import CapacityError, UsageError
+from motley.errors import CapacityError, ClusterError, UsageError
 from motley.ops.protocol import Batch
 
 VOCAB = 50
@@ -131,3 +131,46 @@ def test_a_generator_that_is_abandoned_frees_its_slot() -> None:
     while engine.busy:
         engine.step()
     assert second.answer == alone([3], 2, Sampling())
+
+
+class Failing(Chain):
+    """Fails every third step, after having written half of it into its cache."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.calls = 0
+
+    def step(self, batch: Batch) -> np.ndarray:
+        self.calls += 1
+        if self.calls > 0 and self.calls % 3 == 0:
+            half = len(batch) // 2
+            super().step(Batch(batch.tokens[:half], batch.positions[:half], batch.slots[:half], []))
+            raise ClusterError("a node is gone")
+        return super().step(batch)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize("chunk", [3, 7, 512])
+def test_a_failed_step_loses_and_doubles_nothing(chunk: int, anew: bool) -> None:
+    """Tried again on the same runner, and on others with an empty cache."""
+    asks = [(list(range(1, 25)), 9), ([4, 4, 2], 20), (list(range(40, 5, -1)), 5), ([7], 12)]
+    engine = Engine(Failing(), chunk=chunk)
+    hot = Sampling(temperature=1.0, seed=3)
+    streams = [engine.submit(prompt, n, hot) for prompt, n in asks]
+    while engine.busy:
+        try:
+            engine.step()
+        except ClusterError:
+            if anew:  # enough steps between two failures to get through the rebuilding
+                runner = Failing()
+                runner.calls = -60
+                engine.rebuild(runner)
+    assert [s.answer for s in streams] == [alone(prompt, n, hot) for prompt, n in asks]
+
+
+def test_a_runner_of_another_size_cannot_take_over() -> None:
+    engine = Engine(Chain(2))
+    with pytest.raises(UsageError, match="3 slots"):
+        engine.rebuild(Chain(3))
+    with pytest.raises(UsageError, match="context of 32"):
+        engine.rebuild(Chain(2, context=32))

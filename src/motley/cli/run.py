@@ -11,8 +11,8 @@ from rich.console import Console
 
 from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
 from motley.cli.options import memory, model_file, no_repack, positive
+from motley.cli.session import Session, local_seats
 from motley.cli.show import shown
-from motley.engine.enduring import EnduringEngine
 from motley.engine.engine import Engine
 from motley.engine.local import LocalRunner
 from motley.engine.sampling import Sampling
@@ -21,11 +21,8 @@ from motley.formats.chat import ChatTemplate
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.formats.tokenizer import Tokenizer
-from motley.lab.lab import Lab
 from motley.lab.machine import this_machine, usable_cores
 from motley.ops.native import NativeOps
-from motley.plan.plan import Plan
-from motley.plan.search import find_placement
 from motley.predict.memory import gigabytes, kv_bytes, packed_bytes, work_bytes
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
@@ -37,13 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("-n", "--max-tokens", type=positive, default=128, help="new tokens (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=usable_cores(), help="default: %(default)s")
-    parser.add_argument(
-        "--cluster",
-        nargs="?",
-        const=DEFAULT,
-        metavar="NAME",
-        help="on the joined nodes of a cluster, this machine first",
-    )
+    where = parser.add_mutually_exclusive_group()
+    nodes = "over so many local nodes (default: %(default)s)"
+    where.add_argument("--nodes", type=positive, default=1, metavar="N", help=nodes)
+    joined = "over the joined nodes of a cluster, this machine first; if a node ends or stops, the text goes on"
+    where.add_argument("--cluster", nargs="?", const=DEFAULT, metavar="NAME", help=joined)
     add_trusted_lan(parser)
     memory_help = "with --cluster: what this machine gives, e.g. 8GB (default: what is free)"
     parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help=memory_help)
@@ -69,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
             f"the context of {context} ({len(tokens)} tokens are the prompt's) exceeds the {shape.context} that "
             f"{shape.name} was trained for: shorten the prompt, or ask for fewer tokens with -n"
         )
-    if args.cluster:
-        with _on_cluster(args, shape, context) as engine:
+    if args.nodes > 1 or args.cluster:
+        with _over_nodes(args, shape, context) as engine:
             _stream(engine, tokenizer, tokens, args, sampling)
         return 0
     repack = args.repack and _repacked_fits(shape, context)
@@ -85,22 +80,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _on_cluster(args: argparse.Namespace, shape: ModelShape, context: int) -> Iterator[Engine]:
-    """An engine on all nodes that are there; what becomes of them is told on standard error."""
-
-    def find(lab: Lab) -> Plan:
-        return find_placement(shape, lab, None, None, context, head=session.own.name, repack=args.repack)
+def _over_nodes(args: argparse.Namespace, shape: ModelShape, context: int) -> Iterator[Engine]:
+    """What becomes of the nodes goes to standard error."""
 
     def tell(sentence: str) -> None:
-        print(f"\n[{sentence}]", file=sys.stderr)
+        print(f"\n[{sentence}]", file=sys.stderr, flush=True)
 
-    with joined_session(args, args.threads) as session:
-        with shown(Console(stderr=True)) as progress:
-            progress("measuring the devices and the links", 0.0)
-            lab = session.probe()
-        path = str(model_file(args.model))
-        with session.keeper(path, lab, find, slots=1, context=context, tell=tell) as keeper:
-            yield EnduringEngine(keeper)
+    model = str(model_file(args.model))
+    with _session(args, shape, context) as session:
+        print(f"nodes: {session.processes()}; measuring them", file=sys.stderr, flush=True)
+        lab = session.probe()
+        with session.surviving(model, lab, shape, slots=1, context=context, repack=args.repack, tell=tell) as engine:
+            print(f"the model is on {', '.join(engine.used)}", file=sys.stderr, flush=True)
+            yield engine
+
+
+def _session(args: argparse.Namespace, shape: ModelShape, context: int) -> Session:
+    if args.cluster:
+        return joined_session(args, args.threads)
+    cores = usable_cores()
+    threads = None if args.threads == cores else args.threads
+    return Session.local(local_seats(args.nodes, cores, shape, context, 1, threads))
 
 
 def _repacked_fits(shape: ModelShape, context: int) -> bool:

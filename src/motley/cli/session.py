@@ -3,7 +3,7 @@
 Composition only: `cluster` starts nodes and links, `lab` describes them, `plan` decides, `engine` runs.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,20 +16,22 @@ from motley.cluster.joined import JoinedCluster
 from motley.cluster.local import LocalCluster, LocalNode
 from motley.cluster.remote import ask, measure
 from motley.cluster.server import Server
-from motley.engine.keeper import Keeper
 from motley.engine.node import NodeRuntime
 from motley.engine.placed import PlacedRunner, Site
+from motley.engine.survival import Layout, Members, SurvivingEngine, Tell
 from motley.errors import ClusterError, NodeLost
 from motley.lab.lab import Device, Lab, Link
 from motley.lab.placement import Placement
 from motley.lab.probe import probe_device
 from motley.ops.meter import NativeMeter
 from motley.ops.native import NativeOps
-from motley.plan.plan import Plan
+from motley.plan.search import find_placement
 from motley.predict.memory import kv_bytes, work_bytes
-from motley.predict.workload import STEP_TOKENS
+from motley.predict.workload import STEP_TOKENS, Workload
 from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
+
+REPLAN_S = 0.3  # streams wait for it
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class Session:
         addresses = {name: (node.host, node.port) for name, node in self.cluster.nodes.items()}
         self.site = Site(self.runtime, {own.name: (listener.host, listener.port), **addresses}, self.cluster.reach)
 
+    def processes(self) -> str:
+        """Who is which process, for whoever wants to see one end."""
+        there = [f"{name} (process {node.pid} on {node.host})" for name, node in self.cluster.nodes.items()]
+        return ", ".join([f"{self.own.name} (here)", *there])
+
     def probe(self) -> Lab:
         """Measure every device, all at the same time, then every pair's link. Nodes of one machine share its caches,
         memory and often the units of one core: measured alone, each would promise what it can't keep beside the
@@ -126,20 +133,6 @@ class Session:
         self._stack.callback(ops.close)
         return ops
 
-    def keeper(
-        self,
-        model: str,
-        lab: Lab,
-        find: Callable[[Lab], Plan],
-        *,
-        slots: int,
-        context: int,
-        tell: Callable[[str], None],
-    ) -> Keeper:
-        """The model on whoever is there, whatever becomes of the nodes; a context manager. `lab`: as probed."""
-        site = Site(self.runtime, self.site.addresses, self.cluster.reach)
-        return Keeper(model, self.cluster, site, lab, find, slots=slots, context=context, tell=tell)
-
     @contextmanager
     def placed(
         self,
@@ -160,6 +153,27 @@ class Session:
             yield runner
         finally:
             runner.close()
+
+    @contextmanager
+    def surviving(
+        self, model: str, lab: Lab, shape: ModelShape, *, slots: int, context: int, repack: bool = True, tell: Tell
+    ) -> Iterator[SurvivingEngine]:
+        """An engine whose streams go on when nodes end, stop or return."""
+
+        def plan(names: frozenset[str]) -> Layout:
+            there = lab.subset(d.name for d in lab.devices if d.name in names)
+            work = Workload(batch=slots)
+            found = find_placement(
+                shape, there, work, context=context, slots=slots, head=self.own.name, repack=repack, seconds=REPLAN_S
+            )
+            return Layout(found.placement, found.stored, found.seconds[1])
+
+        members = Members(self.runtime, self.site.addresses[self.own.name], self.cluster.addresses, self.cluster.reach)
+        engine = SurvivingEngine(model, members, plan, slots=slots, context=context, tell=tell)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
 
 def local_seats(

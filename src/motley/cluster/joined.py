@@ -24,18 +24,6 @@ class JoinedCluster(Pool):
         super().__init__(access)
         self._gone: list[str] = []
 
-    def __enter__(self) -> "JoinedCluster":
-        try:
-            self._membership = self.access.seat(head=True, on_left=self._see_lost)
-            found = self._await_nodes(self._membership)
-            self.nodes = {name: self._suitable(found[name]) for name in sorted(found)}
-            for name in self.nodes:
-                self.links[name] = self.connect(name)
-        except BaseException:  # Ctrl-C while waiting, too
-            self.close()
-            raise
-        return self
-
     def explain(self, error: ClusterError) -> ClusterError:
         """The NodeLost behind a broken link, or `error` itself if all nodes are there."""
         deadline = time.monotonic() + 0.5
@@ -49,6 +37,13 @@ class JoinedCluster(Pool):
     def is_suitable(self, node: Inventory) -> bool:
         encrypted = self.access.tls is not None
         return super().is_suitable(node) and node.encrypted == encrypted and node.version == __version__
+
+    def _start(self) -> None:
+        self._membership = self.access.seat(head=True, on_left=self._see_lost)
+        found = self._await_nodes(self._membership)
+        self.nodes = {name: self._suitable(found[name]) for name in sorted(found)}
+        for name in self.nodes:
+            self.links[name] = self.connect(name)
 
     def _await_nodes(self, membership: Membership) -> dict[str, Inventory]:
         there = settle(lambda: self._others(membership), APPEAR_S, SETTLE_S)

@@ -66,7 +66,14 @@ class _Process:
                 self._process.stdin.close()
         self._process.terminate()
 
+    def kill(self) -> None:
+        self._process.kill()
+        self.end(time.monotonic() + ASK_S)
+
     def end(self, deadline: float) -> None:
+        if self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -98,26 +105,24 @@ class LocalCluster(Pool):
         self._processes: dict[str, _Process] = {}
         self._closing = False
 
-    def __enter__(self) -> "LocalCluster":
-        try:
-            self._start()
-        except BaseException:  # Ctrl-C while starting, too
-            self.close()
-            raise
-        return self
-
     def pids(self) -> dict[str, int]:
         return {name: process.pid for name, process in self._processes.items()}
 
     def restart(self, name: str) -> None:
-        """Start a node anew whose process has ended; it is found again as a returned one."""
-        self._processes[name].end(time.monotonic())
-        (node,) = (node for node in self._wanted if node.name == name)
+        """End a node's process, if it still runs, and start it anew. Returns when it is a member again."""
+        assert self._membership
+        old = self._processes[name]
+        old.kill()
+        deadline = time.monotonic() + self._timeout_s
+        while name in self._membership.nodes():  # of two nodes with one name the elder would keep it
+            if time.monotonic() > deadline:
+                raise ClusterError(f"node {name} was ended, and is still announced after {self._timeout_s:.0f} s")
+            time.sleep(0.01)
+        self.links[name].close()
+        node = next(node for node in self._wanted if node.name == name)
         self._processes[name] = _Process(name, self._command_for(node), self.access.token)
-
-    def how_it_ended(self, node: Inventory) -> str:
-        process = self._processes[node.name]
-        return " ".join(process.last_words().split()) if process.died() else ""
+        self.nodes = {**self.nodes, **self._await_nodes(self._membership, [name])}
+        self.links[name] = self.connect(name)
 
     def raise_if_lost(self) -> None:
         """NodeLost for a node that has ended since the start, with its last words."""
@@ -152,7 +157,7 @@ class LocalCluster(Pool):
         self._membership = self.access.seat(head=True, on_left=self._see_lost)
         for node in self._wanted:
             self._processes[node.name] = _Process(node.name, self._command_for(node), self.access.token)
-        self.nodes = self._await_nodes(self._membership)
+        self.nodes = self._await_nodes(self._membership, list(self._processes))
         for name in self.nodes:
             self.links[name] = self.connect(name)
 
@@ -167,18 +172,18 @@ class LocalCluster(Pool):
         }
         return [*self._command, *(str(word) for option in options.items() for word in option), "--with-head"]
 
-    def _await_nodes(self, membership: Membership) -> dict[str, Inventory]:
+    def _await_nodes(self, membership: Membership, names: Sequence[str]) -> dict[str, Inventory]:
         deadline = time.monotonic() + self._timeout_s
-        while not membership.wait_for_nodes(list(self._processes), timeout_s=0.05):
-            for name, process in self._processes.items():
-                if process.died():
-                    raise ClusterError(f"node {name} did not start: {process.last_words()}")
+        while not membership.wait_for_nodes(names, timeout_s=0.05):
+            for name in names:
+                if self._processes[name].died():
+                    raise ClusterError(f"node {name} did not start: {self._processes[name].last_words()}")
             if time.monotonic() > deadline:
-                missing = self._processes.keys() - membership.nodes().keys()
+                missing = set(names) - membership.nodes().keys()
                 words = "; ".join(f"{name}: {self._processes[name].last_words()}" for name in sorted(missing))
                 raise ClusterError(f"not all nodes announced themselves in {self._timeout_s:.0f} s: {words}")
         there = membership.nodes()
-        return {node.name: same_version(there[node.name]) for node in self._wanted}
+        return {name: same_version(there[name]) for name in names}
 
     def _see_lost(self, name: str) -> None:
         """From the membership's thread: whoever waits for this node's answer waits no longer; a hung node's, too."""

@@ -128,6 +128,13 @@ def ask(link: Link, what: str, timeout_s: float = 10.0, **arguments: Any) -> dic
     return messages.read_object(exchange.finish(Kind.ANSWER, timeout_s))
 
 
+def ping(link: Link, timeout_s: float) -> None:
+    """LinkError if the node does not answer in time; the link is of no use then."""
+    exchange = Exchange(link, Traffic())
+    exchange.start(Kind.PING, messages.ping(b"there?"))
+    messages.check_pong(exchange.finish(Kind.PONG, timeout_s), b"there?")
+
+
 @dataclass(frozen=True)
 class LinkSpeed:
     transport: str

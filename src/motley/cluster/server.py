@@ -171,7 +171,15 @@ class Server:
             thread = threading.Thread(target=self._welcome, args=(link,), name=f"link {link.peer}", daemon=True)
             with self._lock:
                 self._links[link] = thread
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # no memory for a thread; the caller sees the link close, and may try again
+                log.warning("cannot serve %s: %s", link.peer, error)
+                self._strangers.release()
+                link.close()
+                with self._lock:
+                    del self._links[link]
+                continue
             if self._closed:
                 link.interrupt()  # it came between the closing and the listener's end
 

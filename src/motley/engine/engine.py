@@ -93,9 +93,9 @@ class Engine:
         if not shares:
             return []
         batch, samplers = _batch(shares)
-        logits = self.runner.step(batch)
-        for stream, share in shares:  # now: a step that failed has computed nothing
-            stream.computed += len(share)
+        logits = self.runner.step(batch)  # if it fails, no stream has moved: the same step may be tried again
+        for stream, tokens in shares:
+            stream.computed += len(tokens)
         for row, stream in zip(logits, samplers):
             history = stream.prompt + stream.answer
             stream.answer.append(sample(row, history, stream.sampling, len(stream.answer)))
@@ -104,14 +104,16 @@ class Engine:
         return samplers
 
     def rebuild(self, runner: Runner) -> None:
-        """Go on with another runner, which remembers nothing: every running sequence is computed anew from its tokens,
-        those of its answer included; none is sampled again."""
-        if runner.n_slots < len(self._running):
-            raise ValueError(f"{len(self._running)} sequences run, and the new runner has {runner.n_slots} slots")
+        """Go on with another runner, whose cache is empty: every running sequence's prompt and answer are computed
+        anew, and nothing that was sampled is sampled again."""
+        if runner.n_slots != self.runner.n_slots or runner.context < self.runner.context:
+            raise UsageError(
+                f"a runner of {runner.n_slots} slots and a context of {runner.context} can't take over from one of "
+                f"{self.runner.n_slots} and {self.runner.context}: load it with the same"
+            )
         self.runner = runner
-        self._free = list(range(runner.n_slots - 1, -1, -1))
         for stream in self._running:
-            stream.computed, stream.slot = 0, self._free.pop()
+            stream.computed = 0
 
     def generate(
         self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, stop: frozenset[int] = frozenset()
@@ -133,7 +135,7 @@ class Engine:
         """Which tokens of which streams this step carries: decoding streams first, then prefills while room is left."""
         room = self.chunk
         shares = []
-        for stream in sorted(self._running, key=lambda s: s.computed < len(s.prompt)):
+        for stream in sorted(self._running, key=lambda s: s.length - s.computed > 1):
             if tokens := stream.pending(room):
                 shares.append((stream, tokens))
                 room -= len(tokens)

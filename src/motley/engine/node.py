@@ -63,6 +63,7 @@ class NodeRuntime:
         self._epoch = 0
         self._store = store
         self._served: dict[str, Served] = {}
+        self._of_thread = threading.local()  # the epoch that was loaded over this thread's connection
 
     # -- cluster.server.Handler
 
@@ -70,8 +71,8 @@ class NodeRuntime:
         """Replace what was loaded. Raises CapacityError before reading a weight if it can't fit."""
         with self._loading:
             if assignment.epoch < self._epoch:
-                raise ClusterError("a newer load came before this one: it is not carried out")
-            self._epoch = assignment.epoch
+                raise ClusterError("a newer load came before this one: it is not done")
+            self._epoch = self._of_thread.epoch = assignment.epoch
             self._drop()
             started = time.perf_counter()
             checkpoint = self._checkpoint(assignment, progress)
@@ -79,18 +80,10 @@ class NodeRuntime:
                 range(assignment.home_layers[0], assignment.home_layers[-1] + 1) if assignment.home_layers else range(0)
             )
             self._require_memory(shape_of(checkpoint), layers, assignment)
-            self._loaded = DeviceModel(
-                checkpoint,
-                self.ops,
-                layers=layers,
-                experts=assignment.experts,
-                owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
-                paces=assignment.paces,
-                n_slots=assignment.slots,
-                context=assignment.context,
-                repack=assignment.repack,
-                progress=progress,
-            )
+            try:
+                self._loaded = self._built(checkpoint, layers, assignment, progress)
+            except MemoryError as error:
+                raise CapacityError(f"the memory of {self.device} ran out while loading: free some of it") from error
             return {"bytes": self._loaded.n_bytes, "seconds": time.perf_counter() - started}
 
     def experts(
@@ -99,6 +92,9 @@ class NodeRuntime:
         return self._model().run_experts(layer, x, ids, weights)
 
     def stage(self, batch: Batch, x: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], dict[str, float]]:
+        if getattr(self._of_thread, "epoch", self._epoch) != self._epoch:
+            # A call that a stopped process finds in its socket when it goes on would write into the new load's cache.
+            raise ClusterError("this call was meant for a load that was replaced")
         model = self._model()
         if model.stage is None:
             raise ClusterError("no layers are at home on this node")
@@ -159,6 +155,11 @@ class NodeRuntime:
         with self._loading:
             self._drop()
 
+    def interrupt(self) -> None:
+        """From any thread: who waits for experts elsewhere waits no longer."""
+        for link in list(self._links):
+            link.interrupt()
+
     def close(self) -> None:
         self.unload()
         self.ops.close()
@@ -204,6 +205,20 @@ class NodeRuntime:
         for link in self._links:
             link.interrupt()  # a stage that is stuck may be waiting on it, in a thread of its own
         self._links = []
+
+    def _built(self, checkpoint: Checkpoint, layers: range, assignment: Assignment, progress: Progress) -> DeviceModel:
+        return DeviceModel(
+            checkpoint,
+            self.ops,
+            layers=layers,
+            experts=assignment.experts,
+            owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
+            paces=assignment.paces,
+            n_slots=assignment.slots,
+            context=assignment.context,
+            repack=assignment.repack,
+            progress=progress,
+        )
 
     def _reach(self, address: tuple[str, int]) -> RemoteExperts:
         link = self._connect(*address)

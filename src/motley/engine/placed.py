@@ -108,8 +108,14 @@ class PlacedRunner:
             epoch=time_ns(),
             source=site.addresses[site.device],
         )
-        self._links = {d: site.connect(*site.addresses[d]) for d in told if d != site.device}
-        self._load(told, progress)
+        self._links: dict[str, Link] = {}
+        try:
+            for device in told.keys() - {site.device}:
+                self._links[device] = site.connect(*site.addresses[device])
+            self._load(told, progress)
+        except BaseException:
+            self.close()
+            raise
         here = site.device
         homes = [device for device, assignment in told.items() if assignment.home_layers]
         self._stages: dict[str, _Here | _There] = {
@@ -171,5 +177,4 @@ class PlacedRunner:
             except MotleyError as error:
                 problems.append(error)
         if problems:
-            self.close()
             raise problems[0]
