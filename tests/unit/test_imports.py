@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "predict": {"shape", "lab"},
     "plan": {"predict", "shape", "lab", "page"},
     "cluster": {"ops", "formats", "shape"},
+    "doctor": {"ops"},
     "engine": {"models", "cluster", "plan", "predict", "ops", "formats", "shape", "lab"},
     "bench": {"page", "engine", "plan", "predict", "models", "ops", "formats", "shape", "lab"},
     "cli": {"*"},

@@ -26,6 +26,7 @@ COMMANDS = {
     "cluster": "make a cluster, print the command by which machines join it, list and revoke tokens",
     "node": "offer this machine to its cluster; with --join, join it first",
     "nodes": "show who is in the cluster now",
+    "doctor": "find what is in the way on this machine or between machines, and say what to do",
     "synth": "write a model file of a real shape with random weights",
     "report": "show past benchmark results side by side",
 }
