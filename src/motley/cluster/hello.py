@@ -111,8 +111,9 @@ def _refuse(link: Link, sentence: str) -> NoReturn:
 
 def _expect(link: Link, kind: int, deadline: float) -> Frame:
     frame = link.receive(max(0.0, deadline - time.monotonic()))
-    if frame.kind == REFUSED:
-        raise ClusterError(f"{link.peer} refused the connection: {str(frame.payload, 'utf-8', 'replace')}")
+    if frame.kind == REFUSED and kind in (CHALLENGE, WELCOME):  # strangers who call have nothing to refuse
+        said = str(frame.payload[:300], "utf-8", "replace")
+        raise ClusterError(f"{link.peer} refused the connection: {''.join(c for c in said if c.isprintable())}")
     if frame.kind != kind:
         raise LinkError(f"malformed greeting from {link.peer}: frame kind {frame.kind} where {kind} was expected")
     return frame
