@@ -1,0 +1,112 @@
+"""A cluster of three hosts with a network of their own: joined by the commands, and a cable pulled in mid-answer."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.netlab import NETS, PREFIX, Host, netlab, why_not
+
+MOTLEY = [sys.executable, "-m", "motley"]
+REASON = why_not()
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON or "-")
+
+
+class Machine:
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.host, self.folder = host, folder
+        folder.mkdir()
+        self.env = {**os.environ, "MOTLEY_DATA": str(folder), "MOTLEY_CACHE": str(folder / "cache")}
+
+    def say(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return self.host.run([*MOTLEY, *words], env=self.env, timeout=120)
+
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        log = self.log.open("wb")
+        return self.host.popen([*MOTLEY, *words], env=self.env, stdout=log, stderr=log)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def await_words(self, words: str) -> None:
+        deadline = time.monotonic() + 30
+        while words not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Machine]]:
+    """a made it and is the head's machine, without a node of its own process in the way; b and c offer themselves."""
+    folder = tmp_path_factory.mktemp("hosts")
+    with netlab("a", "b", "c") as hosts:
+        machines = {name: Machine(host, folder / name) for name, host in hosts.items()}
+        made = machines["a"].say("cluster", "init", "--name", "a")
+        assert made.returncode == 0, made.stderr
+        assert f"at {hosts['a'].address}" in made.stdout
+        token = re.search(r"motley1-\S+", made.stdout)
+        assert token
+        nodes = [machines["a"].start("node", "--threads", "1")]
+        machines["a"].await_words("listens on")
+        for name in ("b", "c"):
+            nodes.append(machines[name].start("node", "--threads", "1", "--name", name, "--join", token[0]))
+        for name in ("b", "c"):
+            machines[name].await_words("listens on")
+        yield machines
+        for node in nodes:
+            node.send_signal(signal.SIGTERM)
+        for node in nodes:
+            assert node.wait(10) == 0
+
+
+def test_hosts_are_apart_and_leave_nothing(cluster: dict[str, Machine]) -> None:
+    with netlab("x", "y") as hosts:
+        spaces = [host.space for host in hosts.values()]
+        assert all((NETS / space).exists() for space in spaces)
+    assert not any((NETS / space).exists() for space in spaces)
+    assert len(list(NETS.glob(f"{PREFIX}{os.getpid()}-*"))) == 4  # the cluster's, and its switch
+
+
+def test_a_cable_pulled_in_mid_answer_costs_no_token(cluster: dict[str, Machine]) -> None:
+    a = cluster["a"]
+    words = ["run", "-p", "Once upon a time", "-n", "600", "--threads", "1"]
+    alone = a.say(*words)
+    assert alone.returncode == 0, alone.stderr
+    head = a.host.popen(
+        [*MOTLEY, *words, "--cluster", "--memory", "112MB"], env=a.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert head.stdout
+    assert head.stderr
+    told = b""
+    while b"the model is on" not in told:
+        line = head.stderr.readline()
+        assert line, told
+        told += line
+    first = head.stdout.read(1)
+    used = re.search(rb"the model is on (.*)", told)
+    assert used
+    victim = next(name for name in used[1].decode().split(", ") if name != "a")
+    cluster[victim].host.pull_cable()
+    try:
+        rest, more = head.communicate(timeout=60)
+    finally:
+        cluster[victim].host.plug_cable()
+    assert head.returncode == 0, more.decode()
+    assert (first + rest).decode() == alone.stdout
+    assert f"{victim} is lost" in more.decode()
+
+
+def test_a_machine_that_was_cut_off_is_found_again(cluster: dict[str, Machine]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        seen = cluster["a"].say("nodes").stdout
+        if all(re.search(rf"^ *{name} ", seen, re.MULTILINE) for name in cluster):
+            return
+        assert time.monotonic() < deadline, seen
