@@ -4,13 +4,15 @@ import argparse
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 
 from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
 from motley.cli.options import memory, output_file, positive, writing
-from motley.doctor.examine import examine
+from motley.doctor.examine import examine, urgent_first
 from motley.doctor.finding import Finding
 from motley.doctor.network import of_pair
 from motley.doctor.system import System
+from motley.errors import ClusterError
 from motley.lab.lab import Lab
 
 LOOK = {"error": "red", "warning": "yellow", "note": "cyan", "ok": "green"}
@@ -30,17 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     found = examine(System())
     if args.cluster:
-        with joined_session(args, args.threads) as session:
-            found += _pairs(session.probe())
+        found = urgent_first([*found, *_cluster(args)])
     if args.json:
         with writing(args.json):
             args.json.write_bytes(msgspec.json.encode(found))
     console = Console()
     for finding in found:
-        console.print(f"[{LOOK[finding.severity]}]{finding.severity:>7}[/] [bold]{finding.code}[/]  {finding.sentence}")
+        severity, sentence = finding.severity, escape(finding.sentence)
+        console.print(f"[{LOOK[severity]}]{severity:>7}[/] [bold]{finding.code}[/]  {sentence}", highlight=False)
         if finding.remedy:
-            console.print(f"         -> {finding.remedy}", markup=False)
+            console.print(f"         -> {finding.remedy}", markup=False, highlight=False)
     return 1 if any(finding.severity == "error" for finding in found) else 0
+
+
+def _cluster(args: argparse.Namespace) -> list[Finding]:
+    """What the links say; that there are none is a finding, too: then a doctor is needed most."""
+    try:
+        with joined_session(args, args.threads) as session:
+            return _pairs(session.probe())
+    except ClusterError as error:
+        return [Finding("NO-CLUSTER", "error", str(error), "`motley nodes` shows who is there; see docs/cluster.md")]
 
 
 def _pairs(lab: Lab) -> list[Finding]:

@@ -20,13 +20,22 @@ def check(system: System) -> Iterator[Finding]:
 
 
 def free_bytes(system: System) -> tuple[int, int]:
-    """(free, of all), by the kernel's estimate and the control group's limit, whichever is less."""
+    """(free, of all), by the kernel's estimate and the limits of this process's control groups, whichever is least."""
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", system.text("/proc/meminfo"), re.MULTILINE))
     free, total = int(found.get("MemAvailable", 0)) * 1024, int(found.get("MemTotal", 0)) * 1024
-    limit, used = system.number("/sys/fs/cgroup/memory.max"), system.number("/sys/fs/cgroup/memory.current")
-    if limit is not None and used is not None and limit < total:
-        free, total = min(free, limit - used), limit
+    for folder in _groups(system):
+        limit, used = system.number(f"{folder}/memory.max"), system.number(f"{folder}/memory.current")
+        if limit is not None and used is not None and limit < total:
+            cached = re.search(r"^inactive_file (\d+)$", system.text(f"{folder}/memory.stat"), re.MULTILINE)
+            free, total = min(free, limit - used + int(cached[1] if cached else 0)), limit
     return free, total
+
+
+def _groups(system: System) -> list[str]:
+    """This process's control group (version 2), and those around it."""
+    match = re.search(r"^0::(/.*)$", system.text("/proc/self/cgroup"), re.MULTILINE)
+    parts = match[1].strip("/").split("/") if match else []
+    return ["/".join(["/sys/fs/cgroup", *parts[:n]]).rstrip("/") for n in range(len(parts) + 1)]
 
 
 def _free(system: System) -> Iterator[Finding]:
@@ -42,7 +51,9 @@ def _free(system: System) -> Iterator[Finding]:
     used = (int(swap.get("SwapTotal", 0)) - int(swap.get("SwapFree", 0))) * 1024
     if used > 0.5 * GB:
         said = f"{used / GB:.1f} GB are swapped out: weights that are swapped are read at the disk's speed"
-        yield Finding("SWAPPING", "warning", said, "end what else uses the memory, then `swapoff -a && swapon -a`")
+        yield Finding(
+            "SWAPPING", "warning", said, "end what else uses the memory: what is swapped comes back when it is read"
+        )
 
 
 def _memlock(system: System) -> Iterator[Finding]:

@@ -23,7 +23,11 @@ def _interface(system: System, name: str) -> Iterator[Finding]:
     if system.text(f"{base}/operstate") != "up" or not speed or speed < 0:
         return  # a virtual one knows no speed
     most = _most_mbit(system.run(["ethtool", name]) or "")
-    if most > speed:
+    if not most:
+        yield Finding(
+            "LINK-SLOW", "note", f"{name} runs at {speed / 1e3:g} Gbit/s; whether its card can do more, ethtool says"
+        )
+    elif most > speed:
         said = f"{name} runs at {speed / 1e3:g} Gbit/s, and its card can do {most / 1e3:g}"
         yield Finding("LINK-SLOW", "warning", said, "change the cable or the switch's port, or the card's setting")
     else:
@@ -49,12 +53,14 @@ def _most_mbit(ethtool: str) -> int:
 
 
 def _firewall(system: System) -> Iterator[Finding]:
-    rules = system.run(["nft", "list", "ruleset"]) or system.run(["iptables", "-S", "INPUT"])
+    rules = system.run(["nft", "list", "ruleset"])
+    if rules is None:
+        rules = system.run(["iptables", "-S", "INPUT"])
     if rules is None:
         yield Finding("FIREWALL", "note", "no firewall's rules could be read: that takes root, and nft or iptables")
-    elif re.search(r"hook input [^}]*policy drop|-P INPUT DROP", rules):
-        remedy = "let the cluster's other machines in: TCP from their addresses, and UDP 7446 for discovery"
-        yield Finding("FIREWALL", "warning", "the firewall drops what is not allowed by a rule", remedy)
+    elif re.search(r"hook input [^}]*(policy drop|\b(drop|reject)\b)|-P INPUT DROP|-j (DROP|REJECT)", rules):
+        remedy = "if nodes don't find each other: let their addresses in by TCP, and by UDP 7446 for discovery"
+        yield Finding("FIREWALL", "warning", "the firewall drops or rejects some incoming connections", remedy)
     else:
         yield Finding("FIREWALL", "ok", "no firewall drops incoming connections")
 

@@ -1,5 +1,6 @@
 """System: the machine as the doctor sees it: files under a root, and what commands print. Tests give another root."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -12,10 +13,13 @@ COMMAND_S = 5.0
 
 def run_command(words: Sequence[str]) -> str | None:
     """What it prints; None where it is not there, fails or hangs."""
-    if shutil.which(words[0]) is None:
+    program = shutil.which(words[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")  # not in everybody's path
+    if program is None:
         return None
     try:
-        ran = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL)
+        ran = subprocess.run(
+            [program, *words[1:]], capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return ran.stdout if ran.returncode == 0 else None
