@@ -203,6 +203,7 @@ NB_MODULE(_native, m) {
       .def("start", &Program::start)
       .def("stop", &Program::stop)
       .def("mark", &Program::mark)
+      .def("call", &Program::call)
       .def("run", &Program::run);
   nb::class_<Device>(m, "Device")
       .def(nb::init<int, const std::string&, bool>())

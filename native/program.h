@@ -39,6 +39,24 @@ class Program {
     });
   }
 
+  // Do the host's own part of the step now, and again in its place at every run: an exchange with other devices, say.
+  // What it does with this device meanwhile is not remembered.
+  void call(nanobind::callable work) {
+    Program* outer = recording;
+    recording = nullptr;
+    try {
+      work();
+    } catch (...) {
+      recording = outer;
+      throw;
+    }
+    recording = outer;
+    steps_.push_back([work] {
+      nanobind::gil_scoped_acquire gil;
+      work();
+    });
+  }
+
   // Everything again, on what the arrays hold now. By mark: seconds since the start, the device's busy seconds.
   const std::vector<double>& run() {
     nanobind::gil_scoped_release no_gil;

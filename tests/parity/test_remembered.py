@@ -1,7 +1,6 @@
 """Steps run from memory against the same steps through Python, to the bit."""
 
 import gc
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,10 @@ from random_weights import random_tensor
 from motley.engine import stage
 from motley.engine.local import LocalRunner
 from motley.engine.runner import Runner
+from motley.errors import LinkError
 from motley.formats.checkpoint import open_checkpoint
 from motley.ops.native import NativeOps
-from motley.ops.protocol import Batch, Routing
+from motley.ops.protocol import Batch, Recording, Routing
 from motley.shape.quant import Quant
 from tiny_models import FAMILIES, write_tiny
 
@@ -92,7 +92,7 @@ def test_a_program_keeps_what_it_uses_and_outlives_its_device() -> None:
     x = np.ones((1, 256), np.float32)
     norm = ops.weight(random_tensor(Quant.F32, (256,)))
 
-    def work(mark: Callable[[], None]) -> np.ndarray:
+    def work(recording: Recording) -> np.ndarray:
         weight, router = (
             ops.weight(random_tensor(Quant.Q8_0, (64, 256))),
             ops.weight(random_tensor(Quant.F32, (4, 256))),
@@ -101,7 +101,7 @@ def test_a_program_keeps_what_it_uses_and_outlives_its_device() -> None:
         cache, batch = ops.kv_cache(1, 8, 1, 64), Batch([0], [0], [0], [0])
         h = ops.rms_norm(x, norm, 1e-5)
         (q,) = ops.linear(h, weight)
-        mark()
+        recording.mark()
         ops.attention(q, q, q, cache, batch, 1.0)
         ids, weights = ops.router(h, router, Routing(2, False))
         (part,) = [ops.experts(h, ids, weights, ops.experts_weight(gate, gate, down, range(4)))]
@@ -122,5 +122,51 @@ def test_a_program_keeps_what_it_uses_and_outlives_its_device() -> None:
 def test_two_recordings_do_not_mix() -> None:
     ops = NativeOps(threads=1)
     with pytest.raises(ValueError, match="records already"):
-        ops.record(lambda mark: ops.record(lambda mark: np.zeros(1, np.float32)).out)
-    assert ops.record(lambda mark: np.ones(1, np.float32)).run() == []
+        ops.record(lambda recording: ops.record(lambda recording: np.zeros(1, np.float32)).out)
+    assert ops.record(lambda recording: np.ones(1, np.float32)).run() == []
+
+
+def test_the_hosts_part_comes_again_in_its_place() -> None:
+    ops = NativeOps(threads=1)
+    x, part = np.ones((1, 64), np.float32), np.zeros((1, 64), np.float64)
+    seen: list[float] = []
+
+    def from_elsewhere() -> None:
+        seen.append(float(x[0, 0]))
+        ops.add(np.ones(1, np.float32), np.ones(1, np.float32))  # the host's own: not remembered
+        part[:] = 10
+
+    def work(recording: Recording) -> np.ndarray:
+        ops.add(x, np.ones((1, 64), np.float32))
+        recording.call(from_elsewhere)
+        return ops.combine(x, [part])
+
+    program = ops.record(work)
+    x[:], part[:] = 5, 0
+    program.run()
+    assert seen == [2, 6]
+    assert (program.out == 16).all()
+
+
+def test_what_the_host_raises_ends_the_run_and_no_more() -> None:
+    ops = NativeOps(threads=1)
+    x, broken = np.zeros((1, 8), np.float32), [False]
+
+    def fragile() -> None:
+        if broken[0]:
+            raise LinkError("the cable")
+
+    def work(recording: Recording) -> np.ndarray:
+        recording.call(fragile)
+        return ops.add(x, np.ones((1, 8), np.float32))
+
+    program = ops.record(work)
+    broken[0] = True
+    with pytest.raises(LinkError, match="the cable"):
+        program.run()
+    with pytest.raises(LinkError, match="the cable"):
+        ops.record(work)
+    assert ops.record(lambda recording: x).run() == []  # recording has ended
+    broken[0] = False
+    program.run()
+    assert (x == 2).all()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from motley.engine.times import Clock
 from motley.lab.choice import Choice
-from motley.ops.protocol import Array, Experts, Ops
+from motley.ops.protocol import Array, Experts, Ops, Recording
 
 _MOST_UNCOUNTED = 1024
 _SMALL = 16  # tokens: a larger step has the time to count
@@ -31,6 +31,11 @@ class Rounds:
     count: int = 0
     seconds: float = 0.0
     work_seconds: float = 0.0
+
+    def note(self, seconds: float, work_seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+        self.work_seconds += work_seconds
 
 
 class ExpertOwner(Protocol):
@@ -71,6 +76,9 @@ class Shared:
 
     def holders(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
         """[T, A]: the place of who computes each chosen expert."""
+        if len(ids) == 1:  # a token's experts differ from each other
+            of_one = self.choice.of_step((e, 1) for e in sorted(ids[0].tolist()))
+            return np.array([[of_one[e] for e in ids[0].tolist()]], np.int64)
         experts, times = np.unique(ids, return_counts=True)
         chosen = self.choice.of_step(zip(experts.tolist(), times.tolist()))
         place = np.array([chosen[e] for e in experts.tolist()], np.int64)
@@ -80,6 +88,59 @@ class Shared:
 
 def _only(ids: NDArray[np.int32], which: NDArray[np.bool_]) -> NDArray[np.int32]:
     return np.where(which, ids, np.int32(-1))
+
+
+class Asking:
+    """One layer's exchanges of a step that is remembered: the same arrays every time. `own`: the chosen experts, of
+    which this device computes those that it has; `parts`: what the others computed, float64 [T, D] each."""
+
+    def __init__(
+        self,
+        ops: Ops,
+        clock: Clock,
+        layer: int,
+        h: Array,
+        ids: Array,
+        weights: Array,
+        remotes: Sequence[Remote],
+        shared: Shared | None,
+    ) -> None:
+        self._clock, self._layer, self._remotes, self._shared = clock, layer, remotes, shared
+        self._h, self._ids, self._weights = ops.to_host(h), ops.to_host(ids), ops.to_host(weights)
+        self.own = ids if shared is None else ops.from_host(np.empty_like(self._ids))
+        self.parts = [np.zeros(self._h.shape, np.float64) for _ in remotes]
+        self._asked: list[tuple[Remote, NDArray[np.float64], float]] = []
+        self._sent = self._started = 0.0
+
+    def start(self) -> None:
+        self._started = perf_counter()
+        self._asked = []
+        holder = None if self._shared is None else self._shared.holders(self._ids)
+        if self._shared is not None and holder is not None:
+            self.own[:] = _only(self._ids, holder == 0)
+        for remote, part in zip(self._remotes, self.parts):
+            if self._shared is None or holder is None:
+                theirs = self._ids
+                wanted = bool(remote.owned[self._layer][theirs].any())
+            else:
+                theirs = _only(self._ids, holder == self._shared.place[remote.device])
+                wanted = bool((theirs >= 0).any())
+            if wanted:
+                self._asked.append((remote, part, remote.owner.traffic.busy_s))
+                remote.owner.start(self._layer, self._h, theirs, self._weights)
+            else:
+                part[:] = 0.0
+        self._sent = perf_counter()
+        self._clock.waited(self._sent - self._started)
+
+    def finish(self) -> None:
+        waiting = perf_counter()
+        for remote, part, busy_before in self._asked:
+            part[:] = remote.owner.finish()
+            remote.rounds.note(
+                perf_counter() - self._started, max(waiting - self._sent, remote.owner.traffic.busy_s - busy_before)
+            )
+        self._clock.waited(perf_counter() - waiting)
 
 
 class PlacedExperts:
@@ -111,11 +172,6 @@ class PlacedExperts:
             return self._with_others(layer, h, ids, weights, asked)
         return self._here(layer, h, ids, weights)
 
-    @property
-    def alone(self) -> bool:
-        """Whether no expert lives elsewhere."""
-        return not self.remotes
-
     def note(self, layer: int, ids: NDArray[np.int32]) -> None:
         """These experts were chosen: int32 [T, A]. A copy is kept: a remembered step writes over its arrays."""
         self._uncounted.append((layer, ids.copy()))
@@ -142,6 +198,18 @@ class PlacedExperts:
         own = self._ops.from_host(_only(ids, holder == 0))
         return self._with_others(layer, h, own, weights, asked) if asked else self._here(layer, h, own, weights)
 
+    def recorded(self, recording: Recording, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
+        """As calling it, for a step that is remembered: the exchanges are the host's part of it, and parts of nobody
+        who was asked are zeros. Who counts the chosen is whoever runs the step."""
+        remotes = [r for r in self.remotes if layer in r.owned]
+        if not remotes:
+            return self._here(layer, h, ids, weights)
+        asking = Asking(self._ops, self._clock, layer, h, ids, weights, remotes, self._shared.get(layer))
+        recording.call(asking.start)
+        parts = self._here(layer, h, asking.own, weights)
+        recording.call(asking.finish)
+        return [*parts, *map(self._ops.from_host, asking.parts)]
+
     def _here(self, layer: int, h: Array, ids: Array, weights: Array) -> list[Array]:
         return [self._ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []
 
@@ -160,9 +228,7 @@ class PlacedExperts:
         waiting = perf_counter()
         for (remote, _), busy_before in zip(asked, busy):
             parts.append(ops.from_host(remote.owner.finish()))
-            rounds = remote.rounds
-            rounds.count += 1
-            rounds.seconds += perf_counter() - started
-            rounds.work_seconds += max(waiting - sent, remote.owner.traffic.busy_s - busy_before)
+            work = max(waiting - sent, remote.owner.traffic.busy_s - busy_before)
+            remote.rounds.note(perf_counter() - started, work)
         self._clock.waited(perf_counter() - waiting + sent - started)
         return parts

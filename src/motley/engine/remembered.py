@@ -1,5 +1,5 @@
 """Steps that decode run from memory: a stage's operations for a number of tokens are remembered when it first comes
-(`ops.protocol.Program`), then done again as one call, with no Python between them."""
+(`ops.protocol.Program`), then done again as one call. Python comes between them only where other devices are asked."""
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from motley.engine.experts import PlacedExperts
 from motley.engine.times import Clock
 from motley.models.layers import Lap, RunExperts
-from motley.ops.protocol import Array, Batch, Ops
+from motley.ops.protocol import Array, Batch, Ops, Recording
 
 MOST_TOKENS = 8  # larger steps have work enough between two lines of Python
 MOST_SIZES = 2  # remembered at a time: each keeps its arrays of all layers (predict.memory counts them)
@@ -29,7 +29,8 @@ class RememberedStep:
         self._x = None if x is None else x.copy()
         self._parts: list[str] = []
         self._routed: list[tuple[int, Array]] = []
-        self._program = ops.record(lambda mark: run(self._batch, self._x, self._watched, self._lap(mark)))
+        self._program = ops.record(lambda r: run(self._batch, self._x, self._watched(r), self._lap(r.mark)))
+        self._count()
 
     @property
     def works(self) -> bool:
@@ -52,13 +53,19 @@ class RememberedStep:
         marks = self._program.run()
         for part, (seconds, busy) in zip(self._parts, marks, strict=True):
             self._clock.note(part, started + seconds, busy)
-        for layer, ids in self._routed:
-            self._experts.note(layer, self._ops.to_host(ids))
+        self._count()
         return self.out
 
-    def _watched(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
-        self._routed.append((layer, ids))
-        return self._experts(layer, h, ids, weights)
+    def _count(self) -> None:
+        for layer, ids in self._routed:
+            self._experts.note(layer, self._ops.to_host(ids))
+
+    def _watched(self, recording: Recording) -> RunExperts:
+        def experts(layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
+            self._routed.append((layer, ids))
+            return self._experts.recorded(recording, layer, h, ids, weights)
+
+        return experts
 
     def _lap(self, mark: Callable[[], None]) -> Lap:
         def lap(part: str) -> None:

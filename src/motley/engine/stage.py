@@ -64,9 +64,9 @@ class Stage:
         return h
 
     def _from_memory(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        """A step that decodes on this device alone, if the device can remember it."""
+        """A step that decodes, if the device can remember it."""
         n = len(batch)
-        if n != len(batch.rows) or n > MOST_TOKENS or not self._experts.alone:
+        if n != len(batch.rows) or n > MOST_TOKENS:
             return None
         step = self._remembered.pop(n, None)
         if step is not None:

@@ -87,6 +87,19 @@ class Upload:
 REPACKED = Upload()
 
 
+class Recording(Protocol):
+    """What the work that is being remembered may say besides its operations."""
+
+    def mark(self) -> None:
+        """Times are wanted here."""
+        ...
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Do the host's own part now, and again in its place at every run: it reads and fills arrays of the host that
+        were there when the operations were remembered. What it raises ends the run."""
+        ...
+
+
 class Program(Protocol):
     """Operations remembered with their arrays, to be done again as one call: on what their inputs, the host's arrays
     among them (tokens, positions, slots, rows), hold then. The same arithmetic, so the same bits."""
@@ -168,9 +181,9 @@ class Ops(Protocol):
         """Rows of x: [T, D] -> [R, D]"""
         ...
 
-    def record(self, work: Callable[[Callable[[], None]], Array]) -> Program | None:
-        """Do the work, and remember its operations; it is given `mark`, to call where times are wanted. None, and
-        nothing done, where the device cannot. For small steps: Python between two operations is much of their time."""
+    def record(self, work: Callable[[Recording], Array]) -> Program | None:
+        """Do the work, and remember its operations. None, and nothing done, where the device cannot. For small steps:
+        Python between two operations is much of their time."""
         ...
 
     # -- host

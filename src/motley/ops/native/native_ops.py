@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from motley.errors import CapacityError, MotleyError, UnsupportedError, UsageError
 from motley.formats.tensor import QuantTensor
-from motley.ops.protocol import REPACKED, Batch, Rope, Routing, Upload
+from motley.ops.protocol import REPACKED, Batch, Recording, Rope, Routing, Upload
 from motley.shape.quant import Quant
 
 try:
@@ -77,11 +77,11 @@ class NativeWeight:
 class NativeProgram:
     """See `ops.protocol.Program`."""
 
-    def __init__(self, program: "_native.Program", work: Callable[[Callable[[], None]], Floats]) -> None:
+    def __init__(self, program: "_native.Program", work: Callable[[Recording], Floats]) -> None:
         self._program = program
         program.start()
         try:
-            self.out = work(program.mark)
+            self.out = work(program)
         finally:
             program.stop()
 
@@ -205,7 +205,7 @@ class NativeOps:
         self._device.take(x, rows, out)
         return out
 
-    def record(self, work: Callable[[Callable[[], None]], Floats]) -> "NativeProgram":
+    def record(self, work: Callable[[Recording], Floats]) -> "NativeProgram":
         return NativeProgram(self._device.program(), work)
 
     # -- host
