@@ -1,6 +1,8 @@
 """A node without the model file fetches its part of it: whole, once, checked, over real sockets."""
 
 import os
+import resource
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -155,6 +157,28 @@ def test_a_disk_too_small_is_said_before_anything_is_fetched(tmp_path: Path) -> 
     assert shelf.pieces == []
 
 
+def test_a_disk_that_fills_in_the_middle_keeps_nothing_false(tmp_path: Path) -> None:
+    """The last write before a limit is a short one: it does not count as whole."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = Kept.open(tmp_path, HASH, SIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (weights.PIECE_BYTES + 1000, limit[1]))
+    try:
+        with source_of(Shelf()) as source, pytest.raises(CapacityError, match="what came is kept"):
+            fetch(kept, HASH, [(0, 2 * weights.PIECE_BYTES)], source.connect, silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert kept.there in ([], [(0, weights.PIECE_BYTES)])
+    for start, end in kept.there:
+        assert content(kept, start, end) == DATA[start:end]
+
+
+def test_a_hash_is_no_path(tmp_path: Path) -> None:
+    with pytest.raises(LinkError, match="no file's hash"):
+        Kept.open(tmp_path, "../outside", 10)
+
+
 def test_a_request_for_too_much_is_malformed() -> None:
     with pytest.raises(LinkError, match="at most"):
         weights.read_fetch(memoryview(b"".join(bytes(p) for p in weights.fetch_call(HASH, 0, weights.PIECE_BYTES + 1))))
@@ -167,6 +191,28 @@ def test_nothing_but_served_files_is_sent() -> None:
     with pytest.raises(ClusterError, match="serves no file"):
         runtime.fetch("/etc/passwd", 0, 10)
     runtime.close()
+
+
+def test_another_file_than_was_named_is_not_kept(tmp_path: Path) -> None:
+    """The head serves other bytes under the hash: what its hash covers tells."""
+    path = model_path()
+    head = NodeRuntime("a", ReferenceOps(), lambda host, port: pytest.fail("the head asks nobody"))
+    file_hash = head.serve_file(str(path))
+    served = head._served[file_hash]
+    changed = bytearray(served.data)
+    changed[-1] ^= 1
+    head._served = {file_hash: Served(memoryview(changed), served.header_bytes)}
+    layers = (LayerPlacement("a", ("b",) * 32),) * 4
+    addresses = {"a": ("127.0.0.1", 1), "b": ("127.0.0.1", 2)}
+    with source_of(head) as source:
+        sizes = {"context": 64, "slots": 1, "addresses": addresses, "source": source.address}
+        told = assignments(Placement(layers), model="/nowhere", file_hash=file_hash, **sizes)["b"]  # type: ignore[arg-type]
+        there = NodeRuntime("b", ReferenceOps(), source.connect, store=tmp_path)
+        with pytest.raises(FormatError, match="not the file it named"):
+            there.load(told, silent)
+        there.close()
+    assert not list(tmp_path.glob("*.json"))
+    head.close()
 
 
 def test_a_node_without_the_file_answers_as_one_with_it(tmp_path: Path) -> None:

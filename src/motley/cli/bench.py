@@ -184,6 +184,7 @@ def _plan(args: argparse.Namespace, target: Target, lab: Lab, workload: Workload
         homes=homes,
         repack=args.repack,
         copies=args.copies,
+        split_head=True,
     )
 
 

@@ -164,7 +164,15 @@ class Session:
             there = lab.subset(d.name for d in lab.devices if d.name in names)
             work = Workload(batch=slots)
             found = find_placement(
-                shape, there, work, context=context, slots=slots, head=self.own.name, repack=repack, seconds=REPLAN_S
+                shape,
+                there,
+                work,
+                context=context,
+                slots=slots,
+                head=self.own.name,
+                repack=repack,
+                seconds=REPLAN_S,
+                split_head=True,
             )
             return Layout(found.placement, found.stored, found.seconds[1])
 

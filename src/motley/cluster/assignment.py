@@ -26,6 +26,8 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     repack: bool = True  # the weights into the device's own order; False: they stay in the mapped file
     home_layers: tuple[int, ...] = ()  # ascending; the first layer's home has the embedding, the last one's the head
     experts: dict[int, tuple[int, ...]] = {}  # layer -> global expert ids held here, for home layers and others
+    head_rows: tuple[int, int] | None = None  # [first, end) of the output matrix; None: whole, where the last layer is
+    head_elsewhere: dict[str, tuple[int, int]] = {}  # other device -> its rows; at the last layer's home
     elsewhere: dict[int, dict[str, tuple[int, ...]]] = {}  # home layer -> other device -> ids it holds
     paces: dict[
         int, tuple[tuple[str, float, float, float], ...]
@@ -45,6 +47,10 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             for device, ids in owners.items():
                 _need(device in self.peers, f"elsewhere names {device}, which has no address in peers")
                 _ascending(ids, MAX_EXPERT, f"experts of layer {layer} on {device}")
+        for device, (first, end) in [("here", self.head_rows or (0, 1)), *self.head_elsewhere.items()]:
+            _need(0 <= first < end < 1 << 31, f"the head's rows {first} to {end} on {device} are none")
+        for device in self.head_elsewhere:
+            _need(device in self.peers, f"head_elsewhere names {device}, which has no address in peers")
         for layer, paces in self.paces.items():
             others = [device for device, *_ in paces[1:]]
             named = bool(paces) and paces[0][0] == self.device and len({*others}) == len(others)

@@ -44,6 +44,8 @@ class Kind(IntEnum):
     ANSWER = 26
     FETCH = 28  # bytes of a model file (`cluster.weights`); answered by FETCHED
     FETCHED = 29
+    HEAD_CALL = 30
+    HEAD_REPLY = 31
     FAILURE = 27  # instead of any answer: the error's name and sentence
 
 
@@ -80,6 +82,8 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _PING = struct.Struct("<II")  # crc32 of what follows, 0
 _EXPERTS_CALL = struct.Struct("<IIII")  # layer, T, D, A; then x, weights, ids
 _EXPERTS_REPLY = struct.Struct("<IId")  # T, D, busy_s; then y float64
+_HEAD_CALL = struct.Struct("<II")  # R, D; then h
+_HEAD_REPLY = struct.Struct("<IId")  # R, rows, busy_s; then logits
 _STAGE_CALL = struct.Struct("<IIII")  # T, R, D or 0, 0; then tokens, positions, slots, rows, x
 _STAGE_REPLY = struct.Struct("<IIIId")  # rows, columns, bytes of times, 0, busy_s; then y float32, times as JSON
 
@@ -170,6 +174,33 @@ def read_stage_reply(payload: memoryview) -> StageReply:
         raise _malformed("stage reply", payload, rows=rows, columns=columns, times=n_times)
     times = _from_json(payload[at_times:], dict[str, float], "stage reply")
     return StageReply(_view((rows, columns), _F4, payload, _STAGE_REPLY.size), busy_s, times)
+
+
+# -- the head's rows
+
+
+def head_call(h: F32) -> Parts:
+    return [_HEAD_CALL.pack(*h.shape), _raw(h, _F4)]
+
+
+def read_head_call(payload: memoryview) -> F32:
+    """h [R, D]"""
+    rows, d = _header(_HEAD_CALL, payload, "head call")
+    if payload.nbytes != _HEAD_CALL.size + 4 * rows * d or rows * d == 0:
+        raise _malformed("head call", payload, R=rows, D=d)
+    return _view((rows, d), _F4, payload, _HEAD_CALL.size)
+
+
+def head_reply(logits: F32, busy_s: float) -> Parts:
+    return [_HEAD_REPLY.pack(*logits.shape, busy_s), _raw(logits, _F4)]
+
+
+def read_head_reply(payload: memoryview) -> tuple[F32, float]:
+    """Logits [R, rows], and how long they took."""
+    rows, columns, busy_s = _header(_HEAD_REPLY, payload, "head reply")
+    if payload.nbytes != _HEAD_REPLY.size + 4 * rows * columns or rows * columns == 0:
+        raise _malformed("head reply", payload, rows=rows, columns=columns)
+    return _view((rows, columns), _F4, payload, _HEAD_REPLY.size), busy_s
 
 
 # -- the rest: JSON

@@ -81,6 +81,29 @@ class RemoteExperts:
         return y
 
 
+class RemoteHead:
+    """Rows of the output matrix on the node at the other end of the link."""
+
+    def __init__(self, link: Link, n_rows: int) -> None:
+        self.transport = link.transport
+        self.traffic = Traffic()
+        self._exchange, self._n_rows = Exchange(link, self.traffic), n_rows
+        self._shape: tuple[int, int] = (0, 0)
+
+    def start(self, h: F32) -> None:
+        """h [R, D]"""
+        self._shape = len(h), self._n_rows
+        self._exchange.start(Kind.HEAD_CALL, messages.head_call(h))
+
+    def finish(self) -> F32:
+        """Their logits [R, rows]: a view, valid until the link's next `receive`."""
+        logits, busy_s = messages.read_head_reply(self._exchange.finish(Kind.HEAD_REPLY))
+        self.traffic.busy_s += busy_s
+        if logits.shape != self._shape:
+            raise LinkError(f"{self._exchange.link.peer} answered {logits.shape} where {self._shape} was asked")
+        return logits
+
+
 class RemoteStage:
     """A run of layers on the node at the other end of the link."""
 

@@ -41,6 +41,10 @@ class Handler(Protocol):
         """x [T, D] (None: embed the tokens) -> [T, D] or logits [R, V], and seconds by component."""
         ...
 
+    def head(self, h: F32) -> F32:
+        """h [R, D] -> logits of the rows of the output matrix that are here [R, rows]"""
+        ...
+
     def load(self, assignment: Assignment, progress: Progress) -> dict[str, Any]:
         """Replaces what was loaded before. Returns facts for the head: bytes loaded, seconds."""
         ...
@@ -99,6 +103,12 @@ def _stage(link: Link, handler: Handler, request: int, call: StageCall) -> Parts
     return messages.stage_reply(StageReply(y, time.perf_counter() - started, times))
 
 
+def _head(link: Link, handler: Handler, request: int, h: F32) -> Parts:
+    started = time.perf_counter()
+    logits = handler.head(h)
+    return messages.head_reply(logits, time.perf_counter() - started)
+
+
 def _load(link: Link, handler: Handler, request: int, assignment: Assignment) -> Parts:
     next_report = 0.0
 
@@ -124,6 +134,7 @@ def _fetch(link: Link, handler: Handler, request: int, asked: tuple[str, int, in
 _ANSWERS: dict[int, tuple[Callable[[memoryview], Any], Callable[[Link, Handler, int, Any], Parts], Kind]] = {
     Kind.PING: (lambda payload: payload, _pong, Kind.PONG),
     Kind.EXPERTS_CALL: (messages.read_experts_call, _experts, Kind.EXPERTS_REPLY),
+    Kind.HEAD_CALL: (messages.read_head_call, _head, Kind.HEAD_REPLY),
     Kind.STAGE_CALL: (messages.read_stage_call, _stage, Kind.STAGE_REPLY),
     Kind.LOAD: (Assignment.from_json, _load, Kind.LOADED),
     Kind.ASK: (messages.read_object, _ask, Kind.ANSWER),

@@ -2,12 +2,14 @@
 
 What is kept is a sparse file with the model file's own layout, holes where nothing is needed, so that it is opened and
 mapped like any other; beside it an index of the ranges that are there. A range enters the index after its bytes have
-reached the disk: a node that is killed in the middle goes on where the index ends. Every piece comes with its checksum.
+reached the disk: a node that is killed in the middle goes on where the index ends. Every piece comes with its checksum,
+which finds damage on the way; that the head sends the right file is taken on trust, but for what its hash covers.
 Only files that this process itself serves can be asked for, by their hash: no path ever comes from the wire.
 """
 
 import os
 import queue
+import re
 import shutil
 import struct
 import threading
@@ -88,7 +90,10 @@ class Kept:
 
     @classmethod
     def open(cls, folder: Path, file_hash: str, size: int) -> "Kept":
-        """What an earlier run left, or an empty one. A damaged index counts as none."""
+        """What an earlier run left, or an empty one. A damaged index counts as none. Raises LinkError for what is no
+        hash: it came from another machine, and becomes a file's name."""
+        if not re.fullmatch(r"[0-9a-f]{32}", file_hash):
+            raise LinkError(f"malformed load: {file_hash[:40]!r} is no file's hash")
         folder.mkdir(parents=True, exist_ok=True)
         kept = cls(folder / f"{file_hash}.gguf", size)
         try:
@@ -100,6 +105,10 @@ class Kept:
         with kept.path.open("ab") as file:
             file.truncate(size)
         return kept
+
+    def forget(self) -> None:
+        """What is there is not what it should be."""
+        self._index.unlink(missing_ok=True)
 
     def missing(self, wanted: Sequence[Range]) -> list[Range]:
         found = []
@@ -125,6 +134,13 @@ class Kept:
     @property
     def _index(self) -> Path:
         return self.path.with_suffix(".json")
+
+
+def _write_all(file: int, body: memoryview, start: int) -> None:
+    """A disk that fills takes a part first, and refuses only the next write."""
+    while body.nbytes:
+        written = os.pwrite(file, body, start)
+        body, start = body[written:], start + written
 
 
 def merged(ranges: Sequence[Range]) -> list[Range]:
@@ -173,7 +189,13 @@ class _Fetching:
         self._error: BaseException | None = None
 
     def run(self, connect: Callable[[], Link]) -> None:
-        links = [connect() for _ in range(self._connections)]
+        links: list[Link] = []
+        try:
+            links += (connect() for _ in range(self._connections))
+        except ClusterError:
+            for link in links:
+                link.close()
+            raise
         threads = [threading.Thread(target=self._work, args=(link,), name="fetch", daemon=True) for link in links]
         for thread in threads:
             thread.start()
@@ -206,7 +228,7 @@ class _Fetching:
                     return
                 start, end = asked.pop(0)
                 body = read_fetched(messages.expect(link.receive(60.0), Kind.FETCHED, 0), end - start)
-                os.pwrite(self._file, body, start)
+                _write_all(self._file, body, start)
                 self._count((start, end))
         except BaseException as error:
             self._error = self._error or error

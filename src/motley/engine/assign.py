@@ -38,9 +38,11 @@ def assignments(
             repack=device not in stored,
             home_layers=_contiguous(placement, device),
             experts=_experts_of(placement, device),
+            head_rows=next(((p.first, p.end) for p in placement.head if p.device == device), None),
+            head_elsewhere=(rows := _rows_elsewhere(placement, device)),
             elsewhere=(elsewhere := _elsewhere(placement, device)),
             paces=_paces(placement, device),
-            peers={other: addresses[other] for owners in elsewhere.values() for other in owners},
+            peers={other: addresses[other] for other in [*rows, *(d for owners in elsewhere.values() for d in owners)]},
         )
         for device in devices_of(placement)
     }
@@ -49,7 +51,8 @@ def assignments(
 def devices_of(placement: Placement) -> list[str]:
     """Every device in use: homes by layer, then the ones that hold experts only."""
     homes = [layer.home for layer in placement.layers]
-    return list(dict.fromkeys(homes + [device for layer in placement.layers for device in layer.holders]))
+    holders = [device for layer in placement.layers for device in layer.holders]
+    return list(dict.fromkeys([*homes, *holders, *(part.device for part in placement.head)]))
 
 
 def _contiguous(placement: Placement, device: str) -> tuple[int, ...]:
@@ -64,6 +67,12 @@ def _contiguous(placement: Placement, device: str) -> tuple[int, ...]:
 def _experts_of(placement: Placement, device: str) -> dict[int, tuple[int, ...]]:
     held = {layer: tuple(placement.experts_on(layer, device)) for layer in range(len(placement.layers))}
     return {layer: ids for layer, ids in held.items() if ids}
+
+
+def _rows_elsewhere(placement: Placement, device: str) -> dict[str, tuple[int, int]]:
+    if device != placement.layers[-1].home:
+        return {}
+    return {part.device: (part.first, part.end) for part in placement.head if part.device != device}
 
 
 def _elsewhere(placement: Placement, device: str) -> dict[int, dict[str, tuple[int, ...]]]:

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motley.engine.experts import ExpertOwner, PlacedExperts, Remote, Shared
+from motley.engine.experts import ExpertOwner, PlacedExperts, Remote, Rounds, Shared
+from motley.engine.head import PlacedHead, RemoteRows, RowsOwner
 from motley.engine.stage import Stage
 from motley.engine.times import Clock
 from motley.errors import ClusterError
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.lab.choice import Choice
-from motley.models.layers import Loader
+from motley.models.layers import Loader, OutputRows
 from motley.models.registry import family
 from motley.ops.protocol import Ops
 from motley.progress import Progress, silent
@@ -26,7 +27,8 @@ from motley.shape.model import ModelShape
 class DeviceModel:
     """`layers`: the layers at home here (may be empty); `experts`: which routed experts of which layer are here;
     `owners`: the other devices' experts that the layers at home need, by device; `paces`: of the holders in layers
-    whose experts have copies, this device first (`lab.placement.Pace`)."""
+    whose experts have copies, this device first (`lab.placement.Pace`); `head_rows`: which rows of the output matrix
+    are here, where it is split, and `head_owners` who has the others, by device."""
 
     def __init__(
         self,
@@ -37,6 +39,8 @@ class DeviceModel:
         experts: Mapping[int, Sequence[int]],
         owners: Mapping[str, tuple[ExpertOwner, Mapping[int, Sequence[int]]]] = {},
         paces: Mapping[int, Sequence[tuple[str, float, float, float]]] = {},
+        head_rows: range | None = None,
+        head_owners: Mapping[str, tuple[RowsOwner, range]] = {},
         n_slots: int,
         context: int,
         repack: bool = True,
@@ -45,16 +49,32 @@ class DeviceModel:
         self.ops = ops
         self.clock = Clock(ops.busy_seconds)
         config = family(checkpoint.architecture).config(checkpoint.metadata)
-        total = planned_bytes(shape_of(checkpoint), layers, experts)
+        total = planned_bytes(shape_of(checkpoint), layers, experts, head_rows)
         load = Loader(checkpoint, ops, progress=progress, total=total, repack=repack)
         self._experts = {layer: load.experts(config, layer, ids) for layer, ids in sorted(experts.items()) if ids}
         remotes = [Remote(d, owner, _masks(owned, config.n_experts)) for d, (owner, owned) in owners.items()]
         holdings = {d: owned for d, (_, owned) in owners.items()}
         shared = {i: _shared(i, of, experts.get(i, ()), holdings, config.n_experts) for i, of in paces.items()}
         self.placed = PlacedExperts(ops, self.clock, self._experts, remotes, config.n_layers, config.n_experts, shared)
-        self.stage = (
-            Stage(config, load, layers, self.placed, self.clock, n_slots=n_slots, context=context) if layers else None
-        )
+        rounds = {remote.device: remote.rounds for remote in remotes}
+        others = [RemoteRows(d, owner, rows, rounds.get(d, Rounds())) for d, (owner, rows) in head_owners.items()]
+        self.head = PlacedHead(ops, self.clock, others)
+        self.stage: Stage | None = None
+        self._rows: OutputRows | None = None
+        if layers:
+            self.stage = Stage(
+                config,
+                load,
+                layers,
+                self.placed,
+                self.head,
+                self.clock,
+                head_rows=head_rows,
+                n_slots=n_slots,
+                context=context,
+            )
+        if head_rows is not None and layers.stop != config.n_layers:
+            self._rows = OutputRows(config, load, head_rows)
         if layers:
             load.require_all_read(layers)
         self.n_bytes = load.n_bytes
@@ -73,12 +93,29 @@ class DeviceModel:
         out: NDArray[np.float64] = ops.to_host(y)
         return out
 
+    def run_head(self, h: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Another home asks: h [R, D] -> the logits of the rows that are here [R, rows]."""
+        if self._rows is None:
+            raise ClusterError("no rows of the head are here: load the model anew on all nodes")
+        ops = self.ops
+        out: NDArray[np.float32] = ops.to_host(self._rows(ops, ops.from_host(h)))
+        return out
 
-def planned_bytes(shape: ModelShape, layers: range, experts: Mapping[int, Sequence[int]]) -> int:
+    def exchanged(self) -> dict[str, tuple[str, Rounds]]:
+        """By device that was asked, for experts or rows: over what, and how often."""
+        rows = {remote.device: (remote.owner.transport, remote.rounds) for remote in self.head.remotes}
+        return {**rows, **{remote.device: (remote.owner.transport, remote.rounds) for remote in self.placed.remotes}}
+
+
+def planned_bytes(
+    shape: ModelShape, layers: range, experts: Mapping[int, Sequence[int]], head_rows: range | None = None
+) -> int:
     """Bytes of the tensors that such a part holds: what progress counts towards, and what memory is asked for."""
     total = sum(shape.home_bytes(layer) for layer in layers)
     total += sum(shape.expert_bytes(layer) * len(ids) for layer, ids in experts.items())
     total += shape.embed_bytes if 0 in layers else 0
+    if head_rows is not None:
+        return total + shape.head_bytes * len(head_rows) // shape.vocab_size
     return total + (shape.head_bytes if shape.n_layers - 1 in layers else 0)
 
 

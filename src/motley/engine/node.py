@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from motley.cluster.assignment import Assignment
 from motley.cluster.link import Link
-from motley.cluster.remote import RemoteExperts, ask, measure
+from motley.cluster.remote import RemoteExperts, RemoteHead, ask, measure
 from motley.cluster.weights import Kept, Served, fetch
 from motley.engine.device import DeviceModel, planned_bytes
 from motley.engine.parts import ranges_of
@@ -102,6 +102,9 @@ class NodeRuntime:
         y = model.stage.forward(batch, x)
         return y, (model.clock.times - before).parts()
 
+    def head(self, h: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._model().run_head(h)
+
     def fetch(self, file_hash: str, start: int, end: int) -> memoryview:
         if file_hash not in self._served:
             raise ClusterError(f"this node serves no file of hash {file_hash[:32]!r}")
@@ -144,10 +147,8 @@ class NodeRuntime:
     def exchanges(self) -> list[ExchangeCount]:
         """What the layers at home here asked of experts elsewhere, by owner."""
         return [
-            ExchangeCount(
-                self.device, r.device, r.owner.transport, r.rounds.count, r.rounds.seconds, r.rounds.work_seconds
-            )
-            for r in self._model().placed.remotes
+            ExchangeCount(self.device, device, transport, rounds.count, rounds.seconds, rounds.work_seconds)
+            for device, (transport, rounds) in self._model().exchanged().items()
         ]
 
     def unload(self) -> None:
@@ -174,9 +175,14 @@ class NodeRuntime:
                 return checkpoint
         if not (assignment.source and self._store):
             raise FormatError(f"{assignment.model} is not here, or not the file the head has: copy it to this machine")
-        return open_checkpoint(self._fetch(assignment, self._store, assignment.source, progress))
+        kept = self._fetch(assignment, self._store, assignment.source, progress)
+        checkpoint = open_checkpoint(kept.path)
+        if checkpoint.hash != assignment.hash:
+            kept.forget()
+            raise FormatError(f"what the head sent of {assignment.model} is not the file it named: load it again")
+        return checkpoint
 
-    def _fetch(self, assignment: Assignment, store: Path, source: tuple[str, int], progress: Progress) -> Path:
+    def _fetch(self, assignment: Assignment, store: Path, source: tuple[str, int], progress: Progress) -> Kept:
         def connect() -> Link:
             return self._connect(*source)
 
@@ -193,7 +199,7 @@ class NodeRuntime:
         file = read_gguf(kept.path)
         wanted = ranges_of(file, assignment, shape_of(open_checkpoint(kept.path)).n_layers)
         fetch(kept, assignment.hash, wanted, connect, progress)
-        return kept.path
+        return kept
 
     def _model(self) -> DeviceModel:
         if self._loaded is None:
@@ -207,12 +213,18 @@ class NodeRuntime:
         self._links = []
 
     def _built(self, checkpoint: Checkpoint, layers: range, assignment: Assignment, progress: Progress) -> DeviceModel:
+        links = {device: self._reach(at) for device, at in assignment.peers.items()}
         return DeviceModel(
             checkpoint,
             self.ops,
             layers=layers,
             experts=assignment.experts,
-            owners={d: (self._reach(at), _owned_by(d, assignment)) for d, at in assignment.peers.items()},
+            owners={d: (RemoteExperts(links[d]), _owned_by(d, assignment)) for d in _owners_in(assignment)},
+            head_rows=None if assignment.head_rows is None else range(*assignment.head_rows),
+            head_owners={
+                d: (RemoteHead(links[d], end - first), range(first, end))
+                for d, (first, end) in assignment.head_elsewhere.items()
+            },
             paces=assignment.paces,
             n_slots=assignment.slots,
             context=assignment.context,
@@ -220,10 +232,10 @@ class NodeRuntime:
             progress=progress,
         )
 
-    def _reach(self, address: tuple[str, int]) -> RemoteExperts:
+    def _reach(self, address: tuple[str, int]) -> Link:
         link = self._connect(*address)
         self._links.append(link)
-        return RemoteExperts(link)
+        return link
 
     def _measure(self, host: str, port: int) -> dict[str, Any]:
         """The link from here to another node."""
@@ -239,13 +251,18 @@ class NodeRuntime:
             return
         cache = kv_bytes(shape, layers, assignment.context, assignment.slots)
         work = work_bytes(shape, STEP_TOKENS, home=bool(layers))
-        weights = planned_bytes(shape, layers, assignment.experts)
+        rows = None if assignment.head_rows is None else range(*assignment.head_rows)
+        weights = planned_bytes(shape, layers, assignment.experts, rows)
         need = (packed_bytes(shape, weights) if assignment.repack else weights) + cache + work
         if need > self._memory_bytes:
             raise CapacityError(
                 f"{assignment.device} was given {self._memory_bytes / 1e6:.0f} MB, and its part of the model needs "
                 f"{need / 1e6:.0f} MB: give it more memory, a shorter context or fewer experts"
             )
+
+
+def _owners_in(assignment: Assignment) -> list[str]:
+    return list(dict.fromkeys(device for owners in assignment.elsewhere.values() for device in owners))
 
 
 def _owned_by(device: str, assignment: Assignment) -> dict[int, tuple[int, ...]]:

@@ -20,10 +20,13 @@ def ranges_of(file: GGUFFile, assignment: Assignment, n_layers: int) -> list[Ran
 
     home = set(assignment.home_layers)
     ends = bool(home & {0, n_layers - 1})
+    output = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
     found = []
     for name, tensor in file.tensors.items():
         _, layer = role_of(name)
-        if layer is None:
+        if name == output and assignment.head_rows and not (name == "token_embd.weight" and 0 in home):
+            found.append(place(tensor.rows(*assignment.head_rows)))
+        elif layer is None:
             found += [place(tensor)] if ends else []
         elif name.removeprefix(f"blk.{layer}.").removesuffix(".weight") in EXPERT_PARTS:
             found += [place(tensor.part(expert)) for expert in assignment.experts.get(layer, ())]

@@ -8,28 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.engine.experts import PlacedExperts
+from motley.engine.head import PlacedHead
 from motley.engine.times import Clock
-from motley.models.layers import Lap, RunExperts
+from motley.models.layers import Lap, RunExperts, RunHead
 from motley.ops.protocol import Array, Batch, Ops, Recording
 
 MOST_TOKENS = 8  # larger steps have work enough between two lines of Python
 MOST_SIZES = 2  # remembered at a time: each keeps its arrays of all layers (predict.memory counts them)
 
-Run = Callable[[Batch, NDArray[np.float32] | None, RunExperts, Lap], Array]
+Run = Callable[[Batch, NDArray[np.float32] | None, RunExperts, RunHead, Lap], Array]
 
 
 class RememberedStep:
     """Constructing it does the step; `out` is what it gave. The arrays are its own: each run fills them in."""
 
     def __init__(
-        self, ops: Ops, run: Run, experts: PlacedExperts, clock: Clock, batch: Batch, x: NDArray[np.float32] | None
+        self,
+        ops: Ops,
+        run: Run,
+        experts: PlacedExperts,
+        head: PlacedHead,
+        clock: Clock,
+        batch: Batch,
+        x: NDArray[np.float32] | None,
     ) -> None:
         self._ops, self._experts, self._clock = ops, experts, clock
         self._batch = Batch(batch.tokens.copy(), batch.positions.copy(), batch.slots.copy(), batch.rows.copy())
         self._x = None if x is None else x.copy()
         self._parts: list[str] = []
         self._routed: list[tuple[int, Array]] = []
-        self._program = ops.record(lambda r: run(self._batch, self._x, self._watched(r), self._lap(r.mark)))
+        self._program = ops.record(
+            lambda r: run(self._batch, self._x, self._watched(r), head.recorded(r), self._lap(r.mark))
+        )
         self._count()
 
     @property

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.engine.experts import PlacedExperts
+from motley.engine.head import PlacedHead
 from motley.engine.remembered import MOST_SIZES, MOST_TOKENS, RememberedStep
 from motley.engine.times import Clock
 from motley.models.config import Config
-from motley.models.layers import Embedding, Head, Lap, Loader, RunExperts
+from motley.models.layers import Embedding, Head, Lap, Loader, RunExperts, RunHead
 from motley.models.registry import family
 from motley.ops.protocol import Array, Batch
 
@@ -24,16 +25,19 @@ class Stage:
         load: Loader,
         layers: range,
         experts: PlacedExperts,
+        head: PlacedHead,
         clock: Clock,
         *,
+        head_rows: range | None = None,
         n_slots: int,
         context: int,
     ) -> None:
-        self._ops, self._experts, self._clock, self._vocab = load.ops, experts, clock, config.vocab_size
+        self._ops, self._clock, self._vocab = load.ops, clock, config.vocab_size
+        self._experts, self._placed_head = experts, head
         module = family(config.architecture)
         self._embedding = Embedding(config, load) if layers.start == 0 else None
         self._blocks = [module.layer(config, load, index) for index in layers]
-        self._head = Head(config, load) if layers.stop == config.n_layers else None
+        self._head = Head(config, load, head_rows) if layers.stop == config.n_layers else None
         self._states = [block.attention.state(load.ops, n_slots, context) for block in self._blocks]
 
         self._remembered: dict[int, RememberedStep] = {}  # by number of tokens, the latest last
@@ -46,11 +50,11 @@ class Stage:
             clock.start()
             out = self._from_memory(batch, x)
             if out is None:
-                out = self._ops.to_host(self._run(batch, x, self._experts, clock.lap))
+                out = self._ops.to_host(self._run(batch, x, self._experts, self._placed_head, clock.lap))
             clock.lap("other")
             return out
 
-    def _run(self, batch: Batch, x: NDArray[np.float32] | None, experts: RunExperts, lap: Lap) -> Array:
+    def _run(self, batch: Batch, x: NDArray[np.float32] | None, experts: RunExperts, head: RunHead, lap: Lap) -> Array:
         ops = self._ops
         h: Array = self._embedding(ops, batch) if self._embedding else ops.from_host(x)  # type: ignore[arg-type]
         for block, state in zip(self._blocks, self._states):
@@ -59,7 +63,7 @@ class Stage:
             return h
         if not len(batch.rows):  # a chunk in the middle of a prompt wants no logits
             return ops.from_host(np.empty((0, self._vocab), np.float32))
-        h = self._head(ops, h, batch)
+        h = self._head(ops, h, batch, head)
         lap("head")
         return h
 
@@ -74,5 +78,7 @@ class Stage:
             return step.run(batch, x) if step.works else None
         while len(self._remembered) >= MOST_SIZES:
             del self._remembered[next(iter(self._remembered))]
-        step = self._remembered[n] = RememberedStep(self._ops, self._run, self._experts, self._clock, batch, x)
+        step = self._remembered[n] = RememberedStep(
+            self._ops, self._run, self._experts, self._placed_head, self._clock, batch, x
+        )
         return step.out if step.works else None

@@ -36,6 +36,16 @@ class QuantTensor:
         data = self.data[index * size : (index + 1) * size]
         return QuantTensor(f"{self.name}[{index}]", self.dims[1:], self.quant, data)
 
+    def rows(self, first: int, end: int) -> "QuantTensor":
+        """Rows [first, end) of a matrix, still a view."""
+        if not 0 <= first < end <= self.dims[0]:
+            raise IndexError(f"tensor {self.name!r} has rows 0 to {self.dims[0] - 1}, not {first} to {end - 1}")
+        if (first, end) == (0, self.dims[0]):
+            return self
+        size = self.quant.n_bytes(prod(self.dims[1:]))
+        data = self.data[first * size : end * size]
+        return QuantTensor(f"{self.name}[{first}:{end}]", (end - first, *self.dims[1:]), self.quant, data)
+
     def decode(self) -> NDArray[np.float32]:
         """Float32 values [*dims], bit for bit what the GGUF reference decoder gives."""
         from motley.formats.decode import decode

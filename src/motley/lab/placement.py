@@ -34,10 +34,21 @@ class LayerPlacement:
 
 
 @dataclass(frozen=True)
+class HeadPart:
+    """Rows of the output matrix, [first, end): the tokens whose logits the device computes."""
+
+    device: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Placement:
-    """The embedding lives with the first layer's home, final norm and head with the last layer's home."""
+    """The embedding lives with the first layer's home, final norm and head with the last layer's home. The head's
+    matrix may be split by rows: then `head` has every part, ascending, the last layer's home first."""
 
     layers: tuple[LayerPlacement, ...]
+    head: tuple[HeadPart, ...] = ()
 
     def experts_on(self, layer: int, device: str) -> list[int]:
         """Copies included."""

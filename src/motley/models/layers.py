@@ -59,6 +59,12 @@ class Loader:
         self._count(tensor.n_bytes)
         return weight
 
+    def rows(self, name: str, rows: range, *dims: int) -> Weight:
+        """Some rows of a matrix of `dims`, as a matrix of their own."""
+        weight = self.ops.weight(part := self.tensor(name, dims).rows(rows.start, rows.stop), self._upload)
+        self._count(part.n_bytes)
+        return weight
+
     def table(self, name: str, *dims: int) -> Weight:
         tensor = self.tensor(name, dims)
         table = self.ops.table(tensor)
@@ -184,18 +190,37 @@ class Embedding:
         return ops.embed(self.token_embd, batch.tokens)
 
 
-class Head:
-    """Final norm and output projection of the rows that want logits; without its own matrix it is tied to the
+class OutputRows:
+    """Rows of the output matrix, all or a run of them; without a matrix of its own a model's is tied to the
     embedding's."""
 
-    def __init__(self, config: Config, load: Loader) -> None:
-        self.eps = config.eps
-        self.output_norm = load.weight("output_norm.weight", config.d_model)
+    def __init__(self, config: Config, load: Loader, rows: range | None = None) -> None:
+        self.rows = range(config.vocab_size) if rows is None else rows
         name = "output.weight" if "output.weight" in load.checkpoint.tensors else "token_embd.weight"
-        self.output = load.weight(name, config.vocab_size, config.d_model)
+        self.output = load.rows(name, self.rows, config.vocab_size, config.d_model)
 
-    def __call__(self, ops: Ops, x: Array, batch: Batch) -> Array:
-        """x [T, D] -> logits [R, V]"""
-        h = ops.rms_norm(ops.take(x, batch.rows), self.output_norm, self.eps)
+    def __call__(self, ops: Ops, h: Array) -> Array:
+        """h [R, D] -> logits [R, rows]"""
         (logits,) = ops.linear(h, self.output)
         return logits
+
+
+class RunHead(Protocol):
+    """Multiplies by all rows of the output matrix wherever they live. Given by the engine.
+
+    h [R, D] -> logits [R, V]"""
+
+    def __call__(self, own: OutputRows, h: Array, /) -> Array: ...
+
+
+class Head:
+    """Final norm of the tokens that want logits, and the output matrix, or the rows of it that are here."""
+
+    def __init__(self, config: Config, load: Loader, rows: range | None = None) -> None:
+        self.eps = config.eps
+        self.output_norm = load.weight("output_norm.weight", config.d_model)
+        self.output = OutputRows(config, load, rows)
+
+    def __call__(self, ops: Ops, x: Array, batch: Batch, run: RunHead) -> Array:
+        """x [T, D] -> logits [R, V]"""
+        return run(self.output, ops.rms_norm(ops.take(x, batch.rows), self.output_norm, self.eps))

@@ -153,7 +153,7 @@ def copied(pricer: Pricer, placement: Placement) -> list[str]:
     n = sum(len(layer.copies) for layer in placement.layers)
     if not n:
         return []
-    bare = Placement(tuple(replace(layer, copies=(), paces=()) for layer in placement.layers))
+    bare = replace(placement, layers=tuple(replace(layer, copies=(), paces=()) for layer in placement.layers))
     with_, without = (price(pricer.model, p).ms_per_step for p in (placement, bare))
     experts = sum(len(layer.experts) for layer in placement.layers)
     size = sum(len(layer.copies) * pricer.expert_bytes[i] for i, layer in enumerate(placement.layers))

@@ -69,7 +69,8 @@ def placement_json(placement: Placement) -> dict[str, Any]:
         layers.append({"home": layer.home, "experts": list(layer.experts)})
         if layer.copies:
             layers[-1] |= {"copies": layer.copies, "paces": [asdict(pace) for pace in layer.paces]}
-    return {"layers": layers}
+    head = {"head": [asdict(part) for part in placement.head]} if placement.head else {}
+    return {"layers": layers, **head}
 
 
 def prediction_json(prediction: Prediction) -> dict[str, Any]:

@@ -545,10 +545,20 @@ class CostModel:
         return self._round_trip(driver, home, self._staged_bytes(last), _STAGE_OPS)
 
     # -- the ends
-    def output(self, home: int, sets: Sequence[WorkingSets]) -> Cost:
-        w, here = self.workload, self._device(home, sets)
-        rows = w.step_tokens if w.kind == "decode" else min(1.0, w.step_tokens / w.tokens)
-        return sum((here.matrix(m, rows) * min(1.0, rows) for m in self._output), here.calls(*_CALLS["head"]))
+    def output(self, home: int, sets: Sequence[WorkingSets], share: float = 1.0) -> Cost:
+        """Of the output matrix, or a `share` of its rows."""
+        here, rows = self._device(home, sets), self._output_rows()
+        parts = [replace(m, n_bytes=int(m.n_bytes * share), n_params=int(m.n_params * share)) for m in self._output]
+        return sum((here.matrix(m, rows) * min(1.0, rows) for m in parts), here.calls(*_CALLS["head"]))
+
+    def _output_rows(self) -> float:
+        w = self.workload
+        return w.step_tokens if w.kind == "decode" else min(1.0, w.step_tokens / w.tokens)
+
+    def head_exchange(self, home: int, device: int, share: float) -> float:
+        """Milliseconds to send activations there, and get a `share` of the logits back."""
+        n_bytes = 4.0 * self._output_rows() * (self.shape.d_model + share * self.shape.vocab_size)
+        return self._round_trip(home, device, n_bytes, _EXCHANGE_OPS).ms
 
     def step(self, home: int, sets: Sequence[WorkingSets]) -> Cost:
         """What every step has once: the embedding's lookup, the batch, and Python around them."""

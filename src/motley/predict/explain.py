@@ -15,7 +15,7 @@ from motley.lab.placement import Placement
 from motley.predict.books import Amount, Booked, BookedCost, Item
 from motley.predict.cost import CostModel, RoundTrip
 from motley.predict.memory import gigabytes
-from motley.predict.predict import layer_costs, price, stages, summed
+from motley.predict.predict import head_costs, layer_costs, price, stages, summed
 from motley.predict.routes import Routes
 from motley.predict.show import number, table
 from motley.predict.workload import Workload
@@ -108,7 +108,7 @@ def _linked(model: CostModel, placement: Placement) -> Iterator[Line]:
     """Exchanges with holders of experts, and stages elsewhere."""
     names = [d.name for d in model.lab.devices]
     index = {name: i for i, name in enumerate(names)}
-    layers, homes, _ = layer_costs(model, placement)
+    layers, homes, sets = layer_costs(model, placement)
     waited: dict[tuple[int, int], float] = {}
     for home, cost in zip(homes, layers):
         for name, ms in cost.link:
@@ -117,6 +117,8 @@ def _linked(model: CostModel, placement: Placement) -> Iterator[Line]:
         trip = model.exchange(home, device)
         if ms:
             yield from _trips(names[device], names[home], "exchange", trip, ms / trip.ms)
+    for name, ms in head_costs(model, placement, homes[-1], sets)[1]:
+        yield _line(name, "link", Item("rows of the head: waiting", "link", ""), Amount(ms))
     for stage_home, last in stages(homes):
         hop = model.stage_trip(homes[0], stage_home, last)
         if hop:

@@ -51,6 +51,13 @@ class Weights:
     experts: int = 0
 
 
+def head_bytes(shape: ModelShape, placement: Placement) -> dict[str, int]:
+    """Of the output matrix on each device that has rows of it."""
+    if not placement.head:
+        return {placement.layers[-1].home: shape.head_bytes}
+    return {part.device: shape.head_bytes * (part.end - part.first) // shape.vocab_size for part in placement.head}
+
+
 def weights_on(shape: ModelShape, placement: Placement) -> dict[str, Weights]:
     """By device name. A tied model's table counts twice, once as a lookup and once as the head: the two need not be
     stored alike."""
@@ -61,7 +68,8 @@ def weights_on(shape: ModelShape, placement: Placement) -> dict[str, Weights]:
         for device, n in Counter([*layer.experts, *(device for _, device in layer.copies)]).items():
             experts[device] = experts.get(device, 0) + n * shape.expert_bytes(i)
     home[placement.layers[0].home] += shape.embed_bytes
-    home[placement.layers[-1].home] += shape.head_bytes
+    for device, n_bytes in head_bytes(shape, placement).items():
+        home[device] = home.get(device, 0) + n_bytes
     return {device: Weights(home.get(device, 0), experts.get(device, 0)) for device in {**home, **experts}}
 
 

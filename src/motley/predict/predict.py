@@ -86,6 +86,7 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
         _check_copies(i, layer)
         if unknown := {layer.home, *layer.holders} - known:
             raise UsageError(f"layer {i} is placed on {', '.join(sorted(unknown))}, which the lab does not have")
+    _check_head(shape, placement, known)
     homes = [layer.home for layer in placement.layers]
     runs = [home for i, home in enumerate(homes) if i == 0 or homes[i - 1] != home]
     for home in runs:
@@ -106,9 +107,47 @@ def summed(model: CostModel, placement: Placement) -> "Sums":
         sums.layer(layer.home, cost)
     for stage_home, last in stages(homes):
         sums.add("link", lab.devices[stage_home].name, Cost(), model.hop(homes[0], stage_home, last))
-    sums.add("head", placement.layers[-1].home, model.output(homes[-1], sets))
+    own, waits = head_costs(model, placement, homes[-1], sets)
+    sums.add("head", placement.layers[-1].home, own)
+    for device, ms in waits:
+        sums.add("link", device, Cost(), ms)
     sums.add("python", placement.layers[0].home, model.step(homes[0], sets))
     return sums
+
+
+def head_costs(
+    model: CostModel, placement: Placement, home: int, sets: Sequence[WorkingSets]
+) -> tuple[Cost, list[tuple[str, float]]]:
+    """At the last layer's home, and how long it then waits for the slowest of the others with rows, if it does."""
+    if not placement.head:
+        return model.output(home, sets), []
+    names = [d.name for d in model.lab.devices]
+    shares = {p.device: (p.end - p.first) / model.shape.vocab_size for p in placement.head}
+    own = model.output(home, sets, shares.pop(names[home], 0.0))
+    others = {d: model.head_exchange(home, i, s) + model.output(i, sets, s).ms for d, i, s in _indexed(shares, names)}
+    slowest = max(others, key=lambda d: others[d], default="")
+    waits = [(slowest, others[slowest] - own.ms)] if slowest and others[slowest] > own.ms else []
+    return own, waits
+
+
+def _indexed(shares: Mapping[str, float], names: Sequence[str]) -> list[tuple[str, int, float]]:
+    return [(device, names.index(device), share) for device, share in shares.items()]
+
+
+def _check_head(shape: ModelShape, placement: Placement, known: set[str]) -> None:
+    at = 0
+    for part in placement.head:
+        if part.first != at or part.end <= part.first or part.device not in known:
+            raise UsageError(
+                f"the head's rows {part.first} to {part.end} on {part.device}: parts must follow each other from "
+                "row 0, on devices of the lab"
+            )
+        at = part.end
+    devices = [part.device for part in placement.head]
+    if placement.head and (at != shape.vocab_size or devices[0] != placement.layers[-1].home):
+        raise UsageError(f"the head's parts must cover {shape.vocab_size} rows, the last layer's home first")
+    if len({*devices}) < len(devices):
+        raise UsageError(f"a device has two parts of the head: {', '.join(devices)}")
 
 
 def _check_copies(index: int, layer: LayerPlacement) -> None:
