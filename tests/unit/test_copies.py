@@ -10,6 +10,7 @@ from labs import device, lab, tiny_shape
 
 from motley.cluster.assignment import Assignment
 from motley.engine.assign import assignments
+from motley.engine.experts import Shared
 from motley.errors import UsageError
 from motley.lab.choice import Choice
 from motley.lab.placement import LayerPlacement, Pace, Placement
@@ -135,3 +136,16 @@ def test_every_case_of_two_is_dealt_evenly() -> None:
     loads = {tuple(sorted(choice.of_step([(a, 1), (b, 1)]).values())) for a, b in combinations(range(4), 2)}
     assert loads == {(0, 1)}
     assert (spread.distinct == 1).all()
+
+
+def test_one_tokens_holders_by_rank_are_those_of_the_rule() -> None:
+    """Where everybody has all experts, a step of one token takes a short way."""
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        holders, n_experts, used = int(rng.integers(1, 5)), int(rng.integers(4, 70)), int(rng.integers(1, 5))
+        paces = [tuple(rng.choice([0.0, 30.0, 70.5, 500.0], 3)) for _ in range(holders)]
+        choice = Choice.paced(np.ones((holders, n_experts), np.bool_), paces)
+        ids = rng.permutation(n_experts)[:used].astype(np.int32)[None]
+        rule = choice.of_step((e, 1) for e in sorted(ids[0].tolist()))
+        found = Shared(choice, {}).holders(ids)
+        assert found.tolist() == [[rule[e] for e in ids[0].tolist()]]

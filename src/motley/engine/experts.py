@@ -4,6 +4,7 @@ The home sends its tokens to each owner first, computes its own experts while th
 float64, so that who holds an expert does not change the answer.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -76,14 +77,28 @@ class Shared:
 
     def holders(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
         """[T, A]: the place of who computes each chosen expert."""
-        if len(ids) == 1:  # a token's experts differ from each other
-            of_one = self.choice.of_step((e, 1) for e in sorted(ids[0].tolist()))
-            return np.array([[of_one[e] for e in ids[0].tolist()]], np.int64)
+        if len(ids) == 1 and self._all_have_all:
+            return self._by_rank(ids.shape[1])[ids.argsort().argsort()]
         experts, times = np.unique(ids, return_counts=True)
         chosen = self.choice.of_step(zip(experts.tolist(), times.tolist()))
         place = np.array([chosen[e] for e in experts.tolist()], np.int64)
         found: NDArray[np.int64] = place[np.searchsorted(experts, ids)]
         return found
+
+    def _by_rank(self, n: int) -> NDArray[np.int64]:
+        """[n]: where everybody has all, the holder of a token's expert depends on its place among them alone."""
+        if n not in self._ranks:
+            chosen = self.choice.of_step((rank, 1) for rank in range(n))
+            self._ranks[n] = np.array([chosen[rank] for rank in range(n)], np.int64)
+        return self._ranks[n]
+
+    @functools.cached_property
+    def _ranks(self) -> dict[int, NDArray[np.int64]]:
+        return {}
+
+    @functools.cached_property
+    def _all_have_all(self) -> bool:
+        return bool(self.choice.held.all())
 
 
 def _only(ids: NDArray[np.int32], which: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -212,7 +212,8 @@ class NativeOps:
 
     def from_host(self, a: NDArray[Any]) -> NDArray[Any]:
         """The array itself when the kernels can work on it in place, else a copy."""
-        return np.require(a, requirements=["C", "W"])
+        flags = a.flags
+        return a if flags.c_contiguous and flags.writeable else np.require(a, requirements=["C", "W"])
 
     def to_host(self, a: NDArray[Any]) -> NDArray[Any]:
         return a
