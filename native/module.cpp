@@ -204,7 +204,9 @@ NB_MODULE(_native, m) {
       .def("stop", &Program::stop)
       .def("mark", &Program::mark)
       .def("call", &Program::call)
-      .def("run", &Program::run);
+      .def("begin", &Program::begin)
+      .def("next", &Program::next)
+      .def("marks", &Program::marks);
   nb::class_<Device>(m, "Device")
       .def(nb::init<int, const std::string&, bool>())
       .def_prop_ro("isa", &Device::isa)

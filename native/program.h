@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <initializer_list>
+#include <utility>
 #include <vector>
 
 #include "device.h"
@@ -51,24 +52,35 @@ class Program {
       throw;
     }
     recording = outer;
-    steps_.push_back([work] {
-      nanobind::gil_scoped_acquire gil;
-      work();
-    });
+    host_.emplace_back(steps_.size(), std::move(work));
   }
 
-  // Everything again, on what the arrays hold now. By mark: seconds since the start, the device's busy seconds.
-  const std::vector<double>& run() {
-    nanobind::gil_scoped_release no_gil;
+  // Everything again, on what the arrays hold now, up to the host's next part, which is given back to be called; None at
+  // the end. `begin` first.
+  nanobind::object next() {
+    size_t end = at_host_ < host_.size() ? host_[at_host_].first : steps_.size();
+    {
+      nanobind::gil_scoped_release no_gil;
+      for (; at_ < end; ++at_) steps_[at_]();
+    }
+    if (at_host_ == host_.size()) return nanobind::none();
+    return host_[at_host_++].second;
+  }
+
+  void begin() {
+    at_ = at_host_ = 0;
     marks_.clear();
     start_ = std::chrono::steady_clock::now();
-    for (auto& step : steps_) step();
-    return marks_;
   }
+
+  // By mark of this run: seconds since it began, the device's busy seconds.
+  const std::vector<double>& marks() const { return marks_; }
 
  private:
   const Device& device_;
   std::vector<std::function<void()>> steps_;
+  std::vector<std::pair<size_t, nanobind::callable>> host_;  // before which step, in their order
+  size_t at_ = 0, at_host_ = 0;
   std::vector<nanobind::object> used_;  // arrays, weights and caches that the steps point into
   std::vector<double> marks_;
   std::chrono::steady_clock::time_point start_;

@@ -7,6 +7,7 @@ that was killed left behind is removed at the start, by its prefix and the proce
 import itertools
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 PREFIX = "motley-"
 NETS = Path("/run/netns")
+DELAY = Path(__file__).with_name("delay.py")
 _labs = itertools.count(1)
 
 
@@ -47,6 +49,22 @@ def why_not() -> str:
             return ""
     except (OSError, subprocess.CalledProcessError) as error:
         return f"network namespaces can't be made here: {error}"
+
+
+@contextmanager
+def delayed(a: Host, b: Host, delay_us: float) -> Iterator[tuple[str, str]]:
+    """A second cable between two hosts, of so many microseconds one way: the addresses of a and b on it."""
+    net = f"10.{os.getpid() % 200 + 20}.{200 + next(_labs) % 50}"
+    ends = f"{net}.1", f"{net}.2"
+    words = [sys.executable, str(DELAY), str(delay_us), a.space, ends[0], b.space, ends[1]]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as carrier:
+        assert carrier.stdin is not None
+        assert carrier.stdout is not None
+        try:
+            assert carrier.stdout.readline() == b"up\n", f"no delay of {delay_us} us could be made"
+            yield ends
+        finally:
+            carrier.stdin.close()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.netlab import NETS, PREFIX, Host, netlab, why_not
+from cluster.netlab import NETS, PREFIX, Host, delayed, netlab, why_not
 
 MOTLEY = [sys.executable, "-m", "motley"]
 REASON = why_not()
@@ -72,6 +72,38 @@ def test_hosts_are_apart_and_leave_nothing(cluster: dict[str, Machine]) -> None:
         assert all((NETS / space).exists() for space in spaces)
     assert not any((NETS / space).exists() for space in spaces)
     assert len(list(NETS.glob(f"{PREFIX}{os.getpid()}-*"))) == 4  # the cluster's, and its switch
+
+
+ECHO = """
+import socket, sys
+with socket.create_server((sys.argv[1], 7000)) as server:
+    print("up", flush=True)
+    sock, _ = server.accept()
+    while data := sock.recv(100):
+        sock.sendall(data)
+"""
+ASK = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 7000)) as sock:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    times = []
+    for _ in range(20):
+        started = time.perf_counter()
+        sock.sendall(b"x")
+        sock.recv(100)
+        times.append(time.perf_counter() - started)
+print(min(times))
+"""
+
+
+def test_a_delayed_cable_delays() -> None:
+    with netlab("x", "y") as hosts, delayed(hosts["x"], hosts["y"], 2000) as (_, far):
+        echo = hosts["y"].popen([sys.executable, "-c", ECHO, far], stdout=subprocess.PIPE)
+        assert echo.stdout is not None
+        assert echo.stdout.readline() == b"up\n"
+        asked = hosts["x"].run([sys.executable, "-c", ASK, far], timeout=30)
+        assert echo.wait(10) == 0
+    assert float(asked.stdout) >= 0.004  # never sooner than twice the delay
 
 
 def test_a_cable_pulled_in_mid_answer_costs_no_token(cluster: dict[str, Machine]) -> None:

@@ -146,14 +146,16 @@ def test_an_unknown_kind_ends_the_connection(link: Link) -> None:
         link.receive(2)
 
 
-def test_a_forgotten_finish_is_a_programming_error(link: Link) -> None:
+def test_several_exchanges_answer_in_their_order(link: Link) -> None:
     experts = RemoteExperts(link)
     with pytest.raises(RuntimeError, match="nothing was asked"):
         experts.finish()
-    x, ids = np.ones((1, 2), np.float32), np.zeros((1, 1), np.int32)
-    experts.start(1, x, ids, x[:, :1])
-    with pytest.raises(RuntimeError, match="not finished"):
-        experts.start(1, x, ids, x[:, :1])
+    ids = np.zeros((1, 1), np.int32)
+    for n in (2, 3):
+        experts.start(1, np.ones((1, n), np.float32), ids, np.ones((1, 1), np.float32))
+    assert [experts.finish().shape for _ in range(2)] == [(1, 2), (1, 3)]
+    with pytest.raises(RuntimeError, match="nothing was asked"):
+        experts.finish()
 
 
 def test_an_answer_of_another_shape_is_refused() -> None:

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from random_weights import random_tensor
 
+from in_process import three_devices
 from motley.engine import stage
 from motley.engine.local import LocalRunner
+from motley.engine.placed import PlacedRunner
 from motley.engine.runner import Runner
 from motley.errors import LinkError
 from motley.formats.checkpoint import open_checkpoint
+from motley.lab.placement import HeadPart, LayerPlacement, Placement
 from motley.ops.native import NativeOps
-from motley.ops.protocol import Batch, Recording, Routing
+from motley.ops.protocol import Batch, Program, Recording, Routing
 from motley.shape.quant import Quant
 from tiny_models import FAMILIES, write_tiny
 
@@ -42,7 +45,7 @@ def test_remembered_steps_give_the_same_logits_and_counts(
 ) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path, family, "q4_k"))
 
-    def run(sizes: list[int]) -> tuple[list[np.ndarray], np.ndarray, dict[str, float]]:
+    def run(sizes: list[tuple[int, bool]]) -> tuple[list[np.ndarray], np.ndarray, dict[str, float]]:
         runner = LocalRunner(checkpoint, NativeOps(threads=2), n_slots=3, context=32)
         logits = decode(runner)
         assert runner.model.stage is not None
@@ -53,7 +56,7 @@ def test_remembered_steps_give_the_same_logits_and_counts(
         runner.close()
         return logits, routes, times
 
-    remembered, routes, times = run([3, 2])  # the last two sizes of STEPS
+    remembered, routes, times = run([(1, False), (3, False), (2, False)])  # the latest last
     monkeypatch.setattr(stage, "MOST_TOKENS", 0)
     through_python, expected_routes, _ = run([])
     for got, want in zip(remembered, through_python, strict=True):
@@ -87,6 +90,14 @@ def test_logits_of_one_step_are_not_overwritten_by_the_next(tmp_path: Path) -> N
     runner.close()
 
 
+def run(program: Program | None) -> list[tuple[float, float]]:
+    assert program
+    program.begin()
+    while host := program.next():
+        host.work()
+    return list(program.marks())
+
+
 def test_a_program_keeps_what_it_uses_and_outlives_its_device() -> None:
     ops = NativeOps(threads=2)
     x = np.ones((1, 256), np.float32)
@@ -112,7 +123,8 @@ def test_a_program_keeps_what_it_uses_and_outlives_its_device() -> None:
     gc.collect()
     for _ in range(2):  # the second time on the caller alone: the device was closed
         program.out[:] = 0
-        marks = program.run()
+        run(program)
+        marks = program.marks()
         np.testing.assert_array_equal(program.out, want)
         assert len(marks) == 1
         assert 0 < marks[0][0] < 10
@@ -123,7 +135,7 @@ def test_two_recordings_do_not_mix() -> None:
     ops = NativeOps(threads=1)
     with pytest.raises(ValueError, match="records already"):
         ops.record(lambda recording: ops.record(lambda recording: np.zeros(1, np.float32)).out)
-    assert ops.record(lambda recording: np.ones(1, np.float32)).run() == []
+    assert run(ops.record(lambda recording: np.ones(1, np.float32))) == []
 
 
 def test_the_hosts_part_comes_again_in_its_place() -> None:
@@ -143,7 +155,7 @@ def test_the_hosts_part_comes_again_in_its_place() -> None:
 
     program = ops.record(work)
     x[:], part[:] = 5, 0
-    program.run()
+    run(program)
     assert seen == [2, 6]
     assert (program.out == 16).all()
 
@@ -163,10 +175,44 @@ def test_what_the_host_raises_ends_the_run_and_no_more() -> None:
     program = ops.record(work)
     broken[0] = True
     with pytest.raises(LinkError, match="the cable"):
-        program.run()
+        run(program)
     with pytest.raises(LinkError, match="the cable"):
         ops.record(work)
-    assert ops.record(lambda recording: x).run() == []  # recording has ended
+    assert run(ops.record(lambda recording: x)) == []  # recording has ended
     broken[0] = False
-    program.run()
+    run(program)
     assert (x == 2).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_halves_that_take_turns_give_the_same_bits(tmp_path: Path, n: int) -> None:
+    """Experts and the head's rows on three devices: whole steps, then halves, as `Faster` tries them."""
+    path = write_tiny(tmp_path, "qwen3moe", "q4_0")
+    layers = tuple(LayerPlacement("a", tuple("abc"[e % 3] for e in range(6))) for _ in range(2))
+    placement = Placement(layers, (HeadPart("a", 0, 100), HeadPart("b", 100, 250), HeadPart("c", 250, 320)))
+    whole = LocalRunner(open_checkpoint(path), NativeOps(threads=1), n_slots=n, context=40)
+    with three_devices(lambda name: NativeOps(threads=1)) as site:
+        placed = PlacedRunner(str(path), placement, site, n_slots=n, context=40)
+        for i in range(3 * stage.Faster.TRIALS):
+            batch = Batch([(31 * i + 7 * s) % 320 for s in range(n)], [i] * n, range(n), range(n))
+            np.testing.assert_array_equal(placed.step(batch), whole.step(batch))
+        done = site.runtime._model().stage
+        assert done is not None
+        assert {halves for _, halves in done._remembered} == {False, True}
+        assert (placed.routes() == whole.routes()).all()
+        times = placed.times().parts()
+        assert all(seconds >= 0 for part, seconds in times.items() if part != "python")
+        placed.close()
+    whole.close()
+
+
+def test_the_faster_way_is_kept_for_a_while() -> None:
+    faster = stage.Faster()
+    taken = []
+    for _ in range(stage.Faster.KEPT):
+        second = faster.second()
+        taken.append(second)
+        faster.note(second, 1.0 if second else 2.0)
+    trials = stage.Faster.TRIALS
+    assert taken == [False] * trials + [True] * (stage.Faster.KEPT - trials)
+    assert not faster.second()  # compared again

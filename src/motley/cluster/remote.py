@@ -1,13 +1,15 @@
 """The client's side of a link: experts and stages that live on another node, loading them, measuring the link.
 
-One link carries one exchange at a time. `start` sends, `finish` receives: between the two the caller computes what is
-its own. Whether an exchange is needed at all (do any of these tokens' experts live there?) is the caller's to decide.
+`start` sends, `finish` receives: between the two the caller computes what is its own, or starts another exchange: a
+link's answers come in the order of its calls. Whether an exchange is needed at all (do any of these tokens' experts
+live there?) is the caller's to decide.
 """
 
 import functools
 import itertools
 import statistics
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,26 +38,23 @@ class Traffic:
 
 
 class Exchange:
-    """One call and its answer, counted."""
+    """Calls and their answers, counted. Several may be under way: answers come in the order of the calls."""
 
     def __init__(self, link: Link, traffic: Traffic) -> None:
         self.link = link
         self._traffic = traffic
-        self._pending = 0
+        self._pending: deque[int] = deque()
 
     def start(self, kind: Kind, parts: Parts) -> None:
-        if self._pending:
-            raise RuntimeError(f"request {self._pending} on the link to {self.link.peer} was not finished")
         request = next(_requests) & 0xFFFFFFFF
         self.link.send(kind, request, parts)
-        self._pending = request
+        self._pending.append(request)
         self._traffic.exchanges += 1
 
     def finish(self, kind: Kind, timeout_s: float = CALL_TIMEOUT_S) -> memoryview:
-        request, self._pending = self._pending, 0
-        if not request:
+        if not self._pending:
             raise RuntimeError(f"nothing was asked on the link to {self.link.peer}")
-        return messages.expect(self.link.receive(timeout_s), kind, request)
+        return messages.expect(self.link.receive(timeout_s), kind, self._pending.popleft())
 
 
 class RemoteExperts:
@@ -65,19 +64,19 @@ class RemoteExperts:
         self.transport = link.transport
         self.traffic = Traffic()
         self._exchange = Exchange(link, self.traffic)
-        self._shape: tuple[int, ...] = ()
+        self._shapes: deque[tuple[int, ...]] = deque()
 
     def start(self, layer: int, x: F32, ids: I32, weights: F32) -> None:
         """x [T, D], ids and weights [T, A]; ids that do not live there contribute nothing."""
-        self._shape = x.shape
+        self._shapes.append(x.shape)
         self._exchange.start(Kind.EXPERTS_CALL, messages.experts_call(layer, x, ids, weights))
 
     def finish(self) -> F64:
         """Their part of the sum, float64 [T, D]: a view, valid until the link's next `receive`."""
         y, busy_s = messages.read_experts_reply(self._exchange.finish(Kind.EXPERTS_REPLY))
         self.traffic.busy_s += busy_s
-        if y.shape != self._shape:
-            raise LinkError(f"{self._exchange.link.peer} answered {y.shape} where {self._shape} was asked")
+        if y.shape != (shape := self._shapes.popleft()):
+            raise LinkError(f"{self._exchange.link.peer} answered {y.shape} where {shape} was asked")
         return y
 
 
@@ -88,19 +87,19 @@ class RemoteHead:
         self.transport = link.transport
         self.traffic = Traffic()
         self._exchange, self._n_rows = Exchange(link, self.traffic), n_rows
-        self._shape: tuple[int, int] = (0, 0)
+        self._shapes: deque[tuple[int, int]] = deque()
 
     def start(self, h: F32) -> None:
         """h [R, D]"""
-        self._shape = len(h), self._n_rows
+        self._shapes.append((len(h), self._n_rows))
         self._exchange.start(Kind.HEAD_CALL, messages.head_call(h))
 
     def finish(self) -> F32:
         """Their logits [R, rows]: a view, valid until the link's next `receive`."""
         logits, busy_s = messages.read_head_reply(self._exchange.finish(Kind.HEAD_REPLY))
         self.traffic.busy_s += busy_s
-        if logits.shape != self._shape:
-            raise LinkError(f"{self._exchange.link.peer} answered {logits.shape} where {self._shape} was asked")
+        if logits.shape != (shape := self._shapes.popleft()):
+            raise LinkError(f"{self._exchange.link.peer} answered {logits.shape} where {shape} was asked")
         return logits
 
 

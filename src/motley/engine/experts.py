@@ -124,7 +124,7 @@ class Asking:
         self._h, self._ids, self._weights = ops.to_host(h), ops.to_host(ids), ops.to_host(weights)
         self.own = ids if shared is None else ops.from_host(np.empty_like(self._ids))
         self.parts = [np.zeros(self._h.shape, np.float64) for _ in remotes]
-        self._asked: list[tuple[Remote, NDArray[np.float64], float]] = []
+        self._asked: list[tuple[Remote, NDArray[np.float64]]] = []
         self._sent = self._started = 0.0
 
     def start(self) -> None:
@@ -141,7 +141,7 @@ class Asking:
                 theirs = _only(self._ids, holder == self._shared.place[remote.device])
                 wanted = bool((theirs >= 0).any())
             if wanted:
-                self._asked.append((remote, part, remote.owner.traffic.busy_s))
+                self._asked.append((remote, part))
                 remote.owner.start(self._layer, self._h, theirs, self._weights)
             else:
                 part[:] = 0.0
@@ -150,11 +150,11 @@ class Asking:
 
     def finish(self) -> None:
         waiting = perf_counter()
-        for remote, part, busy_before in self._asked:
+        for remote, part in self._asked:
+            busy = remote.owner.traffic.busy_s
             part[:] = remote.owner.finish()
-            remote.rounds.note(
-                perf_counter() - self._started, max(waiting - self._sent, remote.owner.traffic.busy_s - busy_before)
-            )
+            work = max(waiting - self._sent, remote.owner.traffic.busy_s - busy)
+            remote.rounds.note(perf_counter() - self._started, work)
         self._clock.waited(perf_counter() - waiting)
 
 
@@ -222,7 +222,7 @@ class PlacedExperts:
         asking = Asking(self._ops, self._clock, layer, h, ids, weights, remotes, self._shared.get(layer))
         recording.call(asking.start)
         parts = self._here(layer, h, asking.own, weights)
-        recording.call(asking.finish)
+        recording.call(asking.finish, waits=True)
         return [*parts, *map(self._ops.from_host, asking.parts)]
 
     def _here(self, layer: int, h: Array, ids: Array, weights: Array) -> list[Array]:

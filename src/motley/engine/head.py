@@ -45,21 +45,25 @@ class PlacedHead:
 
     def __call__(self, own: OutputRows, h: Array) -> Array:
         """h [R, D] -> logits [R, V]"""
-        return self._done(own, h, lambda work: work())
+        return self._done(own, h, _now)
 
     def recorded(self, recording: Recording) -> Callable[[OutputRows, Array], Array]:
         """As calling it, for a step that is remembered: the exchanges are the host's part of it."""
         return lambda own, h: self._done(own, h, recording.call)
 
-    def _done(self, own: OutputRows, h: Array, call: Callable[[Callable[[], None]], None]) -> Array:
+    def _done(self, own: OutputRows, h: Array, call: Callable[[Callable[[], None], bool], None]) -> Array:
         ops = self._ops
         if not self.remotes:
             return own(ops, h)
         asking = _Asking(self._clock, self.remotes, ops.to_host(h), own.rows)
-        call(asking.start)
+        call(asking.start, False)
         asking.own = ops.to_host(own(ops, h))
-        call(asking.finish)
+        call(asking.finish, True)
         return ops.from_host(asking.logits)
+
+
+def _now(work: Callable[[], None], waits: bool) -> None:
+    work()
 
 
 class _Asking:
@@ -70,12 +74,10 @@ class _Asking:
         width = len(rows) + sum(len(remote.rows) for remote in remotes)
         self.logits = np.empty((len(h), width), np.float32)
         self.own = self.logits  # until the own rows are known
-        self._busy: list[float] = []
         self._started = self._sent = 0.0
 
     def start(self) -> None:
         self._started = perf_counter()
-        self._busy = [remote.owner.traffic.busy_s for remote in self._remotes]
         for remote in self._remotes:
             remote.owner.start(self._h)
         self._sent = perf_counter()
@@ -84,7 +86,8 @@ class _Asking:
     def finish(self) -> None:
         waiting = perf_counter()
         self.logits[:, self._rows.start : self._rows.stop] = self.own
-        for remote, busy_before in zip(self._remotes, self._busy):
+        for remote in self._remotes:
+            busy_before = remote.owner.traffic.busy_s
             self.logits[:, remote.rows.start : remote.rows.stop] = remote.owner.finish()
             work = max(waiting - self._sent, remote.owner.traffic.busy_s - busy_before)
             remote.rounds.note(perf_counter() - self._started, work)

@@ -2,13 +2,14 @@
 it. Knows its layers, its KV cache and its clock; not where the routed experts live (`PlacedExperts` does)."""
 
 import threading
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motley.engine.experts import PlacedExperts
 from motley.engine.head import PlacedHead
-from motley.engine.remembered import MOST_SIZES, MOST_TOKENS, RememberedStep
+from motley.engine.remembered import MOST_REMEMBERED, MOST_TOKENS, Doing, Faster, Halves, RememberedStep, can_be_halved
 from motley.engine.times import Clock
 from motley.models.config import Config
 from motley.models.layers import Embedding, Head, Lap, Loader, RunExperts, RunHead
@@ -40,7 +41,10 @@ class Stage:
         self._head = Head(config, load, head_rows) if layers.stop == config.n_layers else None
         self._states = [block.attention.state(load.ops, n_slots, context) for block in self._blocks]
 
-        self._remembered: dict[int, RememberedStep] = {}  # by number of tokens, the latest last
+        self._doing = Doing(load.ops, self._run, experts, head, clock)
+        self._asks_others = bool(experts.remotes or head.remotes)
+        self._remembered: dict[tuple[int, bool], RememberedStep | Halves] = {}  # (tokens, in halves), the latest last
+        self._faster: dict[int, Faster] = {}  # by number of tokens: whole, or in halves
         self._one_at_a_time = threading.Lock()  # a remembered step has one set of arrays
 
     def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -68,17 +72,26 @@ class Stage:
         return h
 
     def _from_memory(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        """A step that decodes, if the device can remember it."""
+        """A step that decodes, if the device can remember it: whole, or in halves where others are asked and that is
+        faster."""
         n = len(batch)
         if n != len(batch.rows) or n > MOST_TOKENS:
             return None
-        step = self._remembered.pop(n, None)
+        if not (self._asks_others and can_be_halved(batch)):
+            return self._remembered_step(batch, x, halves=False)
+        faster, started = self._faster.setdefault(n, Faster()), perf_counter()
+        halves = faster.second()
+        out = self._remembered_step(batch, x, halves)
+        faster.note(halves, perf_counter() - started)
+        return out
+
+    def _remembered_step(self, batch: Batch, x: NDArray[np.float32] | None, halves: bool) -> NDArray[np.float32] | None:
+        key = len(batch), halves
+        step = self._remembered.pop(key, None)
         if step is not None:
-            self._remembered[n] = step
+            self._remembered[key] = step
             return step.run(batch, x) if step.works else None
-        while len(self._remembered) >= MOST_SIZES:
+        while sum(s.n_tokens for s in self._remembered.values()) + len(batch) > MOST_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
-        step = self._remembered[n] = RememberedStep(
-            self._ops, self._run, self._experts, self._placed_head, self._clock, batch, x
-        )
+        step = self._remembered[key] = (Halves if halves else RememberedStep)(self._doing, batch, x)
         return step.out if step.works else None

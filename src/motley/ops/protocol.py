@@ -15,7 +15,7 @@ unsupported quantisation raises UnsupportedError when the weight is uploaded, no
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,10 +94,15 @@ class Recording(Protocol):
         """Times are wanted here."""
         ...
 
-    def call(self, work: Callable[[], None]) -> None:
+    def call(self, work: Callable[[], None], waits: bool = False) -> None:
         """Do the host's own part now, and again in its place at every run: it reads and fills arrays of the host that
-        were there when the operations were remembered. What it raises ends the run."""
+        were there when the operations were remembered. `waits`: it may have to wait for others."""
         ...
+
+
+class HostPart(NamedTuple):
+    work: Callable[[], None]
+    waits: bool
 
 
 class Program(Protocol):
@@ -106,8 +111,16 @@ class Program(Protocol):
 
     out: Array  # what the work returned; every run writes it anew
 
-    def run(self) -> Sequence[tuple[float, float]]:
-        """For each mark: seconds since the start, and the device's busy seconds."""
+    def begin(self) -> None:
+        """A new run, from the start."""
+        ...
+
+    def next(self) -> HostPart | None:
+        """The operations up to the host's next part, which the caller then does; None at the end."""
+        ...
+
+    def marks(self) -> Sequence[tuple[float, float]]:
+        """For each mark of this run: seconds since its start, and the device's busy seconds."""
         ...
 
 

@@ -10,7 +10,7 @@ from motley.lab.placement import Placement
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 
-REMEMBERED_TOKENS = 15  # of the two largest steps that engine.remembered keeps, with arrays of their own for each layer
+REMEMBERED_TOKENS = 16  # of the steps that engine.remembered keeps, with arrays of their own for each layer
 RESERVE_BYTES = 96 << 20  # a node's interpreter and libraries (65 to 80 MB measured), alignment and small buffers
 
 

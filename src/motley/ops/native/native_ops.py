@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from motley.errors import CapacityError, MotleyError, UnsupportedError, UsageError
 from motley.formats.tensor import QuantTensor
-from motley.ops.protocol import REPACKED, Batch, Recording, Rope, Routing, Upload
+from motley.ops.protocol import REPACKED, Batch, HostPart, Recording, Rope, Routing, Upload
 from motley.shape.quant import Quant
 
 try:
@@ -75,18 +75,38 @@ class NativeWeight:
 
 
 class NativeProgram:
-    """See `ops.protocol.Program`."""
+    """See `ops.protocol.Program`; while it is made it is its own `Recording`."""
 
     def __init__(self, program: "_native.Program", work: Callable[[Recording], Floats]) -> None:
         self._program = program
+        self._waits: list[bool] = []  # of each of the host's parts
+        self._at = 0
         program.start()
         try:
-            self.out = work(program)
+            self.out = work(self)
         finally:
             program.stop()
 
-    def run(self) -> list[tuple[float, float]]:
-        marks = self._program.run()
+    def mark(self) -> None:
+        self._program.mark()
+
+    def call(self, work: Callable[[], None], waits: bool = False) -> None:
+        self._program.call(work)
+        self._waits.append(waits)
+
+    def begin(self) -> None:
+        self._at = 0
+        self._program.begin()
+
+    def next(self) -> HostPart | None:
+        work = self._program.next()
+        if work is None:
+            return None
+        self._at += 1
+        return HostPart(work, self._waits[self._at - 1])
+
+    def marks(self) -> list[tuple[float, float]]:
+        marks = self._program.marks()
         return list(zip(marks[::2], marks[1::2]))
 
 
