@@ -61,6 +61,7 @@ class Settings:
     check_tokens: int = 64  # greedy tokens per prompt
     peer: str | None = None
     command: str = ""
+    trace: Callable[[Runner, Text], None] | None = None  # called with the placed model when all is measured
 
 
 def asked_workloads(
@@ -85,6 +86,8 @@ def run_bench(subject: Subject, settings: Settings, progress: Progress = silent)
         prompts = settings.check_prompts or default_prompts(subject.text)
         placed = record(runner, prompts, settings.check_tokens, progress=stage()) if subject.open_reference else []
         memory = dict(subject.peak_memory(runner))
+        if settings.trace:
+            settings.trace(runner, subject.text)
         peers = _against_peer(subject, settings, runner, stage())
     reference = _record_reference(subject, prompts, placed, stage)
     read_gb_s = median(m.result.read_gb_s for m in measured)

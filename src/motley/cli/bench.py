@@ -1,6 +1,7 @@
 """`motley bench`: a model on a local cluster of unequal nodes: placed, predicted, measured, checked, reported."""
 
 import argparse
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from motley.bench.measure import Text
 from motley.bench.result import Interval, Result
 from motley.bench.run import Settings, Subject, asked_workloads, require_sense, run_bench
 from motley.bench.table import result_view
+from motley.bench.trace import write_trace
 from motley.bundled import heldout_path, routes_path
 from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
 from motley.cli.keep import keep
-from motley.cli.options import counts, memory, model_file, no_repack, output_file, positive, whole_numbers
+from motley.cli.options import counts, memory, model_file, no_repack, output_file, positive, whole_numbers, writing
 from motley.cli.session import Seat, Session, local_seats
 from motley.cli.show import shown
 from motley.engine.local import LocalRunner
@@ -32,6 +34,7 @@ from motley.formats.tokenizer import Tokenizer
 from motley.lab.lab import Lab
 from motley.lab.machine import usable_cores
 from motley.ops.native import NativeOps
+from motley.ops.protocol import Batch
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.predict.predict import predict
@@ -42,6 +45,7 @@ from motley.shape.model import ModelShape
 
 READ_BYTES = 1 << 30  # beyond any cache
 READ_PASSES = 3
+TRACED_PROMPT, TRACED_TOKENS = 64, 16
 CHECK_CONTEXT = 256  # what the check's prompts and answers need
 
 
@@ -73,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison with one device")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result for programs")
+    trace = "write what every device and link did in a prompt of 64 and 16 tokens, for Chrome or Perfetto"
+    parser.add_argument("--trace", type=output_file, metavar="FILE", help=trace)
     parser.add_argument(
         "--html", type=output_file, metavar="FILE", help="write the report here (default: beside the results)"
     )
@@ -92,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace, progress: Progress) -> Result:
     workloads = asked_workloads(args.pp, args.tg, args.depth, args.batch)
-    settings = Settings(workloads, args.repeat, peer=args.peer)
+    settings = Settings(workloads, args.repeat, peer=args.peer, trace=_tracing(args.trace))
     target = _open_target(args, progress)
     require_sense(settings, target.shape, target.path)
     context = max(CHECK_CONTEXT, *(w.context for w in workloads))
@@ -105,6 +111,22 @@ def bench(args: argparse.Namespace, progress: Progress) -> Result:
         plan = _plan(args, target, lab, _main(workloads), room, session.own.name)
         subject = _subject(target, session, lab, plan, room, check=not args.no_check)
         return run_bench(subject, settings, progress)
+
+
+def _tracing(path: Path | None) -> Callable[[Runner, Text], None] | None:
+    def trace(runner: Runner, text: Text) -> None:
+        if not isinstance(runner, PlacedRunner):
+            raise UsageError("--trace: there is one device only, and it does not trace")
+        n = min(TRACED_PROMPT, runner.context - TRACED_TOKENS)
+        runner.trace(on=True)
+        runner.step(Batch(text.tokens(0, 0, n), range(n), [0] * n, [n - 1]))
+        for i in range(n, n + TRACED_TOKENS):
+            runner.step(Batch(text.tokens(0, i, i + 1), [i], [0], [0]))
+        spans, errors = runner.trace(on=False)
+        with writing(path or Path()):
+            write_trace(spans, errors, path or Path())
+
+    return trace if path else None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Only the tensors that the part needs are read from the checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -89,8 +90,11 @@ class DeviceModel:
             raise ClusterError(
                 f"no experts of layer {layer} are here (layers: {held}): load the model anew on all nodes"
             )
+        started = perf_counter()
         y = ops.experts(ops.from_host(x), ops.from_host(ids), ops.from_host(weights), experts)
         out: NDArray[np.float64] = ops.to_host(y)
+        if tracer := self.clock.tracer:
+            tracer.note(f"experts of layer {layer}", started, perf_counter())
         return out
 
     def run_head(self, h: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,7 +102,10 @@ class DeviceModel:
         if self._rows is None:
             raise ClusterError("no rows of the head are here: load the model anew on all nodes")
         ops = self.ops
+        started = perf_counter()
         out: NDArray[np.float32] = ops.to_host(self._rows(ops, ops.from_host(h)))
+        if tracer := self.clock.tracer:
+            tracer.note("rows of the head", started, perf_counter())
         return out
 
     def exchanged(self) -> dict[str, tuple[str, Rounds]]:

@@ -155,6 +155,7 @@ class Asking:
             part[:] = remote.owner.finish()
             work = max(waiting - self._sent, remote.owner.traffic.busy_s - busy)
             remote.rounds.note(perf_counter() - self._started, work)
+            self._clock.asked(remote.device, f"experts of layer {self._layer}", self._started)
         self._clock.waited(perf_counter() - waiting)
 
 
@@ -245,5 +246,6 @@ class PlacedExperts:
             parts.append(ops.from_host(remote.owner.finish()))
             work = max(waiting - sent, remote.owner.traffic.busy_s - busy_before)
             remote.rounds.note(perf_counter() - started, work)
+            self._clock.asked(remote.device, f"experts of layer {layer}", started)
         self._clock.waited(perf_counter() - waiting + sent - started)
         return parts

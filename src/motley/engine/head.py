@@ -91,4 +91,5 @@ class _Asking:
             self.logits[:, remote.rows.start : remote.rows.stop] = remote.owner.finish()
             work = max(waiting - self._sent, remote.owner.traffic.busy_s - busy_before)
             remote.rounds.note(perf_counter() - self._started, work)
+            self._clock.asked(remote.device, "rows of the head", self._started)
         self._clock.waited(perf_counter() - waiting)

@@ -24,6 +24,7 @@ from motley.cluster.weights import Kept, Served, fetch
 from motley.engine.device import DeviceModel, planned_bytes
 from motley.engine.parts import ranges_of
 from motley.engine.runner import ExchangeCount
+from motley.engine.trace import Span, Tracer
 from motley.errors import CapacityError, ClusterError, FormatError
 from motley.formats.checkpoint import open_checkpoint, sampled
 from motley.formats.gguf_reader import read_gguf
@@ -123,6 +124,10 @@ class NodeRuntime:
             return facts
         if what == "measure":
             return self._measure(str(arguments.get("host")), int(arguments.get("port", 0)))
+        if what == "clock":
+            return {"now": time.perf_counter()}
+        if what == "trace":
+            return {"spans": self.trace(bool(arguments.get("on")))}
         if what == "file":
             served = self._served.get(str(arguments.get("hash")))
             return {"bytes": served.data.nbytes, "header_bytes": served.header_bytes} if served else {}
@@ -143,6 +148,13 @@ class NodeRuntime:
     def routes(self) -> NDArray[np.int64]:
         """How often the layers at home here chose each expert: [layers, E]."""
         return self._model().placed.chosen()
+
+    def trace(self, on: bool) -> list[Span]:
+        """What was collected so far, by this process's clock; from now on it is collected, or no longer."""
+        clock = self._model().clock
+        before = clock.tracer
+        clock.trace(Tracer(self.device) if on else None)
+        return before.take() if before else []
 
     def exchanges(self) -> list[ExchangeCount]:
         """What the layers at home here asked of experts elsewhere, by owner."""

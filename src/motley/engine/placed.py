@@ -16,6 +16,7 @@ from motley.engine.assign import Address, assignments
 from motley.engine.node import Connect, NodeRuntime
 from motley.engine.runner import ExchangeCount, StageRunner, run_stages
 from motley.engine.times import StepTimes
+from motley.engine.trace import Span, Tracer, offset_of, shifted
 from motley.errors import ClusterError, MotleyError
 from motley.lab.placement import Placement
 from motley.ops.protocol import Batch
@@ -59,12 +60,15 @@ class _There:
     def __init__(self, here: str, there: str, link: Link) -> None:
         self._here, self._there, self._link = here, there, link
         self._remote, self.times, self._seconds = RemoteStage(link), StepTimes(), 0.0
+        self.tracer: Tracer | None = None
 
     def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
         started = perf_counter()
         self._remote.start(batch, x)
         reply = self._remote.finish()
         seconds = perf_counter() - started
+        if self.tracer:
+            self.tracer.note("layers", started, started + seconds, to=self._there)
         self._seconds += seconds
         self.times += StepTimes(**reply.times) + StepTimes(link=seconds - reply.busy_s)
         return reply.y.copy()  # the link's buffer is reused by its next message
@@ -140,6 +144,20 @@ class PlacedRunner:
     def devices(self) -> set[str]:
         """Whoever holds a part."""
         return {self._site.device, *self._links}
+
+    def trace(self, on: bool) -> tuple[list[Span], dict[str, float]]:
+        """What all devices collected so far, by the head's clock, and by device how many microseconds a time may be
+        off; from now on they collect, or no longer. Raises ClusterError where the head's device has no part."""
+        spans, errors = self._site.runtime.trace(on), dict[str, float]()
+        for stage in self._stages.values():
+            if isinstance(stage, _There):
+                spans += stage.tracer.take() if stage.tracer else []
+                stage.tracer = Tracer(self._site.device) if on else None
+        for device, link in self._links.items():
+            offset, error = offset_of(lambda link=link: float(ask(link, "clock")["now"]))  # type: ignore[misc]
+            spans += shifted([Span(*s) for s in ask(link, "trace", timeout_s=60.0, on=on)["spans"]], offset)
+            errors[device] = 1e6 * error
+        return spans, errors
 
     def node_memory(self) -> dict[str, int]:
         """Peak resident bytes of every other node in use, by device."""

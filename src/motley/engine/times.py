@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
 
+from motley.engine.trace import Tracer
+
 _MOST_LAPS = 1 << 14
 
 
@@ -48,6 +50,7 @@ class Clock:
         self._busy = busy_seconds
         self._waited = 0.0
         self._laps: list[tuple[str | None, float, float, float]] = []  # part, time, busy and waited so far
+        self.tracer: Tracer | None = None
         self.start()
 
     @property
@@ -61,6 +64,16 @@ class Clock:
         if len(self._laps) > _MOST_LAPS:
             self._add_up()
         self._laps.append((None, perf_counter(), self._busy(), self._waited))
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """From now on; None: no longer."""
+        self._add_up()
+        self.tracer = tracer
+
+    def asked(self, device: str, what: str, start: float) -> None:
+        """An exchange with another device ends now."""
+        if self.tracer:
+            self.tracer.note(what, start, perf_counter(), to=device)
 
     def waited(self, seconds: float) -> None:
         self._waited += seconds
@@ -77,6 +90,8 @@ class Clock:
         for (_, from_time, from_busy, from_waited), (part, time, busy, waited) in pairwise(self._laps):
             if part is None:
                 continue
+            if self.tracer:
+                self.tracer.note(part, from_time, time)
             parts[part] += busy - from_busy
             parts["link"] += waited - from_waited
             parts["python"] += time - from_time - (busy - from_busy) - (waited - from_waited)
