@@ -1,6 +1,7 @@
 """Steps run from memory against the same steps through Python, to the bit."""
 
 import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,24 @@ def test_halves_that_take_turns_give_the_same_bits(tmp_path: Path, n: int) -> No
         assert all(seconds >= 0 for part, seconds in times.items() if part != "python")
         placed.close()
     whole.close()
+
+
+def test_a_model_that_is_dropped_is_gone_at_once(tmp_path: Path) -> None:
+    """Its weights and links don't wait for the collector of cycles."""
+    path = write_tiny(tmp_path, "olmoe", "q8_0")
+    layers = tuple(LayerPlacement("a", tuple("ab"[e % 2] for e in range(6))) for _ in range(2))
+    with three_devices(lambda name: NativeOps(threads=1)) as site:
+        placed = PlacedRunner(str(path), Placement(layers, (HeadPart("a", 0, 160), HeadPart("b", 160, 320))), site)
+        for i in range(3 * stage.Faster.TRIALS):
+            placed.step(Batch([5, 6], [2 * i, 2 * i + 1], [0, 0], [0, 1]))
+        held = weakref.ref(site.runtime._model().stage)  # type: ignore[type-var]
+        gc.collect()
+        gc.disable()
+        try:
+            placed.close()
+            assert held() is None
+        finally:
+            gc.enable()
 
 
 def test_the_faster_way_is_kept_for_a_while() -> None:

@@ -28,10 +28,10 @@ Mark = tuple[float, float, str]  # when (of `perf_counter`), the device's busy s
 
 @dataclass(frozen=True)
 class Doing:
-    """What a stage does its steps with."""
+    """What a stage does its steps with. Not the stage itself, which keeps its steps: in a cycle, weights and links
+    would wait for the collector."""
 
     ops: Ops
-    run: Run
     experts: PlacedExperts
     head: PlacedHead
     clock: Clock
@@ -40,7 +40,7 @@ class Doing:
 class RememberedStep:
     """Constructing it does the step; `out` is what it gave. The arrays are its own: each run fills them in."""
 
-    def __init__(self, doing: Doing, batch: Batch, x: Floats | None) -> None:
+    def __init__(self, doing: Doing, run: Run, batch: Batch, x: Floats | None) -> None:
         self._doing, self.n_tokens = doing, len(batch)
         self._batch = Batch(batch.tokens.copy(), batch.positions.copy(), batch.slots.copy(), batch.rows.copy())
         self._x = None if x is None else x.copy()
@@ -49,7 +49,7 @@ class RememberedStep:
         self._started = 0.0
         self._waiting: Callable[[], None] | None = None
         self._program = doing.ops.record(
-            lambda r: doing.run(self._batch, self._x, self._watched(r), doing.head.recorded(r), self._lap(r))
+            lambda r: run(self._batch, self._x, self._watched(r), doing.head.recorded(r), self._lap(r))
         )
         self._count()
 
@@ -124,9 +124,9 @@ class Halves:
     """A step as two that take turns; as `RememberedStep` to who runs it. Both send and receive in the same order, so
     that answers come in the order in which they are waited for."""
 
-    def __init__(self, doing: Doing, batch: Batch, x: Floats | None) -> None:
+    def __init__(self, doing: Doing, run: Run, batch: Batch, x: Floats | None) -> None:
         self._clock, self.n_tokens = doing.clock, len(batch)
-        self._steps = [RememberedStep(doing, *half) for half in _halves(batch, x)]
+        self._steps = [RememberedStep(doing, run, *half) for half in _halves(batch, x)]
 
     @property
     def works(self) -> bool:

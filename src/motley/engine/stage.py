@@ -41,7 +41,7 @@ class Stage:
         self._head = Head(config, load, head_rows) if layers.stop == config.n_layers else None
         self._states = [block.attention.state(load.ops, n_slots, context) for block in self._blocks]
 
-        self._doing = Doing(load.ops, self._run, experts, head, clock)
+        self._doing = Doing(load.ops, experts, head, clock)
         self._asks_others = bool(experts.remotes or head.remotes)
         self._remembered: dict[tuple[int, bool], RememberedStep | Halves] = {}  # (tokens, in halves), the latest last
         self._faster: dict[int, Faster] = {}  # by number of tokens: whole, or in halves
@@ -93,5 +93,5 @@ class Stage:
             return step.run(batch, x) if step.works else None
         while sum(s.n_tokens for s in self._remembered.values()) + len(batch) > MOST_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
-        step = self._remembered[key] = (Halves if halves else RememberedStep)(self._doing, batch, x)
+        step = self._remembered[key] = (Halves if halves else RememberedStep)(self._doing, self._run, batch, x)
         return step.out if step.works else None
