@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from motley.engine.device import DeviceModel
 from motley.engine.engine import Engine
-from motley.engine.runner import ExchangeCount, StageRunner, run_stages
+from motley.engine.runner import ExchangeCount
 from motley.engine.sampling import Sampling
 from motley.engine.times import StepTimes
 from motley.errors import CapacityError, UsageError
@@ -52,7 +52,8 @@ class LocalRunner:
         )
 
     def step(self, batch: Batch) -> NDArray[np.float32]:
-        return run_stages(self._stages(), batch)
+        assert self.model.stage is not None
+        return self.model.stage.forward(batch, None)
 
     def times(self) -> StepTimes:
         return self.model.clock.times
@@ -65,9 +66,6 @@ class LocalRunner:
 
     def close(self) -> None:
         self.model.ops.close()
-
-    def _stages(self) -> list[StageRunner]:
-        return [self.model.stage] if self.model.stage else []
 
 
 class Model:

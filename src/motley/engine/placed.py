@@ -1,7 +1,7 @@
 """PlacedRunner: a placed model as the head sees it (`engine.runner.Runner`): its own device in this process, the others
 across links, stages in the order of their layers."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter, time_ns
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from motley.cluster.assignment import Assignment
 from motley.cluster.link import Link
 from motley.cluster.remote import RemoteLoad, RemoteStage, ask
+from motley.engine import pipeline
 from motley.engine.assign import Address, assignments
 from motley.engine.node import Connect, NodeRuntime
-from motley.engine.runner import ExchangeCount, StageRunner, run_stages
+from motley.engine.runner import ExchangeCount
 from motley.engine.times import StepTimes
 from motley.engine.trace import Span, Tracer, offset_of, shifted
 from motley.errors import ClusterError, MotleyError
@@ -39,11 +40,18 @@ class Site:
 class _Here:
     """A stage in this process."""
 
+    here = True
+
     def __init__(self, runtime: NodeRuntime) -> None:
         self._runtime, self.times = runtime, StepTimes()
+        self._given: tuple[Batch, NDArray[np.float32] | None] | None = None
 
-    def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        y, times = self._runtime.stage(batch, x)
+    def start(self, batch: Batch, x: NDArray[np.float32] | None) -> None:
+        self._given = batch, x
+
+    def finish(self) -> NDArray[np.float32]:
+        assert self._given is not None
+        y, times = self._runtime.stage(*self._given)
         self.times += StepTimes(**times)
         return y
 
@@ -57,18 +65,23 @@ class _Here:
 class _There:
     """A stage on another node: what the round trip takes beyond the node's own work is `link`."""
 
+    here = False
+
     def __init__(self, here: str, there: str, link: Link) -> None:
         self._here, self._there, self._link = here, there, link
         self._remote, self.times, self._seconds = RemoteStage(link), StepTimes(), 0.0
         self.tracer: Tracer | None = None
+        self._started = 0.0
 
-    def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        started = perf_counter()
+    def start(self, batch: Batch, x: NDArray[np.float32] | None) -> None:
+        self._started = perf_counter()
         self._remote.start(batch, x)
+
+    def finish(self) -> NDArray[np.float32]:
         reply = self._remote.finish()
-        seconds = perf_counter() - started
+        seconds = perf_counter() - self._started
         if self.tracer:
-            self.tracer.note("layers", started, started + seconds, to=self._there)
+            self.tracer.note("layers", self._started, self._started + seconds, to=self._there)
         self._seconds += seconds
         self.times += StepTimes(**reply.times) + StepTimes(link=seconds - reply.busy_s)
         return reply.y.copy()  # the link's buffer is reused by its next message
@@ -127,10 +140,24 @@ class PlacedRunner:
         }
 
     def step(self, batch: Batch) -> NDArray[np.float32]:
-        stages: list[StageRunner] = list(self._stages.values())
-        return run_stages(stages, batch)
+        stages = list(self._stages.values())
+        chunks = pipeline.chunks_of(batch, len(stages))
+        if len(chunks) == 1:
+            return pipeline.run(stages, batch, chunks)
+        before, started = [stage.times for stage in stages], perf_counter()
+        logits = pipeline.run(stages, batch, chunks)
+        self._fit_times(before, perf_counter() - started)
+        return logits
+
+    def _fit_times(self, before: Sequence[StepTimes], seconds: float) -> None:
+        """Stages that worked at the same time took more time together than passed: their shares of what passed."""
+        stages = list(self._stages.values())
+        together = sum((stage.times - was for stage, was in zip(stages, before)), start=StepTimes())
+        for stage, was in zip(stages, before):
+            stage.times = was + (stage.times - was).scaled(seconds / max(together.total, 1e-9))
 
     def times(self) -> StepTimes:
+        """Where stages work at the same time, their shares of the time that passed."""
         return sum((stage.times for stage in self._stages.values()), start=StepTimes())
 
     def routes(self) -> NDArray[np.int64]:

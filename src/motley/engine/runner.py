@@ -49,19 +49,3 @@ class Runner(Protocol):
     def exchanges(self) -> Sequence[ExchangeCount]:
         """One entry per link in use; empty on one device."""
         ...
-
-
-class StageRunner(Protocol):
-    """A stage here (`engine.stage.Stage`) or on another node (`cluster.remote.RemoteStage`)."""
-
-    def forward(self, batch: Batch, x: NDArray[np.float32] | None) -> NDArray[np.float32]: ...
-
-
-def run_stages(stages: Sequence[StageRunner], batch: Batch) -> NDArray[np.float32]:
-    """Hand x from stage to stage; the last gives logits."""
-    x: NDArray[np.float32] | None = None
-    for stage in stages:
-        x = stage.forward(batch, x)
-    if x is None:
-        raise ValueError("a model has at least one stage")
-    return x

@@ -29,6 +29,9 @@ class StepTimes:
     def __sub__(self, them: "StepTimes") -> "StepTimes":
         return StepTimes(*(a - b for a, b in zip(self.parts().values(), them.parts().values())))
 
+    def scaled(self, factor: float) -> "StepTimes":
+        return StepTimes(*(factor * part for part in self.parts().values()))
+
     @property
     def total(self) -> float:
         return float(sum(self.parts().values()))
