@@ -56,7 +56,7 @@ class JoinedCluster(Pool):
 
     def _others(self, membership: Membership) -> dict[str, Inventory]:
         """The head uses its own machine itself."""
-        return {name: node for name, node in membership.nodes().items() if name != self.access.name}
+        return {name: node for name, node in membership.nodes().items() if Pool.is_suitable(self, node)}
 
     def _suitable(self, node: Inventory) -> Inventory:
         if node.encrypted != (self.access.tls is not None):
