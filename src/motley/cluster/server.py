@@ -202,8 +202,8 @@ class Server:
             finally:
                 self._strangers.release()
             serve(link, self._handler, self._name)
-        except LinkError as error:
-            log.debug("%s", error)  # came and went, or spoke something else
+        except (LinkError, OSError, ValueError) as error:
+            log.debug("%s", error)  # came and went, in the middle of its handshake even, or spoke something else
         except ClusterError as error:
             log.warning("%s", error)
         finally:
