@@ -18,7 +18,7 @@ from motley.engine.assign import Address
 from motley.errors import ClusterError
 
 SLOW_S = 0.3
-ANSWER_S = 1.5
+ANSWER_S = 2.5
 LOOK_S = 0.1
 
 Reach = Callable[[str, int, float], Link]  # host, port, seconds
