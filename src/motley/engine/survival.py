@@ -123,15 +123,8 @@ class SurvivingEngine(Engine):
         self._watch.lost |= {name}
 
     def _take_back(self) -> None:
-        back = self._watch.returned & self._watch.lost
-        if back & self._full.keys():  # the same process has no more room than before
-            addresses = self._members.addresses()
-            back -= {name for name, address in self._full.items() if addresses.get(name) == address}
-        if not back:
+        if not (back := self._accept(self._watch.returned & self._watch.lost)):
             return
-        self._watch.lost -= back
-        self._watch.returned = frozenset()
-        self._here |= back
         names = ", ".join(sorted(back))
         if self._loaded:
             if self._plan(frozenset(self._here)).step_s > WORTH * self._planned.step_s:
@@ -139,6 +132,23 @@ class SurvivingEngine(Engine):
                 return
             self._unload()
         self._tell(f"{names} is back, and is taken in")
+
+    def _call_back(self) -> bool:
+        """Where the rest is too small: whether a lost node answers by now, before the watch looked again."""
+        lost = self._watch.lost
+        if back := self._accept(lost - self._health.silent(lost)):
+            self._tell(f"{', '.join(sorted(back))} is back, and is taken in")
+        return bool(back)
+
+    def _accept(self, back: frozenset[str]) -> frozenset[str]:
+        """Who of these can be used again."""
+        if back & self._full.keys():  # the same process has no more room than before
+            addresses = self._members.addresses()
+            back -= {name for name, address in self._full.items() if addresses.get(name) == address}
+        self._watch.lost -= back
+        self._watch.returned -= back
+        self._here |= back
+        return back
 
     # -- the load
 
@@ -149,6 +159,8 @@ class SurvivingEngine(Engine):
             try:
                 plan = self._plan(frozenset(self._here))
             except CapacityError as error:
+                if self._call_back():
+                    continue
                 raise CapacityError(f"with {', '.join(sorted(self._here))} alone: {error}") from error
             try:
                 return self._load_as(plan)
