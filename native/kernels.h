@@ -35,10 +35,22 @@ struct RowPair {
 using GemmFn = void (*)(const RowPair& w, int64_t cols, const void* const* x, int64_t n, float* out, int64_t ld);
 
 struct KvShape {
-  int head_dim;      // N
-  int padded_dim;    // N up to a multiple of 16: the width of a stored V row
+  int head_dim;      // N, of queries and keys
+  int value_dim;     // M
+  int padded_dim;    // M up to a multiple of 16: the width of a stored V row
+  int64_t capacity;  // positions that are kept, a multiple of 16: position p lies where p % capacity is
   int n_queries;     // queries that share the keys: consecutive tokens x heads of the group
 };
+
+// What one query attends to: positions [first, end), and `sink`, a logit without a value (minus infinity: none).
+struct Seen {
+  int64_t first, end;
+  float sink;
+};
+
+// The values are ops/protocol.py's.
+enum class Activation : int { Silu = 0, Gelu = 1, Clamped = 2 };
+enum class Gate : int { None = 0, Sigmoid = 1, Silu = 2 };
 
 struct Kernels {
   const char* name;
@@ -52,16 +64,17 @@ struct Kernels {
   // Round to nearest even; a block that holds a NaN or infinity gets d = NaN, one with all |x| < 1e-30 gets zeros.
   void (*quantize)(const float* x, int64_t n, ActBlock* out, int64_t n_blocks);
   void (*rms_norm)(const float* x, const float* w, int64_t n, float eps, float* out);
-  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*activate)(Activation a, const float* gate, const float* up, int64_t n, float* out);
+  void (*gate)(Gate function, const float* by, int64_t n, float* out);  // the function alone
   void (*add)(float* x, const float* y, int64_t n);
   void (*accumulate)(double* y, const float* x, float weight, int n);  // y += weight * x, exact products
   void (*exp)(const float* x, int64_t n, float* out);
 
   // Keys live in tiles of 16 positions, [tile][N][16]; values in rows [position][padded N]. `half`: f16 storage.
   void (*store_kv)(bool half, const KvShape& s, const float* k, const float* v, void* keys, void* values, int64_t pos);
-  // Query i (float [N]) attends to positions 0..limit[i]-1; limits ascend and differ by less than a few tokens.
-  // scratch: n_queries x (limit of the last, up to a multiple of 16) floats.
-  void (*attend)(bool half, const KvShape& s, const float* const* q, const int64_t* limit, const void* keys,
+  // Query i (float [N]) attends to seen[i]; firsts and ends ascend and differ by less than a few tokens.
+  // scratch: 4 x (the last's end - the first's first, up to a multiple of 16, and 16 more) floats.
+  void (*attend)(bool half, const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
                  const void* values, float scale, float* scratch, float* const* out);
 
   int64_t (*read)(const uint8_t* p, int64_t n);          // xor over n bytes (a multiple of 256): bandwidth

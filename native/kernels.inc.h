@@ -398,12 +398,36 @@ static void exp_all(const float* x, int64_t n, float* out) {
   }
 }
 
-static void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
+static inline f32 sigmoid(f32 x) { return div(set1(1), add(set1(1), exp_lanes(sub(set1(0), x)))); }
+
+static inline f32 silu(f32 x) { return div(x, add(set1(1), exp_lanes(sub(set1(0), x)))); }
+
+// gelu by tanh: x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), which is the same function
+static inline f32 gelu(f32 x) {
+  f32 inner = mul(mul(x, set1(1.5957691216057308f)), fma(mul(x, x), set1(0.044715f), set1(1)));
+  return div(x, add(set1(1), exp_lanes(sub(set1(0), inner))));
+}
+
+static void activate(Activation a, const float* gate, const float* up, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i += 16) {
     int m = n - i < 16 ? (int)(n - i) : 16;
-    f32 g = load_n(gate + i, m);
-    f32 s = div(g, add(set1(1), exp_lanes(sub(set1(0), g))));
-    store_n(out + i, mul(s, load_n(up + i, m)), m);
+    f32 g = load_n(gate + i, m), u = load_n(up + i, m);
+    if (a == Activation::Silu) g = silu(g);
+    else if (a == Activation::Gelu) g = gelu(g);
+    else {
+      g = min(g, set1(7));
+      u = add(max(min(u, set1(7)), set1(-7)), set1(1));
+      g = mul(g, sigmoid(mul(g, set1(1.702f))));
+    }
+    store_n(out + i, mul(g, u), m);
+  }
+}
+
+static void gate_by(Gate function, const float* by, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += 16) {
+    int m = n - i < 16 ? (int)(n - i) : 16;
+    f32 v = load_n(by + i, m);
+    store_n(out + i, function == Gate::Sigmoid ? sigmoid(v) : function == Gate::Silu ? silu(v) : v, m);
   }
 }
 
@@ -444,6 +468,7 @@ struct FloatKv {
 template <class Kv>
 static void store_position(const KvShape& s, const float* k, const float* v, void* keys, void* values, int64_t pos) {
   using T = typename Kv::type;
+  pos %= s.capacity;
   T* column = (T*)keys + pos / 16 * 16 * s.head_dim + pos % 16;  // one of a tile's 16 columns
   T* row = (T*)values + pos * s.padded_dim;
   T narrow[16];
@@ -451,8 +476,9 @@ static void store_position(const KvShape& s, const float* k, const float* v, voi
     int m = s.head_dim - i < 16 ? s.head_dim - i : 16;
     Kv::put(narrow, load_n(k + i, m));
     for (int l = 0; l < m; ++l) column[(i + l) * 16] = narrow[l];
-    Kv::put(row + i, load_n(v + i, m));
   }
+  for (int i = 0; i < s.value_dim; i += 16)
+    Kv::put(row + i, load_n(v + i, s.value_dim - i < 16 ? s.value_dim - i : 16));
 }
 
 static void store_kv(bool half, const KvShape& s, const float* k, const float* v, void* keys, void* values,
@@ -463,10 +489,12 @@ static void store_kv(bool half, const KvShape& s, const float* k, const float* v
 
 // scores[i][p] = scale * q_i . k_p for whole tiles of 16 positions; element n on chain n mod 4, as above
 template <class Kv, int Q>
-static void score_tiles(const KvShape& s, const float* const* q, const typename Kv::type* keys, int64_t n_tiles,
-                        float scale, float* scores, int64_t ld) {
+static void score_tiles(const KvShape& s, const float* const* q, const typename Kv::type* all, int64_t first_tile,
+                        int64_t n_tiles, float scale, float* scores, int64_t ld) {
   int dim = s.head_dim;
-  for (int64_t tile = 0; tile < n_tiles; ++tile, keys += 16 * dim) {
+  int64_t kept = s.capacity / 16;
+  for (int64_t tile = 0; tile < n_tiles; ++tile) {
+    const typename Kv::type* keys = all + (first_tile + tile) % kept * 16 * dim;
     f32 f[4][Q];
     MOTLEY_EACH(c, 4) MOTLEY_EACH(i, Q) f[c][i] = set1(0);
     int n = 0;
@@ -487,86 +515,104 @@ static void score_tiles(const KvShape& s, const float* const* q, const typename 
   }
 }
 
-// In place: exp(score - maximum) over the first `limit`; zeros up to the end of the tile. Returns the sum.
-static float softmax_sum(float* scores, int64_t limit) {
-  int64_t whole = limit / 16 * 16, rest = limit - whole;
-  for (int64_t p = limit; p < whole + 16 && rest; ++p) scores[p] = -__builtin_inff();
-  int64_t end = rest ? whole + 16 : whole;
-  f32 top = load(scores);
-  for (int64_t p = 16; p < end; p += 16) top = max(top, load(scores + p));
-  f32 maximum = set1(hmax(top)), total = set1(0);
-  for (int64_t p = 0; p < end; p += 16) {
+// In place: exp(score - maximum) over [first, end), zeros around them up to whole tiles of 16. Returns the sum, with the
+// sink's share. Which lane a position falls on depends on nothing but the position.
+static float softmax_sum(float* scores, int64_t first, int64_t end, float sink) {
+  int64_t from = first / 16 * 16, upto = (end + 15) / 16 * 16;
+  for (int64_t p = from; p < first; ++p) scores[p] = -__builtin_inff();
+  for (int64_t p = end; p < upto; ++p) scores[p] = -__builtin_inff();
+  f32 top = load(scores + from);
+  for (int64_t p = from + 16; p < upto; p += 16) top = max(top, load(scores + p));
+  float highest = hmax(top);
+  f32 maximum = set1(sink > highest ? sink : highest), total = set1(0);
+  for (int64_t p = from; p < upto; p += 16) {
     f32 e = exp_lanes(sub(load(scores + p), maximum));
-    if (p == whole) {  // the masked lanes: exactly zero
-      store(scores + p, e);
-      e = load_n(scores + p, (int)rest);
-    }
     store(scores + p, e);
+    if (p < first || p + 16 > end) {  // the masked lanes: exactly zero
+      for (int64_t i = p; i < first; ++i) scores[i] = 0;
+      for (int64_t i = end > p ? end : p; i < p + 16; ++i) scores[i] = 0;
+      e = load(scores + p);
+    }
     total = add(total, e);
   }
-  return sum(total);
+  if (sink == -__builtin_inff()) return sum(total);
+  alignas(64) float tail[16];
+  store(tail, exp_lanes(sub(set1(sink), maximum)));
+  return sum(total) + tail[0];
 }
 
 // acc += sum over positions [from, to) of weight * value, V vectors of 16 lanes from element n0 on, Q queries
 template <class Kv, int Q, int V>
-static inline void weigh(const typename Kv::type* values, int64_t stride, int64_t from, int64_t to,
+static inline void weigh(const KvShape& s, const typename Kv::type* values, int64_t from, int64_t to,
                          const float* weights, int64_t ld, f32 acc[Q][V]) {
-  for (int64_t p = from; p < to; ++p) {
-    const typename Kv::type* row = values + p * stride;
-    prefetch_lines((const uint8_t*)row + kAhead, 16 * V * sizeof(*row));
-    MOTLEY_EACH(j, V) {
-      f32 v = Kv::get(row + 16 * j);
-      MOTLEY_EACH(i, Q) acc[i][j] = fma(v, set1(weights[i * ld + p]), acc[i][j]);
+  while (from < to) {
+    const int64_t lap = from / s.capacity * s.capacity;
+    const int64_t upto = to < lap + s.capacity ? to : lap + s.capacity;
+    for (int64_t p = from; p < upto; ++p) {
+      const typename Kv::type* row = values + (p - lap) * s.padded_dim;
+      prefetch_lines((const uint8_t*)row + kAhead, 16 * V * sizeof(*row));
+      MOTLEY_EACH(j, V) {
+        f32 v = Kv::get(row + 16 * j);
+        MOTLEY_EACH(i, Q) acc[i][j] = fma(v, set1(weights[i * ld + p]), acc[i][j]);
+      }
     }
+    from = upto;
   }
 }
 
+// weights[i * ld + p]: of query i for position p
 template <class Kv, int Q, int V>
-static void mix_values(const KvShape& s, int n0, const typename Kv::type* values, const int64_t* limit,
+static void mix_values(const KvShape& s, int n0, const typename Kv::type* values, const Seen* seen,
                        const float* weights, int64_t ld, const float* sums, float* const* out) {
   using T = typename Kv::type;
   f32 acc[Q][V];
   MOTLEY_EACH(i, Q) MOTLEY_EACH(j, V) acc[i][j] = set1(0);
   const T* base = values + n0;
-  // All queries together as far as the first one sees, then each alone: nobody reads a later token's value.
-  weigh<Kv, Q, V>(base, s.padded_dim, 0, limit[0], weights, ld, acc);
-  for (int i = 1; i < Q; ++i)
-    weigh<Kv, 1, V>(base, s.padded_dim, limit[0], limit[i], weights + i * ld, ld, acc + i);
+  // What all queries see they read together; what lies before and behind each reads alone: nobody reads a value that it
+  // does not see, and each query's order is ascending.
+  int64_t first = seen[Q - 1].first, end = seen[0].end;
+  if (end < first) end = first;
+  for (int i = 0; i < Q; ++i)
+    weigh<Kv, 1, V>(s, base, seen[i].first, first < seen[i].end ? first : seen[i].end, weights + i * ld, ld, acc + i);
+  weigh<Kv, Q, V>(s, base, first, end, weights, ld, acc);
+  for (int i = 0; i < Q; ++i) weigh<Kv, 1, V>(s, base, end, seen[i].end, weights + i * ld, ld, acc + i);
   MOTLEY_EACH(i, Q)
     MOTLEY_EACH(j, V) {
-      int n = n0 + 16 * j, m = s.head_dim - n;
+      int n = n0 + 16 * j, m = s.value_dim - n;
       if (m > 0) store_n(out[i] + n, div(acc[i][j], set1(sums[i])), m < 16 ? m : 16);
     }
 }
 
 template <class Kv, int Q>
-static void attend_some(const KvShape& s, const float* const* q, const int64_t* limit, const void* keys,
+static void attend_some(const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
                         const void* values, float scale, float* scratch, float* const* out) {
   using T = typename Kv::type;
-  int64_t n_tiles = (limit[Q - 1] + 15) / 16, ld = n_tiles * 16;
-  score_tiles<Kv, Q>(s, q, (const T*)keys, n_tiles, scale, scratch, ld);
+  const int64_t first_tile = seen[0].first / 16, n_tiles = (seen[Q - 1].end + 15) / 16 - first_tile, ld = n_tiles * 16;
+  score_tiles<Kv, Q>(s, q, (const T*)keys, first_tile, n_tiles, scale, scratch, ld);
+  const float* weights = scratch - first_tile * 16;  // by position
   float sums[Q];
-  for (int i = 0; i < Q; ++i) sums[i] = softmax_sum(scratch + i * ld, limit[i]);
+  for (int i = 0; i < Q; ++i)
+    sums[i] = softmax_sum(scratch + i * ld, seen[i].first - first_tile * 16, seen[i].end - first_tile * 16, seen[i].sink);
   constexpr int V = Q == 1 ? 8 : 4;  // as many accumulators as registers bear
   int n = 0;
   for (; n + 16 * V <= s.padded_dim; n += 16 * V)
-    mix_values<Kv, Q, V>(s, n, (const T*)values, limit, scratch, ld, sums, out);
-  for (; n < s.padded_dim; n += 16) mix_values<Kv, Q, 1>(s, n, (const T*)values, limit, scratch, ld, sums, out);
+    mix_values<Kv, Q, V>(s, n, (const T*)values, seen, weights, ld, sums, out);
+  for (; n < s.padded_dim; n += 16) mix_values<Kv, Q, 1>(s, n, (const T*)values, seen, weights, ld, sums, out);
 }
 
 template <class Kv>
-static void attend_all(const KvShape& s, const float* const* q, const int64_t* limit, const void* keys,
+static void attend_all(const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
                        const void* values, float scale, float* scratch, float* const* out) {
   int i = 0;
-  for (; i + 4 <= s.n_queries; i += 4) attend_some<Kv, 4>(s, q + i, limit + i, keys, values, scale, scratch, out + i);
-  for (; i + 2 <= s.n_queries; i += 2) attend_some<Kv, 2>(s, q + i, limit + i, keys, values, scale, scratch, out + i);
-  for (; i < s.n_queries; ++i) attend_some<Kv, 1>(s, q + i, limit + i, keys, values, scale, scratch, out + i);
+  for (; i + 4 <= s.n_queries; i += 4) attend_some<Kv, 4>(s, q + i, seen + i, keys, values, scale, scratch, out + i);
+  for (; i + 2 <= s.n_queries; i += 2) attend_some<Kv, 2>(s, q + i, seen + i, keys, values, scale, scratch, out + i);
+  for (; i < s.n_queries; ++i) attend_some<Kv, 1>(s, q + i, seen + i, keys, values, scale, scratch, out + i);
 }
 
-static void attend(bool half, const KvShape& s, const float* const* q, const int64_t* limit, const void* keys,
+static void attend(bool half, const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
                    const void* values, float scale, float* scratch, float* const* out) {
-  if (half) attend_all<HalfKv>(s, q, limit, keys, values, scale, scratch, out);
-  else attend_all<FloatKv>(s, q, limit, keys, values, scale, scratch, out);
+  if (half) attend_all<HalfKv>(s, q, seen, keys, values, scale, scratch, out);
+  else attend_all<FloatKv>(s, q, seen, keys, values, scale, scratch, out);
 }
 
 // ---------------------------------------------------------------- probes
@@ -613,7 +659,7 @@ constexpr Kernels make_kernels(const char* name) {
   return Kernels{name,
                  float_gemm<F32>, float_gemm<F16>, float_gemm<BF16>,
                  int_gemm<Q8_0>, int_gemm<Q4_0>, int_gemm<Q4_K>, int_gemm<Q5_K>, int_gemm<Q6_K>, int_gemm<MXFP4>,
-                 pack, quantize, rms_norm, silu_mul, add_all, accumulate, exp_all,
+                 pack, quantize, rms_norm, activate, gate_by, add_all, accumulate, exp_all,
                  store_kv, attend, read_bytes, int8_tile, f32_tile};
 }
 

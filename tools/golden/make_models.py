@@ -1,30 +1,30 @@
 """Golden logits: a tiny random checkpoint of each family, and what `transformers` computes for it in float32.
 
-    pip install torch==2.13.0 transformers && python tools/golden/make_models.py
+    pip install torch==2.13.0 transformers gguf sentencepiece
+    pip download --no-binary :all: --no-deps llama-cpp-python==0.3.36      # unpack it: it carries llama.cpp
+    python tools/golden/make_models.py --llama-cpp llama_cpp_python-0.3.36/vendor/llama.cpp [FAMILY ...]
 
-Writes tests/golden/models/<family>.gguf (float32, ours to read) and <family>.npz: prompt int32 [T], logits
-float32 [T, V] of the whole prompt, ids int32 [16]: greedy continuation. Committed; the tests need neither torch nor
-transformers.
+Each checkpoint is saved as Hugging Face saves it and turned into a GGUF by llama.cpp's own converter: the names, layouts
+and metadata are those of the files that people have. Writes tests/golden/models/<family>.gguf (float16 matrices) and
+<family>.npz: prompt int32 [T], logits float32 [T, V] of the whole prompt, ids int32 [16]: greedy continuation.
+Committed; the tests need none of these packages.
+
+Weights are multiples of 1/32, so that float16 holds them exactly and the files compress well.
 """
 
+import argparse
+import json
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    MixtralConfig,
-    MixtralForCausalLM,
-    OlmoeConfig,
-    OlmoeForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
-
-from motley.formats.gguf_writer import write_gguf
-from motley.formats.huggingface import gguf_tensor
-from motley.shape.model import ModelShape
+import transformers
 
 OUT = Path(__file__).parents[2] / "tests" / "golden" / "models"
+PROMPT = 37  # longer than every window below
 COMMON = {
     "vocab_size": 160,
     "hidden_size": 64,
@@ -33,62 +33,316 @@ COMMON = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
     "num_experts_per_tok": 3,
-    "rope_theta": 10000.0,
-    "initializer_range": 0.15,  # large enough that every part moves the logits
+    "eos_token_id": 1,
+    "bos_token_id": 0,
+    "pad_token_id": 0,
 }
-FAMILIES = {
-    "olmoe": (OlmoeConfig, OlmoeForCausalLM, {"intermediate_size": 32, "num_experts": 8, "norm_topk_prob": False}),
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+PARTIAL = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+MLA = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "first_k_dense_replace": 1,
+}
+DELTANET = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "num_experts": 8,
+    **PARTIAL,
+}
+# family: (class without its ending, settings beside COMMON)
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "olmoe": ("Olmoe", {"intermediate_size": 32, "num_experts": 8, "norm_topk_prob": False, **ROPE}),
     "qwen3moe": (
-        Qwen3MoeConfig,
-        Qwen3MoeForCausalLM,
+        "Qwen3Moe",
         {
             "intermediate_size": 96,
             "moe_intermediate_size": 32,
             "num_experts": 8,
             "head_dim": 32,
             "norm_topk_prob": True,
+            **ROPE,
         },
     ),
-    "mixtral": (MixtralConfig, MixtralForCausalLM, {"intermediate_size": 32, "num_local_experts": 8}),
+    "mixtral": ("Mixtral", {"intermediate_size": 32, "num_local_experts": 8, **ROPE}),
+    "llama": (
+        "Llama",
+        {
+            "intermediate_size": 96,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "qwen3": ("Qwen3", {"intermediate_size": 96, "head_dim": 32, "tie_word_embeddings": True, **ROPE}),
+    "qwen2moe": (
+        "Qwen2Moe",
+        {
+            "intermediate_size": 96,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 64,
+            "num_experts": 8,
+            "norm_topk_prob": False,
+            **ROPE,
+        },
+    ),
+    "deepseek2-lite": (  # DeepSeek V2 Lite: softmax, no query compression
+        "DeepseekV2",
+        {**MLA, "q_lora_rank": None, "n_shared_experts": 2, "topk_method": "greedy", "n_group": 1, "topk_group": 1}
+        | {"rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707, "beta_fast": 32, "beta_slow": 1}},
+    ),
+    "deepseek2-v3": (  # DeepSeek V3, R1, Kimi K2: sigmoid scores, bias, groups, compressed queries
+        "DeepseekV3",
+        {**MLA, "q_lora_rank": 48, "n_shared_experts": 1, "n_group": 4, "topk_group": 2, "norm_topk_prob": True}
+        | {"routed_scaling_factor": 2.5, "num_nextn_predict_layers": 0, "scoring_func": "sigmoid"}
+        | {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1}},
+    ),
+    "moonlight": (
+        "DeepseekV3",
+        {**MLA, "q_lora_rank": None, "n_shared_experts": 2, "n_group": 1, "topk_group": 1, "norm_topk_prob": True}
+        | {"routed_scaling_factor": 2.446, "num_nextn_predict_layers": 0, **ROPE}
+        | {"scoring_func": "sigmoid"},
+    ),
+    "glm4-lite": (
+        "Glm4MoeLite",
+        {**MLA, "q_lora_rank": 48, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True}
+        | {"routed_scaling_factor": 1.8, "mlp_layer_types": ["dense", "sparse", "sparse"], **ROPE},
+    ),
+    "glm4moe": (
+        "Glm4Moe",
+        {
+            "intermediate_size": 96,
+            "moe_intermediate_size": 32,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.5,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "head_dim": 32,
+            "num_nextn_predict_layers": 0,
+            **PARTIAL,
+        },
+    ),
+    "gpt-oss": (
+        "GptOss",
+        {
+            "intermediate_size": 32,
+            "num_local_experts": 8,
+            "head_dim": 32,
+            "sliding_window": 16,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "rope_parameters": {**YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+        },
+    ),
+    "granitemoe": (
+        "GraniteMoe",
+        {
+            "intermediate_size": 32,
+            "num_local_experts": 8,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.125,
+            "tie_word_embeddings": True,
+            **ROPE,
+        },
+    ),
+    "granitemoe-shared": (
+        "GraniteMoeShared",
+        {
+            "intermediate_size": 32,
+            "shared_intermediate_size": 64,
+            "num_local_experts": 8,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.125,
+            **ROPE,
+        },
+    ),
+    "minimax-m2": (
+        "MiniMaxM2",
+        {"intermediate_size": 32, "num_local_experts": 8, "head_dim": 32, "rotary_dim": 16, **PARTIAL},
+    ),
+    "llama4": (
+        "Llama4",
+        {
+            "intermediate_size": 32,
+            "intermediate_size_mlp": 96,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 1,
+            "head_dim": 32,
+            "num_hidden_layers": 4,
+            "interleave_moe_layer_step": 2,
+            "no_rope_layers": [1, 1, 1, 0],
+            "attention_chunk_size": 16,
+            "floor_scale": 16,
+            "attn_scale": 0.1,
+            "use_qk_norm": True,
+            **ROPE,
+        },
+    ),
+    "gemma4": (
+        "Gemma4",
+        {
+            "intermediate_size": 96,
+            "moe_intermediate_size": 32,
+            "num_experts": 8,
+            "top_k_experts": 3,
+            "enable_moe_block": True,
+            "head_dim": 32,
+            "per_layer_config": {"01": {"head_dim": 64, "num_key_value_heads": 1}, "03": {"head_dim": 64, "num_key_value_heads": 1}},
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "sliding_window": 16,
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "final_logit_softcapping": 30.0,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+            },
+        },
+    ),
+    "qwen3next": ("Qwen3Next", {**DELTANET, "intermediate_size": 96, "norm_topk_prob": True}),
+    "qwen35moe": ("Qwen3_5Moe", DELTANET),
+    "ernie4_5-moe": (
+        "Ernie4_5_Moe",
+        {
+            "intermediate_size": 96,
+            "moe_intermediate_size": 32,
+            "moe_num_experts": 8,
+            "moe_k": 3,
+            "moe_num_shared_experts": 2,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": 2,
+            "moe_layer_interval": 1,
+            **ROPE,
+        },
+    ),
+    "dots1": (
+        "Dots1",
+        {
+            "intermediate_size": 96,
+            "moe_intermediate_size": 32,
+            "n_routed_experts": 8,
+            "n_shared_experts": 2,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "head_dim": 32,
+            "layer_types": ["full_attention"] * 3,
+            **ROPE,
+        },
+    ),
+    "hunyuan-moe": (
+        "HunYuanMoEV1",
+        {"intermediate_size": 32, "moe_intermediate_size": [32] * 3, "num_experts": 8, "num_experts_per_tok": [3] * 3}
+        | {"head_dim": 32, "num_shared_expert": [1] * 3, **ROPE},
+    ),
 }
 
 
-def make(family: str) -> None:
-    config_type, model_type, own = FAMILIES[family]
+def make(family: str, convert: Any) -> None:
+    stem, own = FAMILIES[family]
+    text = "Text" if hasattr(transformers, f"{stem}TextConfig") else ""
+    config = getattr(transformers, f"{stem}{text}Config")(**(COMMON | own))
     torch.manual_seed(sum(family.encode()))
-    settings = COMMON | own
-    model = model_type(config_type(**settings, eos_token_id=1, bos_token_id=0, pad_token_id=0)).eval()
+    model = getattr(transformers, f"{stem}ForCausalLM")._from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
-        for name, p in model.named_parameters():  # norms start at exactly 1: move them, or they test nothing
-            if name.endswith("norm.weight"):
-                p.add_(0.2 * torch.randn_like(p))
-    shape = ModelShape.from_hf_config({**settings, "architectures": [model_type.__name__]} | eps(model), "f32")
-    state = {name: p.detach().numpy() for name, p in model.state_dict().items()}
-    tensors = []
-    for t in shape.tensors:
-        values = np.ascontiguousarray(gguf_tensor(t.name, shape, state), np.float32)
-        assert values.shape == t.dims, (t.name, values.shape, t.dims)
-        tensors.append((t, values))
-    metadata = {"general.architecture": shape.architecture, "general.name": f"golden-{family}", **shape.attrs}
-    write_gguf(OUT / f"{family}.gguf", metadata, tensors)
-
-    prompt = np.random.default_rng(7).integers(2, settings["vocab_size"], 37).astype(np.int32)
+        for name, p in [*model.named_parameters(), *model.named_buffers()]:
+            if not name.endswith(("inv_freq", "embed_scale")) and p.is_floating_point():
+                p.copy_(some_values(name, p))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        convert(Path(folder), OUT / f"{family}.gguf")
+    prompt = np.random.default_rng(7).integers(2, config.vocab_size, PROMPT).astype(np.int32)
     with torch.no_grad():
-        logits = model(torch.tensor(prompt[None], dtype=torch.long)).logits[0].numpy()
+        logits = model(torch.tensor(prompt[None], dtype=torch.long), use_cache=False).logits[0].numpy()
         ids = prompt.tolist()
         for _ in range(16):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    np.savez_compressed(
-        OUT / f"{family}.npz", prompt=prompt, logits=logits.astype(np.float32), ids=np.array(ids[37:], np.int32)
-    )
-    print(f"{family}: {shape.n_params} parameters, logits in {logits.min():.2f}..{logits.max():.2f}")
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    path = OUT / f"{family}.npz"
+    np.savez_compressed(path, prompt=prompt, logits=logits.astype(np.float32), ids=np.array(ids[PROMPT:], np.int32))
+    n_params = sum(p.numel() for p in model.parameters())
+    print(f"{family}: {n_params} parameters, logits in {logits.min():.2f}..{logits.max():.2f}", flush=True)
 
 
-def eps(model: torch.nn.Module) -> dict[str, float]:
-    return {"rms_norm_eps": model.config.rms_norm_eps}
+def some_values(name: str, p: torch.Tensor) -> torch.Tensor:
+    """Large enough that every part moves the logits; vectors that start at exactly 0 or 1 test nothing there."""
+    noise = torch.randn_like(p)
+    if name.endswith("A_log"):
+        return ((noise.abs() + 0.5) * 32).round() / 32
+    if p.dim() < 2:  # norms around 1; biases, sinks and scores around 0
+        centre = 0.0 if "bias" in name or "sinks" in name else p.mean()
+        return centre + (0.2 * noise * 32).round() / 32
+    return (0.15 * noise * 32).round() / 32
+
+
+def converter(llama_cpp: Path) -> Any:
+    """llama.cpp's, which writes no vocabulary."""
+    sys.path[:0] = [str(llama_cpp / "gguf-py"), str(llama_cpp)]
+    import gguf
+    from conversion import ModelType, get_model_architecture, get_model_class
+    from conversion.base import ModelBase, TextModel
+
+    def add_keys(model: Any, family: str) -> None:
+        """No vocabulary, and what the settings above have otherwise than all files of the family."""
+        TextModel._set_vocab_none(model)
+        writer = model.gguf_writer
+        if not any(key.endswith(".vocab_size") for key in writer.kv_data[0]):
+            writer.add_vocab_size(COMMON["vocab_size"])
+        if family == "glm4-lite":  # known by its 47 layers
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        if family == "llama4":
+            writer.add_sliding_window(16)
+            writer.add_uint32("llama4.attention.temperature_length", 16)
+
+    def convert(folder: Path, out: Path) -> None:
+        with torch.inference_mode():
+            hparams = ModelBase.load_hparams(folder, False)
+            kind = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
+            kind.set_vocab = lambda model: add_keys(model, out.stem)
+            kind.no_mtp = True
+            vocabulary = {"model": {"vocab": dict.fromkeys(map(str, range(COMMON["vocab_size"])), 0)}, "added_tokens": []}
+            (folder / "tokenizer.json").write_text(json.dumps(vocabulary))  # its length is asked for (Gemma)
+            kind(folder, gguf.LlamaFileType.MOSTLY_F16, out, model_name=f"golden-{out.stem}").write()
+
+    return convert
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--llama-cpp", type=Path, required=True)
+    parser.add_argument("family", nargs="*", default=list(FAMILIES))
+    asked = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    for family in FAMILIES:
-        make(family)
+    to_gguf = converter(asked.llama_cpp)
+    for name in asked.family:
+        make(name, to_gguf)

@@ -18,7 +18,8 @@ from motley.errors import ClusterError
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.lab.choice import Choice
-from motley.models.layers import Loader, OutputRows
+from motley.models.layers import OutputRows
+from motley.models.loader import Loader
 from motley.models.registry import family
 from motley.ops.protocol import Ops
 from motley.progress import Progress, silent

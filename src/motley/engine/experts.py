@@ -5,7 +5,7 @@ float64, so that who holds an expert does not change the answer.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from motley.engine.times import Clock
 from motley.lab.choice import Choice
 from motley.ops.protocol import Array, Experts, Ops, Recording
+
+Meanwhile = Callable[[], None] | None  # what the home does beside the experts, once the others have begun
 
 _MOST_UNCOUNTED = 1024
 _SMALL = 16  # tokens: a larger step has the time to count
@@ -178,15 +180,17 @@ class PlacedExperts:
         self._counts = np.zeros((n_layers, n_experts), np.int64)
         self._uncounted: list[tuple[int, NDArray[np.int32]]] = []  # counted later: a step has better things to do
 
-    def __call__(self, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
+    def __call__(
+        self, layer: int, h: Array, ids: Array, weights: Array, meanwhile: Meanwhile = None
+    ) -> Sequence[Array]:
         host_ids: NDArray[np.int32] = self._ops.to_host(ids)
         self.note(layer, host_ids)
         if layer in self._shared:
-            return self._by_choice(layer, h, host_ids, weights, self._shared[layer])
+            return self._by_choice(layer, h, host_ids, weights, self._shared[layer], meanwhile)
         asked = [(r, host_ids) for r in self.remotes if layer in r.owned and r.owned[layer][host_ids].any()]
         if asked:
-            return self._with_others(layer, h, ids, weights, asked)
-        return self._here(layer, h, ids, weights)
+            return self._with_others(layer, h, ids, weights, asked, meanwhile)
+        return self._here(layer, h, ids, weights, meanwhile)
 
     def note(self, layer: int, ids: NDArray[np.int32]) -> None:
         """These experts were chosen: int32 [T, A]. A copy is kept: a remembered step writes over its arrays."""
@@ -205,32 +209,45 @@ class PlacedExperts:
             self._counts[layer] += np.bincount(ids.ravel(), minlength=self._counts.shape[1])
 
     def _by_choice(
-        self, layer: int, h: Array, ids: NDArray[np.int32], weights: Array, shared: Shared
+        self, layer: int, h: Array, ids: NDArray[np.int32], weights: Array, shared: Shared, meanwhile: Meanwhile
     ) -> Sequence[Array]:
         """Where experts have copies: each holder is told which to compute, by ids of -1 for all others."""
         holder = shared.holders(ids)
         told = [(r, _only(ids, holder == shared.place[r.device])) for r in self.remotes if r.device in shared.place]
         asked = [(r, theirs) for r, theirs in told if (theirs >= 0).any()]
         own = self._ops.from_host(_only(ids, holder == 0))
-        return self._with_others(layer, h, own, weights, asked) if asked else self._here(layer, h, own, weights)
+        if asked:
+            return self._with_others(layer, h, own, weights, asked, meanwhile)
+        return self._here(layer, h, own, weights, meanwhile)
 
-    def recorded(self, recording: Recording, layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
+    def recorded(
+        self, recording: Recording, layer: int, h: Array, ids: Array, weights: Array, meanwhile: Meanwhile = None
+    ) -> Sequence[Array]:
         """As calling it, for a step that is remembered: the exchanges are the host's part of it, and parts of nobody
         who was asked are zeros. Who counts the chosen is whoever runs the step."""
         remotes = [r for r in self.remotes if layer in r.owned]
         if not remotes:
-            return self._here(layer, h, ids, weights)
+            return self._here(layer, h, ids, weights, meanwhile)
         asking = Asking(self._ops, self._clock, layer, h, ids, weights, remotes, self._shared.get(layer))
         recording.call(asking.start)
-        parts = self._here(layer, h, asking.own, weights)
+        parts = self._here(layer, h, asking.own, weights, meanwhile)
         recording.call(asking.finish, waits=True)
         return [*parts, *map(self._ops.from_host, asking.parts)]
 
-    def _here(self, layer: int, h: Array, ids: Array, weights: Array) -> list[Array]:
-        return [self._ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []
+    def _here(self, layer: int, h: Array, ids: Array, weights: Array, meanwhile: Meanwhile) -> list[Array]:
+        parts = [self._ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []
+        if meanwhile:
+            meanwhile()
+        return parts
 
     def _with_others(
-        self, layer: int, h: Array, ids: Array, weights: Array, asked: Sequence[tuple[Remote, NDArray[np.int32]]]
+        self,
+        layer: int,
+        h: Array,
+        ids: Array,
+        weights: Array,
+        asked: Sequence[tuple[Remote, NDArray[np.int32]]],
+        meanwhile: Meanwhile,
     ) -> list[Array]:
         """`ids` for this device, and for each that is asked."""
         ops = self._ops
@@ -240,7 +257,7 @@ class PlacedExperts:
         for remote, theirs in asked:
             remote.owner.start(layer, host_h, theirs, host_weights)
         sent = perf_counter()
-        parts = self._here(layer, h, ids, weights)
+        parts = self._here(layer, h, ids, weights, meanwhile)
         waiting = perf_counter()
         for (remote, _), busy_before in zip(asked, busy):
             parts.append(ops.from_host(remote.owner.finish()))

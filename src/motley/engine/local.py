@@ -37,14 +37,14 @@ class LocalRunner:
         progress: Progress = silent,
     ) -> None:
         config = family(checkpoint.architecture).config(checkpoint.metadata)
-        every = range(config.n_experts)
+        every = {i: range(config.n_experts) for i in range(config.n_layers) if config.has_experts(i)}
         self.n_slots, self.context = n_slots, context
         self.vocab_size = config.vocab_size
         self.model = DeviceModel(
             checkpoint,
             ops,
             layers=range(config.n_layers),
-            experts=dict.fromkeys(range(config.n_layers), every),
+            experts=every,
             n_slots=n_slots,
             context=context,
             repack=repack,

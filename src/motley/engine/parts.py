@@ -7,7 +7,7 @@ from motley.cluster.weights import Range, merged
 from motley.formats.gguf_reader import GGUFFile
 from motley.formats.shape_of import role_of
 from motley.formats.tensor import QuantTensor
-from motley.models.layers import EXPERT_PARTS
+from motley.models.loader import EXPERT_PARTS
 
 
 def ranges_of(file: GGUFFile, assignment: Assignment, n_layers: int) -> list[Range]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from motley.engine.experts import PlacedExperts
 from motley.engine.head import PlacedHead
 from motley.engine.times import Clock
-from motley.models.layers import Lap, RunExperts, RunHead
+from motley.models.feed_forward import Lap, RunExperts
+from motley.models.layers import RunHead
 from motley.ops.protocol import Array, Batch, Ops, Recording
 
 MOST_TOKENS = 8  # larger steps have work enough between two lines of Python
@@ -105,9 +106,11 @@ class RememberedStep:
             self._doing.experts.note(layer, self._doing.ops.to_host(ids))
 
     def _watched(self, recording: Recording) -> RunExperts:
-        def experts(layer: int, h: Array, ids: Array, weights: Array) -> Sequence[Array]:
+        def experts(
+            layer: int, h: Array, ids: Array, weights: Array, meanwhile: Callable[[], None] | None = None
+        ) -> Sequence[Array]:
             self._routed.append((layer, ids))
-            return self._doing.experts.recorded(recording, layer, h, ids, weights)
+            return self._doing.experts.recorded(recording, layer, h, ids, weights, meanwhile)
 
         return experts
 

@@ -12,7 +12,9 @@ from motley.engine.head import PlacedHead
 from motley.engine.remembered import MOST_REMEMBERED, MOST_TOKENS, Doing, Faster, Halves, RememberedStep, can_be_halved
 from motley.engine.times import Clock
 from motley.models.config import Config
-from motley.models.layers import Embedding, Head, Lap, Loader, RunExperts, RunHead
+from motley.models.feed_forward import Lap, RunExperts
+from motley.models.layers import Embedding, Head, RunHead
+from motley.models.loader import Loader
 from motley.models.registry import family
 from motley.ops.protocol import Array, Batch
 

@@ -10,14 +10,14 @@ from math import isfinite
 from typing import Any
 
 from motley.errors import FormatError, UnsupportedError, UsageError
-from motley.formats.metadata import get_float, get_int, get_str, shown
+from motley.formats.metadata import get_float, get_int, get_list, get_str, shown
 from motley.formats.tensor import Checkpoint, QuantTensor
 from motley.shape.dims import ARCHITECTURES, Dims
 from motley.shape.mix import Facts, Mix
 from motley.shape.model import ModelShape, Role, TensorShape
 from motley.shape.tensors import tensors_of
 
-_IN_LAYER = re.compile(r"blk\.(\d{1,6})\.(\w+)\.(?:weight|bias)")
+_IN_LAYER = re.compile(r"blk\.(\d{1,6})\.(?:nextn\.|indexer\.)?(\w+?)(?:\.(?:weight|bias|scale))?")
 _OUTSIDE = {
     "token_embd": Role.EMBED,
     "token_embd_norm": Role.NORM,
@@ -32,7 +32,7 @@ _ROLES = (
     (re.compile(r"ffn_(gate|up|down|gate_inp)_shexp"), Role.SHARED_EXPERT),
     (re.compile(r"ffn_gate_inp|exp_probs_b"), Role.ROUTER),
     (re.compile(r"ffn_(gate|up|down)"), Role.DENSE_FFN),
-    (re.compile(r"attn_\w+"), Role.ATTENTION),
+    (re.compile(r"(attn|ssm)_\w+|layer_output_scale"), Role.ATTENTION),
 )
 
 
@@ -42,7 +42,7 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
     architecture = checkpoint.architecture
     numbers = _Numbers(metadata, architecture)
     embedding = _tensor(tensors, "token_embd.weight", 2)
-    n_heads = numbers.int("attention.head_count")
+    n_heads = numbers.most("attention.head_count")
     n_experts = numbers.int("expert_count", 0)
     d_model = numbers.int("embedding_length")
     dims: dict[str, Any] = {
@@ -51,7 +51,7 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
         "n_layers": numbers.int("block_count"),
         "d_model": d_model,
         "n_heads": n_heads,
-        "n_kv_heads": numbers.int("attention.head_count_kv", n_heads),
+        "n_kv_heads": numbers.most("attention.head_count_kv", n_heads),
         "head_dim": numbers.int("attention.key_length", d_model // max(n_heads, 1)),
         "n_experts": n_experts,
         "n_experts_used": numbers.int("expert_used_count") if n_experts else 0,
@@ -74,6 +74,13 @@ class _Numbers:
     def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
         self.metadata = metadata
         self.prefix = f"{architecture}."
+
+    def most(self, key: str, *default: Any) -> Any:
+        """Of one number, or one a layer."""
+        values = self.metadata.get(self.prefix + key)
+        if not isinstance(values, list):
+            return self.int(key, *default)
+        return max(values, default=0)
 
     def int(self, key: str, default: int | None = None) -> int:
         value = get_int(self.metadata, self.prefix + key, *([] if default is None else [default]))

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from motley.models.config import Config
-from motley.models.layers import Layer, Loader
+from motley.models.layers import Layer
+from motley.models.loader import Loader
 
 
 class Family(Protocol):

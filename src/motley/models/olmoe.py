@@ -6,17 +6,17 @@ Source: the architecture of `OlmoeForCausalLM` in transformers.
 from collections.abc import Mapping
 from typing import Any
 
+from motley.models.attention import GroupedQueryAttention
 from motley.models.config import Config, read_config
-from motley.models.layers import GroupedQueryAttention, Layer, Loader, MixtureOfExperts
+from motley.models.feed_forward import feed_forward
+from motley.models.layers import Layer
+from motley.models.loader import Loader
 
 
 def config(metadata: Mapping[str, Any]) -> Config:
-    return read_config(metadata, "olmoe", normalize=False, interleaved=False, width_key="feed_forward_length")
+    return read_config(metadata, "olmoe", rope="neox", normalize=False)
 
 
 def layer(config: Config, load: Loader, index: int) -> Layer:
-    widths = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim)
-    return Layer(
-        GroupedQueryAttention(config, load, index, qk_norm=widths),
-        MixtureOfExperts(config, load, index),
-    )
+    attention = GroupedQueryAttention(config, load, index, qk_norm="given")
+    return Layer(attention, feed_forward(config, load, index))

@@ -7,9 +7,24 @@ from motley.errors import UnsupportedError
 from motley.models.family import Family
 
 FAMILIES = {
-    "olmoe": "motley.models.olmoe",
-    "qwen3moe": "motley.models.qwen3moe",
-    "llama": "motley.models.mixtral",
+    "llama": "llama",
+    "olmoe": "olmoe",
+    "qwen2moe": "qwen2moe",
+    "qwen3": "qwen3",
+    "qwen3moe": "qwen3",
+    "qwen3next": "qwen3next",
+    "qwen35moe": "qwen3next",
+    "deepseek": "deepseek",
+    "deepseek2": "deepseek2",
+    "glm4moe": "glm4moe",
+    "gpt-oss": "gpt_oss",
+    "granitemoe": "granitemoe",
+    "minimax-m2": "minimax_m2",
+    "llama4": "llama4",
+    "gemma4": "gemma4",
+    "ernie4_5-moe": "ernie45_moe",
+    "dots1": "dots1",
+    "hunyuan-moe": "hunyuan_moe",
 }
 
 
@@ -17,4 +32,4 @@ def family(architecture: str) -> Family:
     """Imported when asked for. Raises UnsupportedError for an architecture without a file."""
     if architecture not in FAMILIES:
         raise UnsupportedError(f"architecture {architecture!r} is not supported: Motley runs {', '.join(FAMILIES)}")
-    return cast(Family, import_module(FAMILIES[architecture]))
+    return cast(Family, import_module(f"motley.models.{FAMILIES[architecture]}"))

@@ -15,7 +15,9 @@ unsupported quantisation raises UnsupportedError when the weight is uploaded, no
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from enum import Enum
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,24 +28,119 @@ Array = Any  # the device's own array; float32 [T, ...]
 Weight = Any  # an uploaded tensor
 Experts = Any  # uploaded experts of one layer, possibly a subset
 KVCache = Any  # one layer's keys and values
+DeltaState = Any  # one gated delta rule layer's states
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding over the first `dim` of each head. `interleaved`: pairs (2i, 2i+1) as GGUF's llama has them;
-    otherwise (i, i + dim/2), NeoX style."""
+    """Rotary embedding of `dim` elements of each head, from element `start` on. `interleaved`: pairs (2i, 2i+1) as
+    GGUF's llama has them; otherwise (i, i + dim/2), NeoX style. `factors` divide the pairs' frequencies
+    theta^(-2i/dim), and cosine and sine are multiplied by `magnitude`: all ways of stretching a context come down to
+    these two."""
 
     dim: int
     theta: float
     interleaved: bool = False
+    start: int = 0
+    factors: tuple[float, ...] = ()  # dim / 2 of them, or none: all 1
+    magnitude: float = 1.0
+
+    @cached_property
+    def frequencies(self) -> NDArray[np.float64]:
+        """[dim / 2], radians per position."""
+        plain = self.theta ** (-2.0 * np.arange(self.dim // 2) / max(self.dim, 1))
+        return plain / np.array(self.factors) if self.factors else plain
 
 
 @dataclass(frozen=True)
 class Routing:
-    """Softmax over all E logits, take the top A; `normalize`: divide the A weights by their sum."""
+    """How a router's E logits choose A experts and weigh them.
+
+    Scores are the softmax over all E or each logit's sigmoid. The A best are taken, by score plus prior where there is
+    one; of `n_groups` equal groups only the best `n_groups_used`, a group counting as the sum of its best `group_sum`.
+    Weights are the scores, divided by their sum if `normalize`, times `scale`."""
 
     n_used: int
     normalize: bool
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    scale: float = 1.0
+    n_groups: int = 1
+    n_groups_used: int = 1
+    group_sum: int = 1
+
+
+class RouterVectors(NamedTuple):
+    """What a router may have beside its matrix, each an uploaded vector [E]: added to the logits; added to the scores
+    for choosing only; multiplied onto the weights."""
+
+    bias: Weight | None = None
+    prior: Weight | None = None
+    gain: Weight | None = None
+
+
+NO_VECTORS = RouterVectors()
+
+
+class ExpertBiases(NamedTuple):
+    """Added to each expert's products: gate, up [E, F], down [E, D]."""
+
+    gate: QuantTensor
+    up: QuantTensor
+    down: QuantTensor
+
+
+class Activation(Enum):
+    """What a gated feed-forward block does between its matrices, on gate g and up u."""
+
+    SILU = 0  # g sigmoid(g) u
+    GELU = 1  # gelu(g) u, gelu by tanh
+    CLAMPED = 2  # gpt-oss: g = min(g, 7), u = clip(u, -7, 7); g sigmoid(1.702 g) (u + 1)
+
+
+CLAMP, CLAMPED_SLOPE = 7.0, 1.702
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which earlier positions a token attends to, itself included: the last `window` (0: all), and none before its own
+    chunk of `chunk` positions (0: no chunks)."""
+
+    window: int = 0
+    chunk: int = 0
+
+    def first(self, position: int) -> int:
+        first = max(0, position - self.window + 1) if self.window else 0
+        return max(first, position - position % self.chunk) if self.chunk else first
+
+
+EVERYTHING = Span()
+
+
+class DeltaWeights(NamedTuple):
+    """Of a gated delta rule layer, uploaded: the convolution [channels, taps], and vectors [V]."""
+
+    conv: Weight
+    dt: Weight
+    rate: Weight
+
+
+@dataclass(frozen=True)
+class DeltaNet:
+    """A gated delta rule layer (Qwen3-Next): K key heads of N elements, V value heads of M, a convolution of `taps`
+    positions over the channels q [K*N], k [K*N], v [V*M]. Value head i uses key head i // (V/K), or i % K if
+    `tiled`."""
+
+    k_heads: int
+    v_heads: int
+    k_dim: int
+    v_dim: int
+    taps: int
+    eps: float
+    tiled: bool = False
+
+    @property
+    def channels(self) -> int:
+        return 2 * self.k_heads * self.k_dim + self.v_heads * self.v_dim
 
 
 class Batch:
@@ -131,7 +228,8 @@ class Ops(Protocol):
 
     # -- placing weights: raises UnsupportedError for a quantisation the device has no kernel for
     def weight(self, tensor: QuantTensor, upload: Upload = REPACKED) -> Weight:
-        """A matrix [rows, cols] for `linear` or `router`; a vector [cols] for `rms_norm`."""
+        """A matrix [rows, cols] for `linear` or `router`; a vector [cols] for `rms_norm` and `add_bias`; one matrix a
+        head, [H, rows, cols], for `heads_linear`."""
         ...
 
     def table(self, tensor: QuantTensor) -> Weight:
@@ -139,14 +237,34 @@ class Ops(Protocol):
         ...
 
     def experts_weight(
-        self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int], upload: Upload = REPACKED
+        self,
+        gate: QuantTensor,
+        up: QuantTensor,
+        down: QuantTensor,
+        owned: Sequence[int],
+        upload: Upload = REPACKED,
+        activation: Activation = Activation.SILU,
+        biases: ExpertBiases | None = None,
     ) -> Experts:
         """The experts `owned` (global ids) of one layer. gate, up: [E, F, D]; down: [E, D, F]. Only the owned
         parts are read."""
         ...
 
-    def kv_cache(self, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> KVCache:
-        """One layer's keys and values for `n_slots` sequences of `context` positions, zeroed lazily."""
+    def kv_cache(
+        self,
+        n_slots: int,
+        context: int,
+        n_kv_heads: int,
+        head_dim: int,
+        value_dim: int | None = None,
+        span: Span = EVERYTHING,
+    ) -> KVCache:
+        """One layer's keys and values for `n_slots` sequences of `context` positions, zeroed lazily. `value_dim` where
+        it is not `head_dim`; `span`: what `attention` reads of it."""
+        ...
+
+    def delta_state(self, n_slots: int, net: DeltaNet) -> DeltaState:
+        """One layer's recurrent states and the inputs that its convolution remembers, of `n_slots` sequences."""
         ...
 
     # -- arithmetic
@@ -166,19 +284,65 @@ class Ops(Protocol):
         """x [T, heads*N], rotated by position, may work in place."""
         ...
 
-    def attention(self, q: Array, k: Array, v: Array, cache: KVCache, batch: Batch, scale: float) -> Array:
-        """Store k, v [T, K*N] into the cache at (slot, position), then causal attention of q [T, H*N] over
-        each token's own slot from position 0 to its own. -> [T, H*N]"""
+    def attention(
+        self, q: Array, k: Array, v: Array, cache: KVCache, batch: Batch, scale: float, sinks: Weight | None = None
+    ) -> Array:
+        """Store k [T, K*N], v [T, K*M] into the cache at (slot, position), then causal attention of q [T, H*N] over
+        each token's own slot from its span's first position to its own. `sinks` [H]: a logit more in each head's
+        softmax, without a value. -> [T, H*M]"""
         ...
 
-    def router(self, x: Array, weight: Weight, routing: Routing) -> tuple[Array, Array]:
+    def delta_net(
+        self, qkv: Array, write: Array, keep: Array, weights: DeltaWeights, state: DeltaState, batch: Batch
+    ) -> Array:
+        """The gated delta rule over each token's sequence. qkv [T, channels] goes through the convolution and silu; q
+        and k to unit length (eps inside), q over sqrt(N). Of each value head's state S [N, M]: S *= exp(rate
+        softplus(keep + dt)), then S += sigmoid(write) k (v - S k), then the output S q. write, keep [T, V]. -> [T,
+        V*M]. Position 0 starts from zeros."""
+        ...
+
+    def router(
+        self, x: Array, weight: Weight, routing: Routing, vectors: RouterVectors = NO_VECTORS
+    ) -> tuple[Array, Array]:
         """x [T, D] -> expert ids int32 [T, A], most wanted first (ties: lower id first), and weights [T, A].
         Computed in float32; NaN logits never select an id outside 0..E-1."""
         ...
 
     def experts(self, x: Array, ids: Array, weights: Array, experts: Experts) -> Array:
-        """Sum over the A chosen experts that are owned here: weight * down(silu(gate x) * up x). x [T, D]
+        """Sum over the A chosen experts that are owned here: weight * down(activation(gate x, up x)). x [T, D]
         -> float64 [T, D]; experts not owned contribute nothing, nor does an id of -1."""
+        ...
+
+    def heads_linear(self, x: Array, weight: Weight) -> Array:
+        """Each head times its own matrix: x [T, H*cols], weight [H, rows, cols] -> [T, H*rows]."""
+        ...
+
+    def activate(self, gate: Array, up: Array, activation: Activation) -> Array:
+        """-> [T, F]"""
+        ...
+
+    def gate(self, x: Array, by: Array, function: Literal["none", "sigmoid", "silu"] = "sigmoid") -> Array:
+        """x [T, N] times a function of by [T, G], each value for N/G neighbouring elements. May work in place."""
+        ...
+
+    def scale(self, x: Array, factor: float) -> Array:
+        """May work in place."""
+        ...
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        """cap * tanh(x / cap). May work in place."""
+        ...
+
+    def add_bias(self, x: Array, vector: Weight) -> Array:
+        """x [T, N] + vector [N]. May work in place."""
+        ...
+
+    def columns(self, x: Array, width: int, first: int, end: int) -> Array:
+        """Of each group of `width` neighbouring elements of x [T, G*width], those from first to end."""
+        ...
+
+    def join(self, x: Array, width: int, y: Array, width_y: int) -> Array:
+        """Groups side by side: x [T, G*width], y [T, G*width_y] -> [T, G*(width + width_y)]."""
         ...
 
     def combine(self, x: Array, parts: Sequence[Array]) -> Array:

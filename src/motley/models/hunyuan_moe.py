@@ -1,0 +1,22 @@
+"""Hunyuan-A13B (GGUF `hunyuan-moe`): q/k norm per head after rope, weights renormalised, a shared expert.
+
+Source: the architecture of `HunYuanMoEV1ForCausalLM` in transformers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from motley.models.attention import GroupedQueryAttention
+from motley.models.config import Config, read_config
+from motley.models.feed_forward import feed_forward
+from motley.models.layers import Layer
+from motley.models.loader import Loader
+
+
+def config(metadata: Mapping[str, Any]) -> Config:
+    return read_config(metadata, "hunyuan-moe", rope="neox")
+
+
+def layer(config: Config, load: Loader, index: int) -> Layer:
+    attention = GroupedQueryAttention(config, load, index, qk_norm="given after rope")
+    return Layer(attention, feed_forward(config, load, index))
