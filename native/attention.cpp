@@ -1,15 +1,10 @@
 // Attention over the cache: store the step's keys and values, then each query over its own past.
 #include <algorithm>
+#include <cmath>
 
 #include "device.h"
 
 namespace motley {
-namespace {
-
-// Consecutive positions of one slot.
-struct Run {
-  int64_t first, n;
-};
 
 std::vector<Run> find_runs(const int32_t* positions, const int32_t* slots, int64_t T) {
   std::vector<Run> runs;
@@ -20,6 +15,8 @@ std::vector<Run> find_runs(const int32_t* positions, const int32_t* slots, int64
   }
   return runs;
 }
+
+namespace {
 
 bool one_token_per_slot(const std::vector<Run>& runs, const int32_t* slots, int64_t n_slots) {
   std::vector<bool> seen(size_t(n_slots), false);
@@ -35,7 +32,7 @@ bool one_token_per_slot(const std::vector<Run>& runs, const int32_t* slots, int6
 
 void Device::attention(const float* q, const float* k, const float* v, Cache& cache,
                        const int32_t* positions, const int32_t* slots, int64_t T, int64_t q_heads, float scale,
-                       float* out) {
+                       const float* sinks, float* out) {
   Op op(*this);
   if (q_heads < 1 || q_heads % cache.kv_heads)
     throw bad(q_heads, " query heads do not divide among ", cache.kv_heads, " key heads");
@@ -44,59 +41,87 @@ void Device::attention(const float* q, const float* k, const float* v, Cache& ca
     if (slots[t] < 0 || slots[t] >= cache.slots) throw bad("slot ", slots[t], " is outside the ", cache.slots);
     if (positions[t] < 0 || positions[t] >= cache.context)
       throw bad("position ", positions[t], " is outside the context of ", cache.context);
-    longest = std::max<int64_t>(longest, positions[t] + 1);
+    longest = std::max<int64_t>(longest, positions[t] + 1 - cache.first(positions[t]));
   }
 
-  const int64_t K = cache.kv_heads, N = cache.head_dim, group = q_heads / K;
-  const KvShape shape{int(N), int(cache.padded_dim()), 0};
+  const int64_t K = cache.kv_heads, N = cache.head_dim, M = cache.value_dim, group = q_heads / K;
+  const KvShape shape{int(N), int(M), int(cache.padded_dim()), cache.capacity(), 0};
   auto store = [&](int64_t t, int64_t head) {
-    kernels_->store_kv(cache.half, shape, k + (t * K + head) * N, v + (t * K + head) * N,
+    kernels_->store_kv(cache.half, shape, k + (t * K + head) * N, v + (t * K + head) * M,
                        cache.keys(slots[t], head), cache.values(slots[t], head), positions[t]);
   };
 
   // An item is a key head and a few consecutive tokens, so that four queries or more share what is read. A decode
   // step stores its token in the same item; otherwise all keys are stored first.
-  std::vector<Run> runs = find_runs(positions, slots, T);
-  bool decode = one_token_per_slot(runs, slots, cache.slots);
-  if (!decode) over_tokens(K, T * N * 8, [&](int64_t head, int) {
-    for (int64_t t = 0; t < T; ++t) store(t, head);
-  });
+  const std::vector<Run> runs = find_runs(positions, slots, T);
+  const bool decode = one_token_per_slot(runs, slots, cache.slots);
   const int64_t together = std::max<int64_t>(1, 16 / group);
-  std::vector<Run> pieces;
-  for (const Run& r : runs)
-    for (int64_t t = 0; t < r.n; t += together) pieces.push_back({r.first + t, std::min(together, r.n - t)});
 
-  const int64_t ld = (longest + 15) / 16 * 16, per_worker = 4 * ld;
+  const int64_t ld = (longest + together + 15) / 16 * 16 + 16, per_worker = 4 * ld;
   auto* scratch = reinterpret_cast<float*>(scratch_.grow(size_t(per_worker * pool_->threads()) * sizeof(float)));
-  auto attend = [&](int64_t item, int worker) {
-    // A head's pieces one after the other: its keys and values stay in the cache, and every worker has long and short.
-    const Run& r = pieces[size_t(item % int64_t(pieces.size()))];
-    int64_t head = item / int64_t(pieces.size()), slot = slots[r.first];
-    if (decode) store(r.first, head);
-    constexpr int64_t kMost = 64;
-    const float* queries[kMost];
-    float* outs[kMost];
-    int64_t limits[kMost];
-    for (int64_t h0 = 0; h0 < group; h0 += kMost) {  // more than 64 heads in a group: in portions
-      int64_t heads = std::min(kMost, group - h0), n = 0;
-      for (int64_t t = r.first; t < r.first + r.n; ++t)
-        for (int64_t h = 0; h < heads; ++h, ++n) {
-          int64_t at = (t * q_heads + head * group + h0 + h) * N;
-          queries[n] = q + at;
-          outs[n] = out + at;
-          limits[n] = positions[t] + 1;
-        }
-      KvShape s = shape;
-      s.n_queries = int(n);
-      kernels_->attend(cache.half, s, queries, limits, cache.keys(slot, head), cache.values(slot, head),
-                       scale, scratch + worker * per_worker, outs);
+  auto attend_pieces = [&](const std::vector<Run>& pieces) {
+    auto attend = [&](int64_t item, int worker) {
+      // A head's pieces one after the other: its keys and values stay in the cache, and every worker has long and short.
+      const Run& r = pieces[size_t(item % int64_t(pieces.size()))];
+      int64_t head = item / int64_t(pieces.size()), slot = slots[r.first];
+      if (decode) store(r.first, head);
+      constexpr int64_t kMost = 64;
+      const float* queries[kMost];
+      float* outs[kMost];
+      Seen seen[kMost];
+      for (int64_t h0 = 0; h0 < group; h0 += kMost) {  // more than 64 heads in a group: in portions
+        int64_t heads = std::min(kMost, group - h0), n = 0;
+        for (int64_t t = r.first; t < r.first + r.n; ++t)
+          for (int64_t h = 0; h < heads; ++h, ++n) {
+            const int64_t at = t * q_heads + head * group + h0 + h;
+            queries[n] = q + at * N;
+            outs[n] = out + at * M;
+            seen[n] = {cache.first(positions[t]), positions[t] + 1, sinks ? sinks[at % q_heads] : -INFINITY};
+          }
+        KvShape s = shape;
+        s.n_queries = int(n);
+        kernels_->attend(cache.half, s, queries, seen, cache.keys(slot, head), cache.values(slot, head), scale,
+                         scratch + worker * per_worker, outs);
+      }
+    };
+    const int64_t n_items = int64_t(pieces.size()) * K;
+    if (n_items * longest * N * 2 < (1 << 16)) {  // short pasts: not worth waking anybody
+      for (int64_t i = 0; i < n_items; ++i) attend(i, 0);
+    } else {
+      pool_->run(n_items, attend);
     }
   };
-  const int64_t n_items = int64_t(pieces.size()) * K;
-  if (n_items * longest * N * 2 < (1 << 16)) {  // short pasts: not worth waking anybody
-    for (int64_t i = 0; i < n_items; ++i) attend(i, 0);
-  } else {
-    pool_->run(n_items, attend);
+  if (decode) {
+    attend_pieces(runs);
+    return;
+  }
+  // Where old positions make room for new ones, no more are stored than leave everybody's past in place.
+  const bool all_fit = cache.capacity() >= cache.context;
+  std::vector<Run> pieces;
+  for (size_t i = 0; i < runs.size();) {
+    pieces.clear();
+    const int64_t begin = runs[i].first;
+    int64_t end = begin;
+    if (all_fit) {
+      end = T;
+      i = runs.size();
+    } else {
+      end += runs[i].n;
+      ++i;
+    }
+    for (int64_t from = begin; from < end;) {
+      const int64_t upto = all_fit ? end : std::min(end, from + Cache::kTogether);
+      over_tokens(K, (upto - from) * N * 8, [&](int64_t head, int) {
+        for (int64_t t = from; t < upto; ++t) store(t, head);
+      });
+      pieces.clear();
+      for (const Run& r : runs) {
+        const int64_t first = std::max(from, r.first), last = std::min(upto, r.first + r.n);
+        for (int64_t t = first; t < last; t += together) pieces.push_back({t, std::min(together, last - t)});
+      }
+      attend_pieces(pieces);
+      from = upto;
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <new>
 
 #include "isa.h"
@@ -138,14 +139,15 @@ std::unique_ptr<ExpertSet> Device::pack_experts(const Source& gate, const Source
   return set;
 }
 
-std::unique_ptr<Cache> Device::cache(int64_t slots, int64_t context, int64_t kv_heads,
-                                     int64_t head_dim) {
-  if (slots < 1 || context < 1 || kv_heads < 1 || head_dim < 1)
-    throw bad("no cache of ", slots, " slots, ", context, " positions, ", kv_heads,
-              " heads of ", head_dim);
-  long double elements = (long double)slots * kv_heads * (context + 16) * (head_dim + 16) * 2;
+std::unique_ptr<Cache> Device::cache(int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim,
+                                     int64_t value_dim, int64_t window, int64_t chunk) {
+  if (slots < 1 || context < 1 || kv_heads < 1 || head_dim < 1 || value_dim < 1 || window < 0 || chunk < 0)
+    throw bad("no cache of ", slots, " slots, ", context, " positions, ", kv_heads, " heads of ", head_dim, " and ",
+              value_dim, ", window ", window, ", chunk ", chunk);
+  long double elements = (long double)slots * kv_heads * (context + 16) * ((long double)head_dim + value_dim + 32);
   if (elements > 1e15L) throw std::bad_alloc();  // before a product below wraps around
-  auto c = std::make_unique<Cache>(Cache{slots, context, kv_heads, head_dim, half_kv_, {}});
+  auto c = std::make_unique<Cache>(
+      Cache{slots, context, kv_heads, head_dim, value_dim, window, chunk, half_kv_, {}});
   c->memory = Buffer(size_t(slots * kv_heads * (c->key_bytes() + c->value_bytes())), Buffer::Pages::small);
   return c;
 }
@@ -239,33 +241,36 @@ void Device::rms_norm(const float* x, int64_t groups, const float* w, int64_t wi
   over_tokens(groups, width, [&](int64_t g, int) { kernels_->rms_norm(x + g * width, w, width, eps, out + g * width); });
 }
 
-void Device::rope(float* x, int64_t T, int64_t heads, int64_t head_dim, const int32_t* positions, int64_t dim,
-                  double theta, bool interleaved) {
+void Device::rope(float* x, int64_t T, int64_t heads, int64_t head_dim, const int32_t* positions,
+                  const double* frequencies, int64_t half, int64_t start, double magnitude, bool interleaved) {
   Op op(*this);
-  if (dim < 0 || dim % 2 || dim > head_dim) throw bad("cannot rotate ", dim, " of ", head_dim, " elements");
-  int64_t half = dim / 2;
-  RopeTable& r = rope_;
-  bool same = r.dim == dim && r.theta == theta && int64_t(r.positions.size()) == T &&
-              std::equal(positions, positions + T, r.positions.begin());
-  if (!same) {  // a step's layers ask for the same angles again and again
+  if (start < 0 || start + 2 * half > head_dim)
+    throw bad("cannot rotate ", 2 * half, " elements from ", start, " on, of ", head_dim);
+  auto is_asked_for = [&](const RopeTable& r) {
+    return r.magnitude == magnitude && int64_t(r.frequencies.size()) == half && int64_t(r.positions.size()) == T &&
+           std::equal(frequencies, frequencies + half, r.frequencies.begin()) &&
+           std::equal(positions, positions + T, r.positions.begin());
+  };
+  if (!is_asked_for(ropes_[0])) std::swap(ropes_[0], ropes_[1]);
+  RopeTable& r = ropes_[0];
+  if (!is_asked_for(r)) {  // a step's layers ask for the same angles again and again
     r.positions.assign(positions, positions + T);
-    r.dim = dim;
-    r.theta = theta;
+    r.frequencies.assign(frequencies, frequencies + half);
+    r.magnitude = magnitude;
     r.cos.resize(size_t(T * half));
     r.sin.resize(size_t(T * half));
-    for (int64_t i = 0; i < half; ++i) {
-      double frequency = std::pow(theta, -2.0 * double(i) / double(dim));
+    for (int64_t i = 0; i < half; ++i)
       for (int64_t t = 0; t < T; ++t) {
-        r.cos[size_t(t * half + i)] = float(std::cos(double(positions[t]) * frequency));
-        r.sin[size_t(t * half + i)] = float(std::sin(double(positions[t]) * frequency));
+        const double angle = double(positions[t]) * frequencies[i];
+        r.cos[size_t(t * half + i)] = float(std::cos(angle) * magnitude);
+        r.sin[size_t(t * half + i)] = float(std::sin(angle) * magnitude);
       }
-    }
   }
   int64_t a = interleaved ? 2 : 1, b = interleaved ? 1 : half;  // pair i: elements a i and a i + b
   over_tokens(T, heads * head_dim, [&](int64_t t, int) {
     const float *cos = r.cos.data() + t * half, *sin = r.sin.data() + t * half;  // dim 0: both empty
     for (int64_t h = 0; h < heads; ++h) {
-      float* p = x + (t * heads + h) * head_dim;
+      float* p = x + (t * heads + h) * head_dim + start;
       for (int64_t i = 0; i < half; ++i) {
         float u = p[a * i], v = p[a * i + b];
         p[a * i] = u * cos[i] - v * sin[i];
@@ -301,43 +306,170 @@ void Device::take(const float* x, int64_t T, int64_t cols, const int32_t* rows, 
   }
 }
 
+// f(first, n) for blocks of n elements.
+template <class F>
+void Device::over_blocks(int64_t n, F&& f) {
+  constexpr int64_t kEach = 1024;
+  over_tokens((n + kEach - 1) / kEach, kEach, [&](int64_t b, int) { f(b * kEach, std::min(kEach, n - b * kEach)); });
+}
+
+void Device::activate(Activation a, const float* gate, const float* up, int64_t n, float* out) {
+  Op op(*this);
+  over_blocks(n, [&](int64_t i, int64_t m) { kernels_->activate(a, gate + i, up + i, m, out + i); });
+}
+
+void Device::gate(float* x, int64_t T, int64_t width, const float* by, int64_t groups, Gate function) {
+  Op op(*this);
+  const int64_t each = width / groups;
+  over_tokens(T, 2 * width, [&](int64_t t, int) {
+    std::vector<float> factors(static_cast<size_t>(groups));
+    kernels_->gate(function, by + t * groups, groups, factors.data());
+    for (int64_t i = 0; i < width; ++i) x[t * width + i] *= factors[size_t(i / each)];
+  });
+}
+
+void Device::scale(float* x, int64_t n, float factor) {
+  Op op(*this);
+  over_blocks(n, [&](int64_t i, int64_t m) {
+    for (int64_t j = i; j < i + m; ++j) x[j] *= factor;
+  });
+}
+
+void Device::softcap(float* x, int64_t n, float cap) {
+  Op op(*this);
+  over_blocks(n, [&](int64_t i, int64_t m) {
+    for (int64_t j = i; j < i + m; ++j) x[j] = cap * std::tanh(x[j] / cap);
+  });
+}
+
+void Device::add_bias(float* x, int64_t T, const float* bias, int64_t n) {
+  Op op(*this);
+  over_tokens(T, n, [&](int64_t t, int) { kernels_->add(x + t * n, bias, n); });
+}
+
+void Device::columns(const float* x, int64_t groups, int64_t width, int64_t first, int64_t end, float* out) {
+  Op op(*this);
+  const int64_t n = end - first;
+  for (int64_t g = 0; g < groups; ++g) std::memcpy(out + g * n, x + g * width + first, size_t(n) * sizeof(float));
+}
+
+void Device::join(const float* x, int64_t width, const float* y, int64_t width_y, int64_t groups, float* out) {
+  Op op(*this);
+  for (int64_t g = 0; g < groups; ++g) {
+    float* to = out + g * (width + width_y);
+    std::memcpy(to, x + g * width, size_t(width) * sizeof(float));
+    std::memcpy(to + width, y + g * width_y, size_t(width_y) * sizeof(float));
+  }
+}
+
+// ---------------------------------------------------------------- one matrix a head
+
+void Device::heads_linear(const float* x, int64_t T, int64_t heads, const Matrix& m, float* out) {
+  Op op(*this);
+  const Packed& w = m.w;
+  const int64_t rows = w.rows / heads;
+  if (w.rows % heads || rows % kRows || w.stored)
+    throw bad("a matrix of ", w.rows, " rows is not ", heads, " packed ones of whole groups of ", kRows);
+  take_inputs(x, T * heads, w.cols, w.format->integer);
+  const void* const* all = inputs(w);
+  std::vector<const void*> by_head(size_t(T * heads));
+  for (int64_t h = 0; h < heads; ++h)
+    for (int64_t t = 0; t < T; ++t) by_head[size_t(h * T + t)] = all[t * heads + h];
+  GemmFn gemm = kernels_->gemm(w.format->format);
+  const int64_t groups = rows / kRows, per_item = std::max<int64_t>(1, kItemBytes / w.group_size());
+  const int64_t items = (groups + per_item - 1) / per_item;
+  pool_->run(heads * items, [&](int64_t item, int) {
+    const int64_t h = item / items, first = item % items * per_item, end = std::min(groups, first + per_item);
+    for (int64_t g = first; g < end; ++g) {
+      const uint8_t* data = w.data + (h * groups + g) * w.group_size();
+      const RowPair group{data, w.group_size(), kRows, data + w.group_size()};
+      for (int64_t t = 0, n, left = T; left > 0; t += n, left -= n) {
+        n = portion(left);
+        gemm(group, w.cols, by_head.data() + h * T + t, n, out + (t * heads + h) * rows + g * kRows, heads * rows);
+      }
+    }
+  });
+}
+
 // ---------------------------------------------------------------- router
 
-// logits [E] of one token to its n_used experts. A NaN counts as minus infinity; ties go to the lower id.
-void Device::route_token(float* logits, int64_t E, int64_t n_used, bool normalize, int32_t* ids,
-                         float* weights) const {
-  for (int64_t e = 0; e < E; ++e)
-    if (std::isnan(logits[e])) logits[e] = -INFINITY;
-  // Insertion into the list of the best so far; strictly greater moves ahead, so the lower id stays first.
+namespace {
+
+// Insertion into the list of the best so far; strictly greater moves ahead, so the lower id stays first.
+void best_first(const float* wanted, int64_t E, int64_t n_used, int32_t* ids) {
   int64_t n = 0;
   for (int64_t e = 0; e < E; ++e) {
     int64_t at = n;
-    while (at > 0 && logits[e] > logits[ids[at - 1]]) --at;
+    while (at > 0 && wanted[e] > wanted[ids[at - 1]]) --at;
     if (at >= n_used) continue;
     if (n < n_used) ++n;
     for (int64_t i = n - 1; i > at; --i) ids[i] = ids[i - 1];
     ids[at] = int32_t(e);
   }
-  float top = logits[ids[0]], total = 0, chosen = 0;
-  for (int64_t e = 0; e < E; ++e) logits[e] -= top;
-  kernels_->exp(logits, E, logits);
-  for (int64_t e = 0; e < E; ++e) total += logits[e];
-  for (int64_t i = 0; i < n_used; ++i) {
-    weights[i] = logits[ids[i]] / total;
-    chosen += weights[i];
-  }
-  if (normalize)
-    for (int64_t i = 0; i < n_used; ++i) weights[i] /= chosen;
 }
 
-void Device::router(const float* x, int64_t T, int64_t cols, const Matrix& w, int64_t n_used, bool normalize,
-                    int32_t* ids, float* weights) {
+// Minus infinity for all experts outside the groups whose best `group_sum` add up to most.
+void keep_best_groups(float* wanted, int64_t E, const Routing& r) {
+  const int64_t each = E / r.n_groups, counted = std::min(r.group_sum, each);
+  std::vector<float> votes(size_t(r.n_groups), 0.0f), sorted(static_cast<size_t>(each));
+  for (int64_t g = 0; g < r.n_groups; ++g) {
+    std::copy(wanted + g * each, wanted + (g + 1) * each, sorted.begin());
+    std::partial_sort(sorted.begin(), sorted.begin() + counted, sorted.end(), std::greater<float>());
+    for (int64_t i = counted; i-- > 0;) votes[size_t(g)] += sorted[size_t(i)];  // the smallest first, as numpy has them
+  }
+  std::vector<int32_t> best(size_t(r.n_groups_used));
+  best_first(votes.data(), r.n_groups, r.n_groups_used, best.data());
+  for (int64_t g = 0; g < r.n_groups; ++g)
+    if (std::find(best.begin(), best.end(), int32_t(g)) == best.end())
+      std::fill(wanted + g * each, wanted + (g + 1) * each, -INFINITY);
+}
+
+}  // namespace
+
+// logits [E] of one token to its experts; `wanted`: room for 2 E. A NaN counts as minus infinity; ties go to the lower id.
+void Device::route_token(float* logits, int64_t E, const Routing& r, float* wanted, int32_t* ids, float* weights) const {
+  float* scores = wanted + E;
+  for (int64_t e = 0; e < E; ++e) {
+    if (r.bias) logits[e] += r.bias[e];
+    if (std::isnan(logits[e])) logits[e] = -INFINITY;
+  }
+  if (r.sigmoid) {
+    kernels_->gate(Gate::Sigmoid, logits, E, scores);
+  } else {
+    float top = *std::max_element(logits, logits + E), total = 0;
+    for (int64_t e = 0; e < E; ++e) scores[e] = logits[e] - top;
+    kernels_->exp(scores, E, scores);
+    for (int64_t e = 0; e < E; ++e) total += scores[e];
+    for (int64_t e = 0; e < E; ++e) scores[e] /= total;
+  }
+  // Without a prior logits have the same order, and no ties of rounding.
+  for (int64_t e = 0; e < E; ++e) wanted[e] = r.prior ? scores[e] + r.prior[e] : r.sigmoid ? scores[e] : logits[e];
+  if (r.n_groups > 1) keep_best_groups(wanted, E, r);
+  best_first(wanted, E, r.n_used, ids);
+  float chosen = 0;
+  for (int64_t i = 0; i < r.n_used; ++i) {
+    weights[i] = scores[ids[i]];
+    chosen += weights[i];
+  }
+  for (int64_t i = 0; i < r.n_used; ++i) {
+    if (r.normalize) weights[i] /= chosen;
+    weights[i] *= r.scale;
+    if (r.gain) weights[i] *= r.gain[ids[i]];
+  }
+}
+
+void Device::router(const float* x, int64_t T, int64_t cols, const Matrix& w, const Routing& r, int32_t* ids,
+                    float* weights) {
   Op op(*this);
   int64_t E = w.w.rows;
   if (w.w.cols != cols) throw bad("x has ", cols, " columns, the router ", w.w.cols);
-  if (n_used < 1 || n_used > E) throw bad("cannot choose ", n_used, " of ", E, " experts");
+  if (r.n_used < 1 || r.n_used > E) throw bad("cannot choose ", r.n_used, " of ", E, " experts");
+  if (r.n_groups < 1 || E % r.n_groups || r.n_groups_used < 1 || r.n_groups_used > r.n_groups ||
+      r.n_used > r.n_groups_used * (E / r.n_groups))
+    throw bad("cannot choose ", r.n_used, " of ", r.n_groups_used, " of ", r.n_groups, " groups of ", E, " experts");
   if (w.w.format->integer || w.w.stored) throw bad("the router needs packed float weights");
-  auto* logits = reinterpret_cast<float*>(scratch_.grow(size_t(T * E) * sizeof(float)));
+  auto* logits = reinterpret_cast<float*>(scratch_.grow(size_t(3 * T * E) * sizeof(float)));
+  float* wanted = logits + T * E;
   take_inputs(x, T, cols, false);
   GemmFn gemm = kernels_->gemm(w.w.format->format);
   over_tokens(w.w.groups(), T * cols * kRows, [&](int64_t g, int) {  // packed; single groups: there are few
@@ -346,7 +478,7 @@ void Device::router(const float* x, int64_t T, int64_t cols, const Matrix& w, in
     gemm(group, cols, floats_.data(), T, logits + g * kRows, E);
   });
   over_tokens(T, E * 8, [&](int64_t t, int) {
-    route_token(logits + t * E, E, n_used, normalize, ids + t * n_used, weights + t * n_used);
+    route_token(logits + t * E, E, r, wanted + 2 * t * E, ids + t * r.n_used, weights + t * r.n_used);
   });
 }
 

@@ -75,6 +75,8 @@ class Report {
 // owned when packed, of all when stored.
 struct ExpertSet {
   Packed gate, up, down;
+  Activation activation = Activation::Silu;
+  std::vector<float> biases[3];  // of gate, up [E][F], down [E][D], by global id; empty: none
   Buffer memory[3];
   std::vector<int32_t> local;  // global id -> index of an owned expert among those that are there, or -1
 
@@ -88,20 +90,66 @@ struct ExpertSet {
 // One layer's keys and values, [slot][kv head]: keys in tiles of 16 positions, values in rows (kernels.h). Untouched
 // positions cost no memory.
 struct Cache {
-  int64_t slots, context, kv_heads, head_dim;
+  int64_t slots, context, kv_heads, head_dim, value_dim;
+  int64_t window, chunk;  // which positions a token attends to: ops/protocol.py's Span
   bool half;
   Buffer memory;
 
-  int64_t padded_dim() const { return (head_dim + 15) / 16 * 16; }
-  int64_t padded_context() const { return (context + 15) / 16 * 16; }
+  // So many tokens are stored before the first of them attends: a window's memory needs no more than that beside it.
+  static constexpr int64_t kTogether = 256;
+
+  int64_t padded_dim() const { return (value_dim + 15) / 16 * 16; }
+  // Positions kept, whole tiles of 16.
+  int64_t capacity() const {
+    int64_t most = context;
+    if (window && window + kTogether < most) most = window + kTogether;
+    if (chunk && chunk + kTogether < most) most = chunk + kTogether;
+    return (most + 15) / 16 * 16;
+  }
+  int64_t first(int64_t position) const {
+    int64_t first = window && position >= window ? position - window + 1 : 0;
+    int64_t begin = chunk ? position - position % chunk : 0;
+    return first > begin ? first : begin;
+  }
   int64_t element() const { return half ? 2 : 4; }
-  int64_t key_bytes() const { return padded_context() * head_dim * element(); }
-  int64_t value_bytes() const { return padded_context() * padded_dim() * element(); }
+  int64_t key_bytes() const { return capacity() * head_dim * element(); }
+  int64_t value_bytes() const { return capacity() * padded_dim() * element(); }
   uint8_t* keys(int64_t slot, int64_t head) const {
     return memory.data() + (slot * kv_heads + head) * (key_bytes() + value_bytes());
   }
   uint8_t* values(int64_t slot, int64_t head) const { return keys(slot, head) + key_bytes(); }
 };
+
+// One gated delta rule layer's memory of each slot: a state [N][M] of each value head, and the inputs that the convolution
+// remembers [taps - 1][channels], the latest last.
+struct DeltaState {
+  int64_t slots, k_heads, v_heads, k_dim, v_dim, taps;
+  float eps;
+  bool tiled;  // value head i uses key head i % k_heads
+  Buffer memory;
+
+  int64_t channels() const { return 2 * k_heads * k_dim + v_heads * v_dim; }
+  int64_t slot_floats() const { return v_heads * k_dim * v_dim + (taps - 1) * channels(); }
+  float* state(int64_t slot, int64_t head) const {
+    return reinterpret_cast<float*>(memory.data()) + slot * slot_floats() + head * k_dim * v_dim;
+  }
+  float* inputs(int64_t slot) const { return state(slot, v_heads); }
+};
+
+// How a router chooses: ops/protocol.py's Routing and RouterVectors, each vector [E] or nullptr.
+struct Routing {
+  int64_t n_used;
+  bool normalize, sigmoid;
+  float scale;
+  int64_t n_groups, n_groups_used, group_sum;
+  const float *bias, *prior, *gain;
+};
+
+// Consecutive positions of one slot: tokens [first, first + n).
+struct Run {
+  int64_t first, n;
+};
+std::vector<Run> find_runs(const int32_t* positions, const int32_t* slots, int64_t T);
 
 // Quantised activations of many tokens.
 class Acts {
@@ -140,19 +188,35 @@ class Device {
   std::unique_ptr<ExpertSet> stored_experts(const Source& gate, const Source& up, const Source& down,
                                             int64_t n_experts, int64_t d_model, int64_t d_expert,
                                             const std::vector<int32_t>& owned);
-  std::unique_ptr<Cache> cache(int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim);
+  std::unique_ptr<Cache> cache(int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim, int64_t value_dim,
+                               int64_t window, int64_t chunk);
+  std::unique_ptr<DeltaState> delta_state(int64_t slots, int64_t k_heads, int64_t v_heads, int64_t k_dim, int64_t v_dim,
+                                          int64_t taps, float eps, bool tiled);
 
   // -- operations; T tokens first, all row-major
   void embed(const uint8_t* table, int64_t bytes, int type, int64_t cols, const int32_t* tokens, int64_t T, float* out);
   void rms_norm(const float* x, int64_t groups, const float* w, int64_t width, float eps, float* out);
   void linear(const float* x, int64_t T, int64_t cols, const std::vector<const Matrix*>& w,
               const std::vector<float*>& out);
-  void rope(float* x, int64_t T, int64_t heads, int64_t head_dim, const int32_t* positions, int64_t dim, double theta,
-            bool interleaved);
+  void rope(float* x, int64_t T, int64_t heads, int64_t head_dim, const int32_t* positions, const double* frequencies,
+            int64_t pairs, int64_t start, double magnitude, bool interleaved);
   void attention(const float* q, const float* k, const float* v, Cache& cache, const int32_t* positions,
-                 const int32_t* slots, int64_t T, int64_t q_heads, float scale, float* out);
-  void router(const float* x, int64_t T, int64_t cols, const Matrix& w, int64_t n_used, bool normalize, int32_t* ids,
+                 const int32_t* slots, int64_t T, int64_t q_heads, float scale, const float* sinks, float* out);
+  // conv [taps][channels]; dt, rate [V]; write, keep [T][V]
+  void delta_net(const float* qkv, const float* write, const float* keep, const float* conv, const float* dt,
+                 const float* rate, DeltaState& state, const int32_t* positions, const int32_t* slots, int64_t T,
+                 float* out);
+  void router(const float* x, int64_t T, int64_t cols, const Matrix& w, const Routing& routing, int32_t* ids,
               float* weights);
+  // w: the matrices of all heads one below the other
+  void heads_linear(const float* x, int64_t T, int64_t heads, const Matrix& w, float* out);
+  void activate(Activation a, const float* gate, const float* up, int64_t n, float* out);
+  void gate(float* x, int64_t T, int64_t width, const float* by, int64_t groups, Gate function);
+  void scale(float* x, int64_t n, float factor);
+  void softcap(float* x, int64_t n, float cap);
+  void add_bias(float* x, int64_t T, const float* bias, int64_t n);
+  void columns(const float* x, int64_t groups, int64_t width, int64_t first, int64_t end, float* out);
+  void join(const float* x, int64_t width, const float* y, int64_t width_y, int64_t groups, float* out);
   void experts(const float* x, int64_t T, int64_t d_model, const int32_t* ids, const float* weights, int64_t n_used,
                const ExpertSet& set, double* y);
   void combine(float* x, int64_t n, const std::vector<const double*>& parts);
@@ -174,8 +238,9 @@ class Device {
   const void* const* inputs(const Packed& w) const { return w.format->integer ? quantised_.data() : floats_.data(); }
   void reserve_pairs(int64_t bytes);
   RowPair ready(const Packed& w, int64_t pair, int worker, const uint8_t* next = nullptr);
+  template <class F> void over_blocks(int64_t n, F&& f);
   template <class F> void over_tokens(int64_t T, int64_t work_per_token, F&& f);
-  void route_token(float* logits, int64_t E, int64_t n_used, bool normalize, int32_t* ids, float* weights) const;
+  void route_token(float* logits, int64_t E, const Routing& r, float* wanted, int32_t* ids, float* weights) const;
   template <class F> double rate(F&& work, double work_done, int reps);
 
   const Kernels* kernels_;
@@ -192,10 +257,10 @@ class Device {
   int64_t pair_stride_ = 0;
   struct RopeTable {
     std::vector<int32_t> positions;
-    int64_t dim = 0;
-    double theta = 0;
+    std::vector<double> frequencies;
+    double magnitude = 0;
     std::vector<float> cos, sin;
-  } rope_;
+  } ropes_[2];  // the latest first: models have two at most, by turns
 };
 
 class Device::Op {

@@ -1,4 +1,4 @@
-// The experts of one layer: silu(gate x) * up x, then down, for every (token, expert) pair that is owned here.
+// The experts of one layer: activation(gate x, up x), then down, for every (token, expert) pair that is owned here.
 //
 // Pairs are grouped by expert, so that an expert's weights are read once however many tokens chose it. Two parallel
 // passes: the first makes hidden activations, 32 rows of gate and up at a time, and quantises them at once (32 is a
@@ -18,7 +18,7 @@ struct Pair {
 };
 
 struct Chosen {  // an expert that some token chose
-  int64_t index;         // among those that are there
+  int64_t id, index;     // among all, and among those that are there
   int64_t first_pair, n_pairs;
 };
 
@@ -28,6 +28,7 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
                      int64_t n_used, const ExpertSet& set, double* y) {
   Op op(*this);
   const int64_t D = set.gate.cols, F = set.gate.rows, E = int64_t(set.local.size());
+  const bool biased = !set.biases[0].empty();
   if (d_model != D) throw bad("x has ", d_model, " columns, the experts ", D);
   for (int64_t i = 0; i < T * n_used; ++i)
     if (ids[i] < -1 || ids[i] >= E) throw bad("expert ", ids[i], " is outside the layer's ", E);
@@ -42,7 +43,7 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
     int64_t n = start[size_t(e) + 1];
     start[size_t(e)] = n_pairs;
     if (set.local[size_t(e)] < 0 || n == 0) continue;
-    chosen.push_back({set.local[size_t(e)], n_pairs, n});
+    chosen.push_back({e, set.local[size_t(e)], n_pairs, n});
     n_pairs += n;
   }
   if (n_pairs == 0) {
@@ -90,7 +91,11 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
         up_gemm(ready(up, b, worker, gate.pair(b + 1).data), D, inputs_of(set.up) + i, n, u, kBlock);
         for (int64_t t = 0; t < n; ++t) {
           float* value = g + t * kBlock;
-          kernels_->silu_mul(value, u + t * kBlock, rows, value);
+          if (biased) {
+            kernels_->add(value, set.biases[0].data() + c.id * F + b * kBlock, rows);
+            kernels_->add(u + t * kBlock, set.biases[1].data() + c.id * F + b * kBlock, rows);
+          }
+          kernels_->activate(set.activation, value, u + t * kBlock, rows, value);
           if (int_hidden)
             kernels_->quantize(value, rows, hidden_.token(i + t) + b, b + 1 < blocks ? 1 : hidden_.blocks() - b);
           else
@@ -120,6 +125,7 @@ void Device::experts(const float* x, int64_t T, int64_t d_model, const int32_t* 
         down_gemm(w, F, hidden.data() + i, n, part, kBlock);
         for (int64_t t = 0; t < n; ++t) {
           const Pair& pair = pairs[size_t(i + t)];
+          if (biased) kernels_->add(part + t * kBlock, set.biases[2].data() + c.id * D + p * kBlock, rows);
           kernels_->accumulate(sums + pair.token * kBlock, part + t * kBlock, pair.weight, rows);
         }
       }

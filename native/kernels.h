@@ -67,6 +67,12 @@ struct Kernels {
   void (*activate)(Activation a, const float* gate, const float* up, int64_t n, float* out);
   void (*gate)(Gate function, const float* by, int64_t n, float* out);  // the function alone
   void (*add)(float* x, const float* y, int64_t n);
+  // Of a gated delta rule layer: out[c] = silu(sum over taps of rows[tap][c] * w[tap * ld + c]); x to the given length; one
+  // token of one head: S [N][M] *= decay, S += beta k (v - S k), out [M] = S q.
+  void (*convolve)(const float* const* rows, const float* w, int64_t ld, int64_t taps, int64_t n, float* out);
+  void (*unit)(float* x, int64_t n, float eps, float length);
+  void (*delta_step)(float* state, const float* q, const float* k, const float* v, float decay, float beta, int64_t N,
+                     int64_t M, float* out);
   void (*accumulate)(double* y, const float* x, float weight, int n);  // y += weight * x, exact products
   void (*exp)(const float* x, int64_t n, float* out);
 

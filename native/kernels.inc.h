@@ -444,6 +444,46 @@ static void rms_norm(const float* x, const float* w, int64_t n, float eps, float
   }
 }
 
+// ---------------------------------------------------------------- gated delta rule
+
+static void convolve(const float* const* rows, const float* w, int64_t ld, int64_t taps, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += 16) {
+    int m = n - i < 16 ? (int)(n - i) : 16;
+    f32 total = set1(0);
+    for (int64_t t = 0; t < taps; ++t) total = fma(load_n(rows[t] + i, m), load_n(w + t * ld + i, m), total);
+    store_n(out + i, silu(total), m);
+  }
+}
+
+static void unit(float* x, int64_t n, float eps, float length) {
+  f32 squares = set1(0);
+  for (int64_t i = 0; i < n; i += 16) {
+    f32 v = load_n(x + i, n - i < 16 ? (int)(n - i) : 16);
+    squares = fma(v, v, squares);
+  }
+  f32 scale = set1(length / __builtin_sqrtf(sum(squares) + eps));
+  for (int64_t i = 0; i < n; i += 16) {
+    int m = n - i < 16 ? (int)(n - i) : 16;
+    store_n(x + i, mul(load_n(x + i, m), scale), m);
+  }
+}
+
+static void delta_step(float* state, const float* q, const float* k, const float* v, float decay, float beta, int64_t N,
+                       int64_t M, float* out) {
+  for (int64_t j = 0; j < M; j += 16) {
+    int m = M - j < 16 ? (int)(M - j) : 16;
+    f32 found = set1(0), read = set1(0);
+    for (int64_t n = 0; n < N; ++n) found = fma(mul(load_n(state + n * M + j, m), set1(decay)), set1(k[n]), found);
+    f32 delta = mul(sub(load_n(v + j, m), found), set1(beta));
+    for (int64_t n = 0; n < N; ++n) {
+      f32 s = fma(set1(k[n]), delta, mul(load_n(state + n * M + j, m), set1(decay)));
+      store_n(state + n * M + j, s, m);
+      read = fma(s, set1(q[n]), read);
+    }
+    store_n(out + j, read, m);
+  }
+}
+
 static void add_all(float* x, const float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] += y[i];
 }
@@ -659,7 +699,7 @@ constexpr Kernels make_kernels(const char* name) {
   return Kernels{name,
                  float_gemm<F32>, float_gemm<F16>, float_gemm<BF16>,
                  int_gemm<Q8_0>, int_gemm<Q4_0>, int_gemm<Q4_K>, int_gemm<Q5_K>, int_gemm<Q6_K>, int_gemm<MXFP4>,
-                 pack, quantize, rms_norm, activate, gate_by, add_all, accumulate, exp_all,
+                 pack, quantize, rms_norm, activate, gate_by, add_all, convolve, unit, delta_step, accumulate, exp_all,
                  store_kv, attend, read_bytes, int8_tile, f32_tile};
 }
 

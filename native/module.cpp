@@ -94,46 +94,170 @@ void linear(Device& d, nb::handle x, nb::tuple weights, nb::tuple outs) {
                                out = std::move(out)] { d.linear(x, T, cols, w, out); });
 }
 
-void rope(Device& d, nb::handle x, int64_t head_dim, nb::handle positions, int64_t dim, double theta,
-          bool interleaved) {
+void rope(Device& d, nb::handle x, int64_t head_dim, nb::handle positions, nb::handle frequencies, int64_t start,
+          double magnitude, bool interleaved) {
   Array<float> a(x, 2);
   Array<const int32_t> p(positions, 1);
+  Array<const double> f(frequencies, 1);
   p.expect("positions", a.dim(0));
   if (head_dim < 1 || a.dim(1) % head_dim) throw bad("rows of ", a.dim(1), " are not heads of ", head_dim);
-  perform({x, positions}, [&d, head_dim, dim, theta, interleaved, x = a.data(), T = a.dim(0),
-                           heads = a.dim(1) / head_dim, p = p.data()] {
-    d.rope(x, T, heads, head_dim, p, dim, theta, interleaved);
-  });
+  perform({x, positions, frequencies},
+          [&d, head_dim, start, magnitude, interleaved, x = a.data(), T = a.dim(0), heads = a.dim(1) / head_dim,
+           p = p.data(), f = f.data(), pairs = f.size()] {
+            d.rope(x, T, heads, head_dim, p, f, pairs, start, magnitude, interleaved);
+          });
+}
+
+// The vector's data, or nullptr for None; n: its length.
+const float* vector_or_null(nb::handle h, const char* what, int64_t n) {
+  if (h.is_none()) return nullptr;
+  Array<const float> a(h, 1);
+  a.expect(what, n);
+  return a.data();
 }
 
 void attention(Device& d, nb::handle q, nb::handle k, nb::handle v, nb::handle kv, nb::handle positions,
-               nb::handle slots, float scale, nb::handle out) {
+               nb::handle slots, float scale, nb::handle sinks, nb::handle out) {
   Cache& cache = nb::cast<Cache&>(kv);
   Array<const float> qa(q, 2), ka(k, 2), va(v, 2);
   Array<const int32_t> p(positions, 1), s(slots, 1);
   Array<float> o(out, 2);
-  int64_t T = qa.dim(0), width = cache.kv_heads * cache.head_dim;
+  int64_t T = qa.dim(0);
   if (qa.dim(1) % cache.head_dim) throw bad("queries of ", qa.dim(1), " are not heads of ", cache.head_dim);
-  ka.expect("k", T, width);
-  va.expect("v", T, width);
+  const int64_t heads = qa.dim(1) / cache.head_dim;
+  ka.expect("k", T, cache.kv_heads * cache.head_dim);
+  va.expect("v", T, cache.kv_heads * cache.value_dim);
   p.expect("positions", T);
   s.expect("slots", T);
-  o.expect("out", T, qa.dim(1));
-  perform({q, k, v, kv, positions, slots, out},
-          [&d, &cache, scale, T, q = qa.data(), k = ka.data(), v = va.data(), p = p.data(), s = s.data(),
-           heads = qa.dim(1) / cache.head_dim, o = o.data()] { d.attention(q, k, v, cache, p, s, T, heads, scale, o); });
+  o.expect("out", T, heads * cache.value_dim);
+  const float* sunk = vector_or_null(sinks, "sinks", heads);
+  perform({q, k, v, kv, positions, slots, sinks, out},
+          [&d, &cache, scale, T, q = qa.data(), k = ka.data(), v = va.data(), p = p.data(), s = s.data(), heads, sunk,
+           o = o.data()] { d.attention(q, k, v, cache, p, s, T, heads, scale, sunk, o); });
 }
 
-void router(Device& d, nb::handle x, nb::handle matrix, int64_t n_used, bool normalize, nb::handle ids,
-            nb::handle weights) {
+void delta_net(Device& d, nb::handle qkv, nb::handle write, nb::handle keep, nb::handle conv, nb::handle dt,
+               nb::handle rate, nb::handle states, nb::handle positions, nb::handle slots, nb::handle out) {
+  DeltaState& state = nb::cast<DeltaState&>(states);
+  Array<const float> x(qkv, 2), w(write, 2), k(keep, 2), c(conv, 2), t(dt, 1), r(rate, 1);
+  Array<const int32_t> p(positions, 1), s(slots, 1);
+  Array<float> o(out, 2);
+  const int64_t T = x.dim(0);
+  x.expect("qkv", T, state.channels());
+  w.expect("write", T, state.v_heads);
+  k.expect("keep", T, state.v_heads);
+  c.expect("conv", state.taps, state.channels());
+  t.expect("dt", state.v_heads);
+  r.expect("rate", state.v_heads);
+  p.expect("positions", T);
+  s.expect("slots", T);
+  o.expect("out", T, state.v_heads * state.v_dim);
+  perform({qkv, write, keep, conv, dt, rate, states, positions, slots, out},
+          [&d, &state, T, x = x.data(), w = w.data(), k = k.data(), c = c.data(), t = t.data(), r = r.data(),
+           p = p.data(), s = s.data(), o = o.data()] { d.delta_net(x, w, k, c, t, r, state, p, s, T, o); });
+}
+
+void router(Device& d, nb::handle x, nb::handle matrix, int64_t n_used, bool normalize, bool sigmoid, float scale,
+            int64_t n_groups, int64_t n_groups_used, int64_t group_sum, nb::handle bias, nb::handle prior,
+            nb::handle gain, nb::handle ids, nb::handle weights) {
   const Matrix& w = nb::cast<const Matrix&>(matrix);
   Array<const float> a(x, 2);
   Array<int32_t> i(ids, 2);
   Array<float> o(weights, 2);
   i.expect("ids", a.dim(0), n_used);
   o.expect("weights", a.dim(0), n_used);
-  perform({x, matrix, ids, weights}, [&d, &w, n_used, normalize, x = a.data(), T = a.dim(0), cols = a.dim(1), i = i.data(),
-                              o = o.data()] { d.router(x, T, cols, w, n_used, normalize, i, o); });
+  const int64_t E = w.w.rows;
+  const Routing routing{n_used,    normalize, sigmoid, scale, n_groups, n_groups_used, group_sum,
+                        vector_or_null(bias, "bias", E), vector_or_null(prior, "prior", E),
+                        vector_or_null(gain, "gain", E)};
+  perform({x, matrix, bias, prior, gain, ids, weights},
+          [&d, &w, routing, x = a.data(), T = a.dim(0), cols = a.dim(1), i = i.data(), o = o.data()] {
+            d.router(x, T, cols, w, routing, i, o);
+          });
+}
+
+void heads_linear(Device& d, nb::handle x, nb::handle matrix, int64_t heads, nb::handle out) {
+  const Matrix& w = nb::cast<const Matrix&>(matrix);
+  Array<const float> a(x, 2);
+  Array<float> o(out, 2);
+  if (heads < 1 || a.dim(1) != heads * w.w.cols) throw bad("rows of ", a.dim(1), " are not ", heads, " heads of ", w.w.cols);
+  o.expect("out", a.dim(0), w.w.rows);
+  perform({x, matrix, out}, [&d, &w, heads, x = a.data(), T = a.dim(0), o = o.data()] {
+    d.heads_linear(x, T, heads, w, o);
+  });
+}
+
+void activate(Device& d, int activation, nb::handle gate, nb::handle up, nb::handle out) {
+  Array<const float> g(gate), u(up);
+  Array<float> o(out);
+  u.expect("up", g.size());
+  o.expect("out", g.size());
+  perform({gate, up, out}, [&d, activation, g = g.data(), u = u.data(), n = g.size(), o = o.data()] {
+    d.activate(Activation(activation), g, u, n, o);
+  });
+}
+
+void gate(Device& d, nb::handle x, nb::handle by, int function) {
+  Array<float> a(x, 2);
+  Array<const float> b(by, 2);
+  b.expect("by", a.dim(0), b.dim(1));
+  if (b.dim(1) < 1 || a.dim(1) % b.dim(1)) throw bad("rows of ", a.dim(1), " are not ", b.dim(1), " groups");
+  perform({x, by}, [&d, function, x = a.data(), T = a.dim(0), width = a.dim(1), by = b.data(), groups = b.dim(1)] {
+    d.gate(x, T, width, by, groups, Gate(function));
+  });
+}
+
+void scale(Device& d, nb::handle x, float factor) {
+  Array<float> a(x);
+  perform({x}, [&d, factor, x = a.data(), n = a.size()] { d.scale(x, n, factor); });
+}
+
+void softcap(Device& d, nb::handle x, float cap) {
+  Array<float> a(x);
+  perform({x}, [&d, cap, x = a.data(), n = a.size()] { d.softcap(x, n, cap); });
+}
+
+void add_bias(Device& d, nb::handle x, nb::handle bias) {
+  Array<float> a(x, 2);
+  Array<const float> b(bias, 1);
+  b.expect("bias", a.dim(1));
+  perform({x, bias}, [&d, x = a.data(), T = a.dim(0), b = b.data(), n = a.dim(1)] { d.add_bias(x, T, b, n); });
+}
+
+void columns(Device& d, nb::handle x, int64_t width, int64_t first, int64_t end, nb::handle out) {
+  Array<const float> a(x, 2);
+  Array<float> o(out, 2);
+  if (width < 1 || a.dim(1) % width || first < 0 || first >= end || end > width)
+    throw bad("no elements ", first, " to ", end, " of groups of ", width, " in rows of ", a.dim(1));
+  o.expect("out", a.dim(0), a.dim(1) / width * (end - first));
+  perform({x, out}, [&d, width, first, end, x = a.data(), groups = a.size() / width, o = o.data()] {
+    d.columns(x, groups, width, first, end, o);
+  });
+}
+
+void join(Device& d, nb::handle x, int64_t width, nb::handle y, int64_t width_y, nb::handle out) {
+  Array<const float> a(x, 2), b(y, 2);
+  Array<float> o(out, 2);
+  if (width < 1 || width_y < 1 || a.dim(1) % width || a.dim(1) / width * width_y != b.dim(1))
+    throw bad("rows of ", a.dim(1), " and ", b.dim(1), " are not as many groups of ", width, " and ", width_y);
+  b.expect("y", a.dim(0), b.dim(1));
+  o.expect("out", a.dim(0), a.dim(1) + b.dim(1));
+  perform({x, y, out}, [&d, width, width_y, x = a.data(), y = b.data(), groups = a.size() / width, o = o.data()] {
+    d.join(x, width, y, width_y, groups, o);
+  });
+}
+
+// What an expert set has beside its matrices. Biases [E, F], [E, F], [E, D], or None.
+void set_activation(ExpertSet& set, int activation, nb::handle gate, nb::handle up, nb::handle down) {
+  set.activation = Activation(activation);
+  if (gate.is_none()) return;
+  const int64_t E = int64_t(set.local.size()), widths[3] = {set.gate.rows, set.up.rows, set.down.rows};
+  nb::handle given[3] = {gate, up, down};
+  for (int i = 0; i < 3; ++i) {
+    Array<const float> a(given[i], 2);
+    a.expect("a bias", E, widths[i]);
+    set.biases[i].assign(a.data(), a.data() + a.size());
+  }
 }
 
 void experts(Device& d, nb::handle x, nb::handle ids, nb::handle weights, nb::handle owned, nb::handle out) {
@@ -195,10 +319,19 @@ NB_MODULE(_native, m) {
       .def_prop_ro("rows", [](const Matrix& w) { return w.w.rows; })
       .def_prop_ro("cols", [](const Matrix& w) { return w.w.cols; })
       .def_prop_ro("n_bytes", [](const Matrix& w) { return w.memory.size(); });
-  nb::class_<ExpertSet>(m, "ExpertSet").def_prop_ro("n_bytes", [](const ExpertSet& s) {
-    return s.memory[0].size() + s.memory[1].size() + s.memory[2].size();
-  });
-  nb::class_<Cache>(m, "Cache");
+  nb::class_<ExpertSet>(m, "ExpertSet")
+      .def("set_activation", &set_activation, nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none())
+      .def_prop_ro("n_bytes", [](const ExpertSet& s) {
+        return s.memory[0].size() + s.memory[1].size() + s.memory[2].size();
+      });
+  auto n_bytes = [](const auto& kept) { return kept.memory.size(); };
+  nb::class_<Cache>(m, "Cache")
+      .def_ro("head_dim", &Cache::head_dim)
+      .def_ro("value_dim", &Cache::value_dim)
+      .def_prop_ro("n_bytes", [n_bytes](const Cache& c) { return n_bytes(c); });
+  nb::class_<DeltaState>(m, "DeltaState")
+      .def_prop_ro("width", [](const DeltaState& s) { return s.v_heads * s.v_dim; })
+      .def_prop_ro("n_bytes", [n_bytes](const DeltaState& s) { return n_bytes(s); });
   nb::class_<Program>(m, "Program")
       .def("start", &Program::start)
       .def("stop", &Program::stop)
@@ -219,12 +352,24 @@ NB_MODULE(_native, m) {
       .def("stored", &stored, nb::keep_alive<0, 2>())
       .def("stored_experts", &stored_experts, nb::keep_alive<0, 2>(), nb::keep_alive<0, 4>(), nb::keep_alive<0, 6>())
       .def("cache", &Device::cache)
+      .def("delta_state", &Device::delta_state)
+      .def("delta_net", &delta_net)
+      .def("heads_linear", &heads_linear)
+      .def("activate", &activate)
+      .def("gate", &gate)
+      .def("scale", &scale)
+      .def("softcap", &softcap)
+      .def("add_bias", &add_bias)
+      .def("columns", &columns)
+      .def("join", &join)
       .def("embed", &embed)
       .def("rms_norm", &rms_norm)
       .def("linear", &linear)
       .def("rope", &rope)
-      .def("attention", &attention)
-      .def("router", &router)
+      .def("attention", &attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg().none(), nb::arg())
+      .def("router", &router, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg())
       .def("experts", &experts)
       .def("combine", &combine)
       .def("add", &add)

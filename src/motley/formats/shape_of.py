@@ -111,6 +111,8 @@ def _expert_width(tensors: Mapping[str, QuantTensor]) -> int:
     for name in tensors:
         if name.endswith(".ffn_up_exps.weight"):
             return _tensor(tensors, name, 3).dims[1]  # [E, F, D]
+        if name.endswith(".ffn_gate_up_exps.weight"):
+            return _tensor(tensors, name, 3).dims[1] // 2
     return _tensor(tensors, "blk.0.ffn_up_exps.weight", 3).dims[1]  # raises: it is missing
 
 

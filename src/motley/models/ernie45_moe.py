@@ -5,6 +5,7 @@ Source: the architecture of `Ernie4_5_MoeForCausalLM` in transformers.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from motley.models.attention import GroupedQueryAttention
@@ -15,7 +16,8 @@ from motley.models.loader import Loader
 
 
 def config(metadata: Mapping[str, Any]) -> Config:
-    return read_config(metadata, "ernie4_5-moe", rope="interleaved")
+    c = read_config(metadata, "ernie4_5-moe", rope="interleaved")
+    return replace(c, d_shared=c.keys.whole("expert_shared_count", 0) * c.d_expert)  # the key for it is another's
 
 
 def layer(config: Config, load: Loader, index: int) -> Layer:

@@ -96,7 +96,7 @@ class MixtureOfExperts:
         meanwhile = (lambda: beside.append(self._shared(ops, h))) if self.shared else None
         read = h
         if self.scales_input:
-            read = ops.gate(h, weights, "none")
+            read = ops.gate(ops.columns(h, c.d_model, 0, c.d_model), weights, "none")  # of a copy
             weights = ops.from_host(np.ones((len(h), 1), np.float32))
         parts = experts(self.layer, read, ids, weights, meanwhile)
         x = ops.combine(x, parts)

@@ -81,7 +81,8 @@ class SideBySide:
             beside.append(ops.rms_norm(y, self.dense_post, c.eps))
 
         parts = experts(self.layer, ops.rms_norm(x, self.norm, c.eps), ids, weights, dense)
-        y = ops.rms_norm(ops.combine(ops.scale(x, 0.0), parts), self.post, c.eps)
+        nothing = ops.scale(ops.columns(x, c.d_model, 0, c.d_model), 0.0)  # the experts' sum is normed alone
+        y = ops.rms_norm(ops.combine(nothing, parts), self.post, c.eps)
         x = residual(ops, x, ops.add(y, beside[0]), c, self.post_norm)
         lap("experts")
         return ops.scale(x, self.scale)

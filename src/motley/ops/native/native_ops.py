@@ -18,14 +18,30 @@ from collections.abc import Callable, Sequence
 from math import prod
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motley.errors import CapacityError, MotleyError, UnsupportedError, UsageError
 from motley.formats.tensor import QuantTensor
-from motley.ops.protocol import REPACKED, Batch, HostPart, Recording, Rope, Routing, Upload
+from motley.ops.protocol import (
+    EVERYTHING,
+    NO_VECTORS,
+    REPACKED,
+    Activation,
+    Batch,
+    DeltaNet,
+    DeltaWeights,
+    ExpertBiases,
+    HostPart,
+    Recording,
+    Rope,
+    RouterVectors,
+    Routing,
+    Span,
+    Upload,
+)
 from motley.shape.quant import Quant
 
 try:
@@ -38,6 +54,7 @@ else:
 Floats = NDArray[np.float32]
 
 SUPPORTED = frozenset(Quant)
+_GATES = {"none": 0, "sigmoid": 1, "silu": 2}
 
 
 def isas() -> list[str]:
@@ -47,16 +64,26 @@ def isas() -> list[str]:
 
 
 class NativeWeight:
-    """An uploaded vector or matrix. `vector`: float32 [cols], for norms. `packed`: the matrix for products, repacked or
-    as it is stored. `router`: the same repacked and in float, made when a router first asks for it."""
+    """An uploaded vector, matrix or one matrix a head. `vector`: float32 [cols], for norms. `packed`: the matrix for
+    products, repacked or as it is stored; those of all heads are one, below each other. `router`: the same repacked and in
+    float, `taps`: float32 [cols, rows]; both made when first asked for."""
 
-    __slots__ = ("_device", "_repacked", "_router", "_tensor", "n_rows", "packed", "vector")
+    __slots__ = ("_device", "_repacked", "_router", "_taps", "_tensor", "n_heads", "n_rows", "packed", "vector")
 
     def __init__(self, device: "_native.Device", tensor: QuantTensor, upload: Upload) -> None:
         self._device, self._tensor, self._repacked = device, tensor, upload.repack
         self._router: _native.Matrix | None = None
+        self._taps: Floats | None = None
+        self.n_heads = 1
         if len(tensor.dims) == 1:
             self.n_rows, self.vector = 1, np.ascontiguousarray(tensor.decode())
+        elif len(tensor.dims) == 3:
+            self.n_heads, rows, cols = tensor.dims
+            self.n_rows = self.n_heads * rows
+            whole = QuantTensor(tensor.name, (self.n_rows, cols), tensor.quant, tensor.data)
+            if rows % 16:
+                raise UnsupportedError(f"tensor {tensor.name} {list(tensor.dims)}: heads of whole 16 rows are needed")
+            self.packed = _matrix(device, whole, Upload(report=upload.report))
         else:
             self.n_rows, self.packed = tensor.dims[0], _matrix(device, tensor, upload)
 
@@ -72,6 +99,13 @@ class NativeWeight:
                 tensor = tensor if is_float else QuantTensor(tensor.name, tensor.dims, Quant.F32, values)
                 self._router = _matrix(self._device, tensor, REPACKED)
         return self._router
+
+
+    @property
+    def taps(self) -> Floats:
+        if self._taps is None:
+            self._taps = np.ascontiguousarray(self._tensor.decode().T)
+        return self._taps
 
 
 class NativeProgram:
@@ -133,8 +167,10 @@ class NativeOps:
 
     def weight(self, tensor: QuantTensor, upload: Upload = REPACKED) -> NativeWeight:
         _check_quant(tensor)
-        if len(tensor.dims) not in (1, 2):
-            raise ValueError(f"weight {tensor.name} has dimensions {list(tensor.dims)}, not [cols] or [rows, cols]")
+        if len(tensor.dims) not in (1, 2, 3):
+            raise ValueError(
+                f"weight {tensor.name} has dimensions {list(tensor.dims)}, not [cols], [rows, cols] or [H, rows, cols]"
+            )
         return NativeWeight(self._device, tensor, upload)
 
     def table(self, tensor: QuantTensor) -> QuantTensor:
@@ -145,7 +181,14 @@ class NativeOps:
         return tensor
 
     def experts_weight(
-        self, gate: QuantTensor, up: QuantTensor, down: QuantTensor, owned: Sequence[int], upload: Upload = REPACKED
+        self,
+        gate: QuantTensor,
+        up: QuantTensor,
+        down: QuantTensor,
+        owned: Sequence[int],
+        upload: Upload = REPACKED,
+        activation: Activation = Activation.SILU,
+        biases: ExpertBiases | None = None,
     ) -> "_native.ExpertSet":
         for tensor in (gate, up, down):
             _check_quant(tensor)
@@ -156,19 +199,41 @@ class NativeOps:
             )
         g, u, d = ((t.data, t.quant.ggml_type) for t in (gate, up, down))
         ids = [int(e) for e in owned]
-        if not upload.repack:
-            return self._device.stored_experts(*g, *u, *d, n_experts, d_model, d_expert, ids)
-        release = all(_is_file_mapping(t.data) for t in (gate, up, down))
-        return self._device.pack_experts(*g, *u, *d, n_experts, d_model, d_expert, ids, release, upload.report)
+        if upload.repack:
+            release = all(_is_file_mapping(t.data) for t in (gate, up, down))
+            experts = self._device.pack_experts(*g, *u, *d, n_experts, d_model, d_expert, ids, release, upload.report)
+        else:
+            experts = self._device.stored_experts(*g, *u, *d, n_experts, d_model, d_expert, ids)
+        added = [np.ascontiguousarray(b.decode()) for b in biases] if biases else [None] * 3
+        experts.set_activation(activation.value, *added)
+        return experts
 
-    def kv_cache(self, n_slots: int, context: int, n_kv_heads: int, head_dim: int) -> "_native.Cache":
+    def kv_cache(
+        self,
+        n_slots: int,
+        context: int,
+        n_kv_heads: int,
+        head_dim: int,
+        value_dim: int | None = None,
+        span: Span = EVERYTHING,
+    ) -> "_native.Cache":
+        """A window's memory is that of the window and 256 positions."""
+        width = head_dim if value_dim is None else value_dim
         try:
-            return self._device.cache(n_slots, context, n_kv_heads, head_dim)
+            return self._device.cache(n_slots, context, n_kv_heads, head_dim, width, span.window, span.chunk)
         except (MemoryError, TypeError):  # TypeError: a number beyond 64 bits
             raise CapacityError(
                 f"no memory for the keys and values of {n_slots} sequences of {context} tokens: "
                 "take a shorter context or fewer sequences"
             ) from None
+
+    def delta_state(self, n_slots: int, net: DeltaNet) -> "_native.DeltaState":
+        try:
+            return self._device.delta_state(
+                n_slots, net.k_heads, net.v_heads, net.k_dim, net.v_dim, net.taps, net.eps, net.tiled
+            )
+        except (MemoryError, TypeError):
+            raise CapacityError(f"no memory for the states of {n_slots} sequences: take fewer") from None
 
     # -- arithmetic
 
@@ -189,19 +254,90 @@ class NativeOps:
 
     def rope(self, x: Floats, head_dim: int, positions: NDArray[np.int32], rope: Rope) -> Floats:
         """In place."""
-        self._device.rope(x, head_dim, positions, rope.dim, rope.theta, rope.interleaved)
+        self._device.rope(x, head_dim, positions, rope.frequencies, rope.start, rope.magnitude, rope.interleaved)
         return x
 
-    def attention(self, q: Floats, k: Floats, v: Floats, cache: "_native.Cache", batch: Batch, scale: float) -> Floats:
-        out = np.empty_like(q)
-        self._device.attention(q, k, v, cache, batch.positions, batch.slots, scale, out)
+    def attention(
+        self,
+        q: Floats,
+        k: Floats,
+        v: Floats,
+        cache: "_native.Cache",
+        batch: Batch,
+        scale: float,
+        sinks: NativeWeight | None = None,
+    ) -> Floats:
+        heads, width = q.shape[1] // cache.head_dim, cache.value_dim
+        out = np.empty((len(q), heads * width), np.float32)
+        sunk = None if sinks is None else sinks.vector
+        self._device.attention(q, k, v, cache, batch.positions, batch.slots, scale, sunk, out)
         return out
 
-    def router(self, x: Floats, weight: NativeWeight, routing: Routing) -> tuple[NDArray[np.int32], Floats]:
-        ids = np.empty((len(x), routing.n_used), np.int32)
-        weights = np.empty((len(x), routing.n_used), np.float32)
-        self._device.router(x, weight.router, routing.n_used, routing.normalize, ids, weights)
+    def delta_net(
+        self,
+        qkv: Floats,
+        write: Floats,
+        keep: Floats,
+        weights: DeltaWeights,
+        state: "_native.DeltaState",
+        batch: Batch,
+    ) -> Floats:
+        out = np.empty((len(qkv), state.width), np.float32)
+        conv, dt, rate = weights.conv.taps, weights.dt.vector, weights.rate.vector
+        self._device.delta_net(qkv, write, keep, conv, dt, rate, state, batch.positions, batch.slots, out)
+        return out
+
+    def router(
+        self, x: Floats, weight: NativeWeight, routing: Routing, vectors: RouterVectors = NO_VECTORS
+    ) -> tuple[NDArray[np.int32], Floats]:
+        r = routing
+        ids = np.empty((len(x), r.n_used), np.int32)
+        weights = np.empty((len(x), r.n_used), np.float32)
+        bias, prior, gain = (None if v is None else v.vector for v in vectors)
+        groups = (r.n_groups, r.n_groups_used, r.group_sum)
+        how = (r.n_used, r.normalize, r.score == "sigmoid", r.scale, *groups)
+        self._device.router(x, weight.router, *how, bias, prior, gain, ids, weights)
         return ids, weights
+
+    def heads_linear(self, x: Floats, weight: NativeWeight) -> Floats:
+        out = np.empty((len(x), weight.n_rows), np.float32)
+        self._device.heads_linear(x, weight.packed, weight.n_heads, out)
+        return out
+
+    def activate(self, gate: Floats, up: Floats, activation: Activation) -> Floats:
+        out = np.empty_like(gate)
+        self._device.activate(activation.value, gate, up, out)
+        return out
+
+    def gate(self, x: Floats, by: Floats, function: Literal["none", "sigmoid", "silu"] = "sigmoid") -> Floats:
+        """In place on x."""
+        self._device.gate(x, by, _GATES[function])
+        return x
+
+    def scale(self, x: Floats, factor: float) -> Floats:
+        """In place."""
+        self._device.scale(x, factor)
+        return x
+
+    def softcap(self, x: Floats, cap: float) -> Floats:
+        """In place."""
+        self._device.softcap(x, cap)
+        return x
+
+    def add_bias(self, x: Floats, vector: NativeWeight) -> Floats:
+        """In place on x."""
+        self._device.add_bias(x, vector.vector)
+        return x
+
+    def columns(self, x: Floats, width: int, first: int, end: int) -> Floats:
+        out = np.empty((len(x), x.shape[1] // width * (end - first)), np.float32)
+        self._device.columns(x, width, first, end, out)
+        return out
+
+    def join(self, x: Floats, width: int, y: Floats, width_y: int) -> Floats:
+        out = np.empty((len(x), x.shape[1] + y.shape[1]), np.float32)
+        self._device.join(x, width, y, width_y, out)
+        return out
 
     def experts(
         self, x: Floats, ids: NDArray[np.int32], weights: Floats, experts: "_native.ExpertSet"
