@@ -328,6 +328,14 @@ void Device::gate(float* x, int64_t T, int64_t width, const float* by, int64_t g
   });
 }
 
+void Device::temper(float* x, int64_t T, int64_t width, const int32_t* positions, double factor, int64_t length) {
+  Op op(*this);
+  over_tokens(T, width, [&](int64_t t, int) {
+    const float by = float(1 + factor * std::log1p(double((int64_t(positions[t]) + 1) / length)));
+    for (int64_t i = 0; i < width; ++i) x[t * width + i] *= by;
+  });
+}
+
 void Device::scale(float* x, int64_t n, float factor) {
   Op op(*this);
   over_blocks(n, [&](int64_t i, int64_t m) {

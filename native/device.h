@@ -212,6 +212,7 @@ class Device {
   void heads_linear(const float* x, int64_t T, int64_t heads, const Matrix& w, float* out);
   void activate(Activation a, const float* gate, const float* up, int64_t n, float* out);
   void gate(float* x, int64_t T, int64_t width, const float* by, int64_t groups, Gate function);
+  void temper(float* x, int64_t T, int64_t width, const int32_t* positions, double factor, int64_t length);
   void scale(float* x, int64_t n, float factor);
   void softcap(float* x, int64_t n, float cap);
   void add_bias(float* x, int64_t T, const float* bias, int64_t n);

@@ -207,6 +207,16 @@ void gate(Device& d, nb::handle x, nb::handle by, int function) {
   });
 }
 
+void temper(Device& d, nb::handle x, nb::handle positions, double factor, int64_t length) {
+  Array<float> a(x, 2);
+  Array<const int32_t> p(positions, 1);
+  p.expect("positions", a.dim(0));
+  if (length < 1) throw bad("no tempering over ", length, " positions");
+  perform({x, positions}, [&d, factor, length, x = a.data(), T = a.dim(0), width = a.dim(1), p = p.data()] {
+    d.temper(x, T, width, p, factor, length);
+  });
+}
+
 void scale(Device& d, nb::handle x, float factor) {
   Array<float> a(x);
   perform({x}, [&d, factor, x = a.data(), n = a.size()] { d.scale(x, n, factor); });
@@ -357,6 +367,7 @@ NB_MODULE(_native, m) {
       .def("heads_linear", &heads_linear)
       .def("activate", &activate)
       .def("gate", &gate)
+      .def("temper", &temper)
       .def("scale", &scale)
       .def("softcap", &softcap)
       .def("add_bias", &add_bias)

@@ -13,7 +13,7 @@ from motley.ops.protocol import Batch, Ops
 from motley.ops.reference import ReferenceOps
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
-FAMILIES = ["olmoe", "qwen3moe", "mixtral"]
+FAMILIES = sorted(path.stem for path in GOLDEN.glob("*.gguf"))
 
 Golden = dict[str, np.ndarray]
 

@@ -7,7 +7,7 @@ import pytest
 
 from motley.engine.device import DeviceModel, planned_bytes
 from motley.engine.local import LocalRunner, Model
-from motley.errors import CapacityError, UnsupportedError
+from motley.errors import CapacityError, FormatError, UnsupportedError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.gguf_writer import write_gguf
 from motley.formats.shape_of import shape_of
@@ -31,15 +31,23 @@ def part(checkpoint: Checkpoint, layers: range, experts: dict[int, list[int]]) -
     return DeviceModel(checkpoint, ReferenceOps(), layers=layers, experts=experts, n_slots=1, context=8)
 
 
-@pytest.mark.parametrize("name", ["blk.1.attn_q.bias", "blk.0.ffn_up_exps.bias", "rope_freqs.weight"])
+@pytest.mark.parametrize("name", ["blk.1.attn_rot_embd.weight", "blk.0.ffn_gate_shexp.weight", "rope_freqs.weight"])
 def test_a_tensor_that_nothing_reads_is_refused(tmp_path: Path, name: str) -> None:
     checkpoint = with_extra(write_tiny(tmp_path, "qwen3moe", "q8_0"), tmp_path / "extra.gguf", name)
     with pytest.raises(UnsupportedError, match=name):
         LocalRunner(checkpoint, ReferenceOps(), context=8)
 
 
+def test_one_bias_of_three_is_refused(tmp_path: Path) -> None:
+    checkpoint = with_extra(write_tiny(tmp_path, "qwen3moe", "q8_0"), tmp_path / "extra.gguf", "blk.0.ffn_up_exps.bias")
+    with pytest.raises(FormatError, match=r"blk.0.ffn_gate_exps.bias \[6, 256\] is missing"):
+        LocalRunner(checkpoint, ReferenceOps(), context=8)
+
+
 def test_other_homes_tensors_are_theirs_to_read(tmp_path: Path) -> None:
-    checkpoint = with_extra(write_tiny(tmp_path, "llama", "q8_0"), tmp_path / "extra.gguf", "blk.1.attn_q.bias")
+    checkpoint = with_extra(
+        write_tiny(tmp_path, "llama", "q8_0"), tmp_path / "extra.gguf", "blk.1.attn_rot_embd.weight"
+    )
     part(checkpoint, range(0, 1), {})
     part(checkpoint, range(0), {1: [2]})
 

@@ -4,10 +4,10 @@
     pip download --no-binary :all: --no-deps llama-cpp-python==0.3.36      # unpack it: it carries llama.cpp
     python tools/golden/make_models.py --llama-cpp llama_cpp_python-0.3.36/vendor/llama.cpp [FAMILY ...]
 
-Each checkpoint is saved as Hugging Face saves it and turned into a GGUF by llama.cpp's own converter: the names, layouts
-and metadata are those of the files that people have. Writes tests/golden/models/<family>.gguf (float16 matrices) and
-<family>.npz: prompt int32 [T], logits float32 [T, V] of the whole prompt, ids int32 [16]: greedy continuation.
-Committed; the tests need none of these packages.
+Each checkpoint is saved as Hugging Face saves it and turned into a GGUF by llama.cpp's own converter: the names,
+layouts and metadata are those of the files that people have. Writes tests/golden/models/<family>.gguf (float16
+matrices) and <family>.npz: prompt int32 [T], logits float32 [T, V] of the whole prompt, ids int32 [16]: greedy
+continuation. Committed; the tests need none of these packages.
 
 Weights are multiples of 1/32, so that float16 holds them exactly and the files compress well.
 """
@@ -216,7 +216,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "top_k_experts": 3,
             "enable_moe_block": True,
             "head_dim": 32,
-            "per_layer_config": {"01": {"head_dim": 64, "num_key_value_heads": 1}, "03": {"head_dim": 64, "num_key_value_heads": 1}},
+            "per_layer_config": {
+                "01": {"head_dim": 64, "num_key_value_heads": 1},
+                "03": {"head_dim": 64, "num_key_value_heads": 1},
+            },
             "num_hidden_layers": 4,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
             "sliding_window": 16,
@@ -330,7 +333,10 @@ def converter(llama_cpp: Path) -> Any:
             kind = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
             kind.set_vocab = lambda model: add_keys(model, out.stem)
             kind.no_mtp = True
-            vocabulary = {"model": {"vocab": dict.fromkeys(map(str, range(COMMON["vocab_size"])), 0)}, "added_tokens": []}
+            vocabulary = {
+                "model": {"vocab": dict.fromkeys(map(str, range(COMMON["vocab_size"])), 0)},
+                "added_tokens": [],
+            }
             (folder / "tokenizer.json").write_text(json.dumps(vocabulary))  # its length is asked for (Gemma)
             kind(folder, gguf.LlamaFileType.MOSTLY_F16, out, model_name=f"golden-{out.stem}").write()
 

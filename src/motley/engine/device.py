@@ -20,7 +20,7 @@ from motley.formats.tensor import Checkpoint
 from motley.lab.choice import Choice
 from motley.models.layers import OutputRows
 from motley.models.loader import Loader
-from motley.models.registry import family
+from motley.models.registry import config_of
 from motley.ops.protocol import Ops
 from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
@@ -50,7 +50,7 @@ class DeviceModel:
     ) -> None:
         self.ops = ops
         self.clock = Clock(ops.busy_seconds)
-        config = family(checkpoint.architecture).config(checkpoint.metadata)
+        config = config_of(checkpoint.architecture, checkpoint.metadata)
         total = planned_bytes(shape_of(checkpoint), layers, experts, head_rows)
         load = Loader(checkpoint, ops, progress=progress, total=total, repack=repack)
         self._experts = {layer: load.experts(config, layer, ids) for layer, ids in sorted(experts.items()) if ids}

@@ -18,7 +18,7 @@ from motley.errors import CapacityError, UsageError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.tensor import Checkpoint
 from motley.lab.machine import usable_cores
-from motley.models.registry import family
+from motley.models.registry import config_of
 from motley.ops.protocol import Batch, Ops
 from motley.progress import Progress, silent
 
@@ -36,7 +36,7 @@ class LocalRunner:
         repack: bool = True,
         progress: Progress = silent,
     ) -> None:
-        config = family(checkpoint.architecture).config(checkpoint.metadata)
+        config = config_of(checkpoint.architecture, checkpoint.metadata)
         every = {i: range(config.n_experts) for i in range(config.n_layers) if config.has_experts(i)}
         self.n_slots, self.context = n_slots, context
         self.vocab_size = config.vocab_size

@@ -27,9 +27,11 @@ def ranges_of(file: GGUFFile, assignment: Assignment, n_layers: int) -> list[Ran
         if name == output and assignment.head_rows and not (name == "token_embd.weight" and 0 in home):
             found.append(place(tensor.rows(*assignment.head_rows)))
         elif layer is None:
-            found += [place(tensor)] if ends else []
+            found += [place(tensor)] if ends or (home and name == "rope_freqs.weight") else []
         elif name.removeprefix(f"blk.{layer}.").removesuffix(".weight") in EXPERT_PARTS:
             found += [place(tensor.part(expert)) for expert in assignment.experts.get(layer, ())]
+        elif name.removeprefix(f"blk.{layer}.").removesuffix(".bias") in EXPERT_PARTS:
+            found += [place(tensor)] if assignment.experts.get(layer) else []
         elif layer in home:
             found.append(place(tensor))
     return merged(found)

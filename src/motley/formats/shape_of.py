@@ -6,11 +6,11 @@ roles are read off the tensor names. What disagrees or is missing becomes a Form
 
 import re
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 from motley.errors import FormatError, UnsupportedError, UsageError
-from motley.formats.metadata import get_float, get_int, get_list, get_str, shown
+from motley.formats.metadata import get_str, shown
+from motley.formats.mixers import Numbers, mixers_of
 from motley.formats.tensor import Checkpoint, QuantTensor
 from motley.shape.dims import ARCHITECTURES, Dims
 from motley.shape.mix import Facts, Mix
@@ -40,7 +40,8 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
     """Raises FormatError (a key or tensor is missing or disagrees) or UnsupportedError (a tensor of unknown role)."""
     metadata, tensors = checkpoint.metadata, checkpoint.tensors
     architecture = checkpoint.architecture
-    numbers = _Numbers(metadata, architecture)
+    numbers = Numbers(metadata, architecture)
+    n_mtp = numbers.int("nextn_predict_layers", 0)
     embedding = _tensor(tensors, "token_embd.weight", 2)
     n_heads = numbers.most("attention.head_count")
     n_experts = numbers.int("expert_count", 0)
@@ -48,7 +49,7 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
     dims: dict[str, Any] = {
         "name": get_str(metadata, "general.name", architecture)[:200],
         "architecture": architecture,
-        "n_layers": numbers.int("block_count"),
+        "n_layers": max(numbers.int("block_count") - n_mtp, 0),
         "d_model": d_model,
         "n_heads": n_heads,
         "n_kv_heads": numbers.most("attention.head_count_kv", n_heads),
@@ -60,41 +61,15 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
         "context": numbers.int("context_length"),
         "source": f"GGUF {checkpoint.hash}",
     }
-    found = tuple(_tensor_shape(tensor) for tensor in tensors.values())
+    every = tuple(_tensor_shape(tensor) for tensor in tensors.values())
+    found = tuple(t for t in every if t.layer is None or not dims["n_layers"] <= t.layer < dims["n_layers"] + n_mtp)
     _check_layers(found, dims["n_layers"])
     attrs = {key: value for key, value in metadata.items() if key.startswith(f"{architecture}.")}
     if architecture in ARCHITECTURES and n_experts:
         attrs = {**_check_family(dims, numbers, tensors), **attrs}
-    return ModelShape(**dims, tensors=found, attrs=attrs)
-
-
-class _Numbers:
-    """Metadata keys of one architecture, which GGUF prefixes with its name."""
-
-    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
-        self.metadata = metadata
-        self.prefix = f"{architecture}."
-
-    def most(self, key: str, *default: Any) -> Any:
-        """Of one number, or one a layer."""
-        values = self.metadata.get(self.prefix + key)
-        if not isinstance(values, list):
-            return self.int(key, *default)
-        return max(values, default=0)
-
-    def int(self, key: str, default: int | None = None) -> int:
-        value = get_int(self.metadata, self.prefix + key, *([] if default is None else [default]))
-        if not 0 <= value < 1 << 31:
-            raise FormatError(
-                f"metadata key {shown(self.prefix + key)} is {value}: not a size; convert the model again"
-            )
-        return value
-
-    def float(self, key: str, default: float | None = None) -> float:
-        value = get_float(self.metadata, self.prefix + key, *([] if default is None else [default]))
-        if not isfinite(value):
-            raise FormatError(f"metadata key {shown(self.prefix + key)} is {value}; convert the model again")
-        return value
+    further = tuple(t for t in every if t not in found) if len(found) < len(every) else ()
+    mixers = mixers_of(numbers, dims["n_layers"], dims["d_model"])
+    return ModelShape(**dims, tensors=found, attrs=attrs, mixers=mixers, mtp=further)
 
 
 def _tensor(tensors: Mapping[str, QuantTensor], name: str, n_dims: int) -> QuantTensor:
@@ -117,7 +92,7 @@ def _expert_width(tensors: Mapping[str, QuantTensor]) -> int:
 
 
 def _check_family(
-    dims: Mapping[str, Any], numbers: _Numbers, tensors: Mapping[str, QuantTensor]
+    dims: Mapping[str, Any], numbers: Numbers, tensors: Mapping[str, QuantTensor]
 ) -> Mapping[str, object]:
     """Every tensor that the family needs is there with its dimensions; the family's metadata, defaults filled in."""
     try:

@@ -3,7 +3,7 @@
 B sequences, T tokens, D model width, H heads, K key/value heads, N head width.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class GroupedQueryAttention:
         if self.norms_after:
             q, k = self._norms(ops, q, k)
         if self.temper:
-            q = self.temper(ops, q, batch)
+            q = ops.temper(q, batch.positions, *self.temper)
         a = ops.attention(q, k, v, state, batch, h.scale, self.sinks)  # [T, H*N]
         if self.gated:
             a = ops.gate(a, gate)
@@ -112,15 +112,11 @@ def _norm(load: Loader, blk: str, name: str, width: int, heads: Heads, qk_norm: 
     return load.weight(full, width if whole else heads.head_dim)
 
 
-class Temper:
-    """Llama 4 on layers without rope: q times 1 + scale log(1 + floor((position + 1) / length))."""
+class Temper(NamedTuple):
+    """See `Ops.temper`: Llama 4 on layers without rope."""
 
-    def __init__(self, scale: float, length: int) -> None:
-        self.scale, self.length = scale, length
-
-    def __call__(self, ops: Ops, q: Array, batch: Batch) -> Array:
-        by = 1 + self.scale * np.log1p((batch.positions + 1) // self.length)
-        return ops.gate(q, ops.from_host(by.astype(np.float32)[:, None]), "none")
+    factor: float
+    length: int
 
 
 class LatentAttention:

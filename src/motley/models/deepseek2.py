@@ -20,6 +20,7 @@ from motley.models.rope import yarn_mscale
 
 def config(metadata: Mapping[str, Any]) -> Config:
     c = read_config(metadata, "deepseek2", rope="interleaved", normalize=False, score=_score(metadata))
+    c.keys.expect("rope.scaling.yarn_log_multiplier")
     group_sum = 2 if c.routing.score == "sigmoid" else 1
     return replace(
         c,

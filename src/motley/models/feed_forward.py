@@ -30,9 +30,7 @@ class RunExperts(Protocol):
 class GatedLinear:
     """down(activation(gate h, up h)), of tensors `ffn_{gate,up,down}<ending>`."""
 
-    def __init__(
-        self, config: Config, load: Loader, layer: int, width: int, ending: str
-    ) -> None:
+    def __init__(self, config: Config, load: Loader, layer: int, width: int, ending: str) -> None:
         blk, d = f"blk.{layer}.ffn_", config.d_model
         self.gate = load.weight(f"{blk}gate{ending}.weight", width, d)
         self.up = load.weight(f"{blk}up{ending}.weight", width, d)

@@ -23,6 +23,7 @@ from motley.ops.protocol import Activation, Array, Ops, RouterVectors, Routing, 
 
 def config(metadata: Mapping[str, Any]) -> Config:
     c = read_config(metadata, "gemma4", rope="neox")
+    c.keys.expect("attention.sliding_window")
     cap = c.keys.real("final_logit_softcapping", 0.0)
     return replace(c, embedding_scale=float(c.d_model**0.5), logit_cap=cap, activation=Activation.GELU)
 
@@ -41,10 +42,10 @@ def layer(config: Config, load: Loader, index: int) -> Layer:
 
 
 def _heads(config: Config, load: Loader, index: int) -> Heads:
-    keys, n = config.keys, config.n_layers
+    keys, n, whole = config.keys, config.n_layers, load.turned(config.heads.rope)
     n_heads, n_kv = (keys.per_layer(f"attention.head_count{end}", n)[index] for end in ("", "_kv"))
     if not keys.flags("attention.sliding_window_pattern")[index]:
-        return Heads(n_heads, n_kv, config.heads.head_dim, load.turned(config.heads.rope), 1.0)
+        return Heads(n_heads, n_kv, config.heads.head_dim, whole, 1.0)
     head_dim = keys.whole("attention.key_length_swa")
     rope = read_rope(keys, head_dim, interleaved=False, ending="_swa")
     return Heads(n_heads, n_kv, head_dim, rope, 1.0, Span(keys.whole("attention.sliding_window")))

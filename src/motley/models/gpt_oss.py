@@ -19,6 +19,7 @@ from motley.ops.protocol import Activation, Span
 
 def config(metadata: Mapping[str, Any]) -> Config:
     c = read_config(metadata, "gpt-oss", rope="neox", truncate_yarn=False)
+    c.keys.expect("attention.sliding_window")
     return replace(c, activation=Activation.CLAMPED)
 
 

@@ -44,6 +44,10 @@ class Keys:
         self._read.add(key)
         return f"{self.architecture}.{key}"
 
+    def expect(self, *keys: str) -> None:
+        """A layer will read these."""
+        self._read.update(keys)
+
     def has(self, key: str) -> bool:
         return self.name(key) in self.metadata
 

@@ -22,16 +22,17 @@ CHUNK, TEMPER_LENGTH, TEMPER_SCALE = 8192, 8192, 0.1
 
 def config(metadata: Mapping[str, Any]) -> Config:
     c = read_config(metadata, "llama4", rope="interleaved", normalize=False, score="sigmoid")
+    c.keys.expect("attention.sliding_window", "attention.temperature_length")
     step = c.keys.whole("interleave_moe_layer_step", 1) or 1
     dense = frozenset(i for i in range(c.n_layers) if (i + 1) % step)
     return replace(c, dense_layers=dense, d_shared=c.d_expert)
 
 
 def layer(config: Config, load: Loader, index: int) -> Layer:
-    keys, heads = config.keys, config.heads
+    keys, heads = config.keys, replace(config.heads, rope=load.turned(config.heads.rope))
     if (index + 1) % 4:
         span = Span(chunk=keys.whole("attention.sliding_window", CHUNK))
-        heads = replace(heads, rope=load.turned(heads.rope), span=span)
+        heads = replace(heads, span=span)
         normed = config.n_experts != 128  # all but Maverick
         attention = GroupedQueryAttention(config, load, index, heads, qk_norm="unit after rope" if normed else "")
     else:

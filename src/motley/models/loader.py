@@ -14,7 +14,7 @@ from motley.progress import Progress, silent
 from motley.shape.quant import Quant
 
 EXPERT_PARTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_gate_up_exps", "ffn_down_exps")
-OUTSIDE_LAYERS = ("token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight")
+OUTSIDE_LAYERS = ("token_embd.weight", "output_norm.weight", "output.weight")
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Loader:
             gate, up = (self.tensor(f"{blk}ffn_{part}_exps.weight", (n, f, d)) for part in ("gate", "up"))
         down = self.tensor(blk + "ffn_down_exps.weight", (n, d, f))
         biases = None
-        if self.has(blk + "ffn_gate_exps.bias"):
+        if any(self.has(f"{blk}ffn_{part}_exps.bias") for part in ("gate", "up", "down")):
             widths = {"gate": f, "up": f, "down": d}
             biases = ExpertBiases(*(self.tensor(f"{blk}ffn_{p}_exps.bias", (n, w)) for p, w in widths.items()))
         experts = self.ops.experts_weight(gate, up, down, owned, self._upload, config.activation, biases)

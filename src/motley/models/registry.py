@@ -1,9 +1,11 @@
 """Which family file runs which GGUF architecture. A new family is one file and one line here."""
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from motley.errors import UnsupportedError
+from motley.models.config import Config
 from motley.models.family import Family
 
 FAMILIES = {
@@ -33,3 +35,10 @@ def family(architecture: str) -> Family:
     if architecture not in FAMILIES:
         raise UnsupportedError(f"architecture {architecture!r} is not supported: Motley runs {', '.join(FAMILIES)}")
     return cast(Family, import_module(f"motley.models.{FAMILIES[architecture]}"))
+
+
+def config_of(architecture: str, metadata: Mapping[str, Any]) -> Config:
+    """The family's; UnsupportedError too for a key that changes the arithmetic and that the family does not know."""
+    config = family(architecture).config(metadata)
+    config.keys.require_harmless()
+    return config

@@ -325,6 +325,10 @@ class Ops(Protocol):
         """x [T, N] times a function of by [T, G], each value for N/G neighbouring elements. May work in place."""
         ...
 
+    def temper(self, x: Array, positions: NDArray[np.int32], factor: float, length: int) -> Array:
+        """x [T, N] times 1 + factor log(1 + floor((position + 1) / length)). May work in place."""
+        ...
+
     def scale(self, x: Array, factor: float) -> Array:
         """May work in place."""
         ...

@@ -229,6 +229,10 @@ class ReferenceOps:
         factor = {"none": lambda b: b, "sigmoid": _sigmoid, "silu": _silu}[function](by)
         return np.asarray(x * np.repeat(factor, x.shape[1] // by.shape[1], axis=1), np.float32)
 
+    def temper(self, x: F32, positions: NDArray[np.int32], factor: float, length: int) -> F32:
+        by = 1 + factor * np.log1p((positions.astype(np.int64) + 1) // length)
+        return x * by.astype(np.float32)[:, None]
+
     def scale(self, x: F32, factor: float) -> F32:
         return x * np.float32(factor)
 

@@ -12,7 +12,16 @@ from motley.shape.spec import FfnSpec, MixerSpec, Spec
 
 # OLMoE normalises the whole q and k projections, Qwen3 each head, Mixtral neither.
 QK_NORM = {"llama": "", "olmoe": "full", "qwen3moe": "head"}
-ARCHITECTURES = tuple(QK_NORM)
+ARCHITECTURES = tuple(QK_NORM)  # that Motley writes, too
+# GGUF architectures that Motley runs from files (`models.registry`, which a test compares)
+RUNS = frozenset(
+    (
+        *ARCHITECTURES,
+        *("qwen2moe", "qwen3", "qwen3next", "qwen35moe"),
+        *("deepseek", "deepseek2", "glm4moe", "dots1", "ernie4_5-moe", "hunyuan-moe", "minimax-m2"),
+        *("gpt-oss", "granitemoe", "llama4", "gemma4"),
+    )
+)
 _SHARED = (
     "name",
     "architecture",

@@ -13,7 +13,7 @@ from typing import Self
 
 from motley.errors import UnsupportedError, UsageError
 from motley.shape.catalogue import lookup
-from motley.shape.dims import ARCHITECTURES, Dims, dims_of
+from motley.shape.dims import ARCHITECTURES, RUNS, Dims, dims_of
 from motley.shape.hf import dims_from_hf
 from motley.shape.labels import NATIVE, mix_named
 from motley.shape.mix import Facts, Mix, unknown_mix
@@ -118,14 +118,18 @@ class ModelShape:
     @property
     def runs(self) -> bool:
         """Whether Motley runs the family, rather than predicting its speed only."""
-        return self.architecture in ARCHITECTURES and self.n_experts > 0 and bool(self.attrs)
+        return self.architecture in RUNS and bool(self.attrs)
 
     def require_runs(self) -> None:
         """Raises UnsupportedError where only predictions can be made of it: of the family, or of a precision."""
         if not self.runs:
-            known = ", ".join(ARCHITECTURES)
+            if self.architecture in RUNS:
+                raise UnsupportedError(
+                    f"{self.name}: Motley runs {self.architecture} from files, but can't make one of it: "
+                    f"it makes {', '.join(ARCHITECTURES)} with experts"
+                )
             raise UnsupportedError(
-                f"{self.name} is predicted only: Motley runs models with experts of {known}, not {self.architecture}; "
+                f"{self.name} is predicted only: Motley runs {', '.join(sorted(RUNS))}, not {self.architecture}; "
                 "`motley predict` and `motley plan` take it"
             )
         for t in self.tensors:

@@ -128,9 +128,30 @@ void check_vectors(const Kernels& k, int64_t n) {
     s.rms_norm(x.data(), y.data(), n, 1e-6f, want.data());
     k.rms_norm(x.data(), y.data(), n, 1e-6f, got.data());
     compare(k.name, "rms_norm" + size, want, got);
-    s.silu_mul(x.data(), y.data(), n, want.data());
-    k.silu_mul(x.data(), y.data(), n, got.data());
-    compare(k.name, "silu_mul" + size, want, got);
+    for (Activation a : {Activation::Silu, Activation::Gelu, Activation::Clamped}) {
+      s.activate(a, x.data(), y.data(), n, want.data());
+      k.activate(a, x.data(), y.data(), n, got.data());
+      compare(k.name, "activation " + std::to_string(int(a)) + size, want, got);
+    }
+    for (Gate g : {Gate::None, Gate::Sigmoid, Gate::Silu}) {
+      s.gate(g, x.data(), n, want.data());
+      k.gate(g, x.data(), n, got.data());
+      compare(k.name, "gate " + std::to_string(int(g)) + size, want, got);
+    }
+    const float* rows[3] = {x.data(), y.data(), x.data()};
+    std::vector<float> taps = sane(3 * n);
+    s.convolve(rows, taps.data(), n, 3, n, want.data());
+    k.convolve(rows, taps.data(), n, 3, n, got.data());
+    compare(k.name, "convolve" + size, want, got);
+    want = got = x;
+    s.unit(want.data(), n, 1e-6f, 0.5f);
+    k.unit(got.data(), n, 1e-6f, 0.5f);
+    compare(k.name, "unit" + size, want, got);
+    std::vector<float> before = sane(3 * n), after(before), key = sane(3);  // N = 3, M = n
+    s.delta_step(before.data(), key.data(), key.data(), x.data(), 0.9f, 0.4f, 3, n, want.data());
+    k.delta_step(after.data(), key.data(), key.data(), x.data(), 0.9f, 0.4f, 3, n, got.data());
+    compare(k.name, "delta_step" + size, want, got);
+    compare(k.name, "state" + size, before, after);
     s.exp(x.data(), n, want.data());
     k.exp(x.data(), n, got.data());
     compare(k.name, "exp" + size, want, got);
@@ -144,17 +165,19 @@ void check_vectors(const Kernels& k, int64_t n) {
   }
 }
 
-void check_attention(const Kernels& k, bool half, int head_dim, int n_queries, bool wild) {
+// `window`: 0 none; keys then lie in a ring of 48 positions.
+void check_attention(const Kernels& k, bool half, int head_dim, int n_queries, bool wild, int window) {
   const Kernels& s = kScalarKernels;
-  const int positions = 37 + n_queries, padded = (head_dim + 15) / 16 * 16, context = 64;
-  const KvShape shape{head_dim, padded, n_queries};
+  const int value_dim = window ? head_dim / 2 + 1 : head_dim, padded = (value_dim + 15) / 16 * 16;
+  const int positions = 37 + n_queries, context = window ? 48 : 64;
+  const KvShape shape{head_dim, value_dim, padded, context, n_queries};
   std::vector<uint8_t> keys[2], values[2];
   for (int i = 0; i < 2; ++i) {
     keys[i].resize(size_t(context * head_dim * 4));
     values[i].resize(size_t(context * padded * 4));
   }
   for (int p = 0; p < positions; ++p) {
-    const std::vector<float> key = wild ? hostile(head_dim) : sane(head_dim), value = wild ? hostile(head_dim) : sane(head_dim);
+    const std::vector<float> key = wild ? hostile(head_dim) : sane(head_dim), value = wild ? hostile(value_dim) : sane(value_dim);
     s.store_kv(half, shape, key.data(), value.data(), keys[0].data(), values[0].data(), p);
     k.store_kv(half, shape, key.data(), value.data(), keys[1].data(), values[1].data(), p);
   }
@@ -163,18 +186,19 @@ void check_attention(const Kernels& k, bool half, int head_dim, int n_queries, b
     compare(k.name, "values", values[0], values[1]);
   }
   const std::vector<float> q = sane(n_queries * head_dim);
-  std::vector<float> scratch(size_t(n_queries * context)), out[2];
+  std::vector<float> scratch(size_t(4 * 80)), out[2];
   std::vector<const float*> queries;
-  std::vector<int64_t> limits;
+  std::vector<Seen> seen;
   for (int i = 0; i < n_queries; ++i) {
     queries.push_back(q.data() + i * head_dim);
-    limits.push_back(positions - (n_queries - 1 - i) / 2);
+    const int64_t end = positions - (n_queries - 1 - i) / 2;
+    seen.push_back({window ? end - window : 0, end, window ? 0.5f * float(i) : -__builtin_inff()});
   }
   for (int i = 0; i < 2; ++i) {
-    out[i].resize(q.size());
+    out[i].resize(size_t(n_queries * value_dim));
     std::vector<float*> to;
-    for (int j = 0; j < n_queries; ++j) to.push_back(out[i].data() + j * head_dim);
-    (i ? k : s).attend(half, shape, queries.data(), limits.data(), keys[0].data(), values[0].data(), 0.3f, scratch.data(),
+    for (int j = 0; j < n_queries; ++j) to.push_back(out[i].data() + j * value_dim);
+    (i ? k : s).attend(half, shape, queries.data(), seen.data(), keys[0].data(), values[0].data(), 0.3f, scratch.data(),
                        to.data());
   }
   compare(k.name, "attention of " + std::to_string(n_queries) + " x " + std::to_string(head_dim), out[0], out[1]);
@@ -191,7 +215,8 @@ void check(const Kernels& k) {
   for (int64_t n : {1, 15, 16, 17, 111}) check_vectors(k, n);
   for (bool half : {false, true})
     for (int head_dim : {16, 40, 128})
-      for (int n : {1, 2, 3, 4, 7}) check_attention(k, half, head_dim, n, n == 3);
+      for (int n : {1, 2, 3, 4, 7})
+        for (int window : {0, 21}) check_attention(k, half, head_dim, n, n == 3, window);
   std::vector<uint8_t> bytes(4096 + 8192);
   for (uint8_t& b : bytes) b = uint8_t(rng.bits());
   compare<int64_t>(k.name, "read", {kScalarKernels.read(bytes.data(), 4096)}, {k.read(bytes.data(), 4096)});

@@ -16,8 +16,16 @@ class Matrix:
 
 class ExpertSet:
     n_bytes: int
+    def set_activation(self, activation: int, gate: Array | None, up: Array | None, down: Array | None, /) -> None: ...
 
-class Cache: ...
+class Cache:
+    head_dim: int
+    value_dim: int
+    n_bytes: int
+
+class DeltaState:
+    width: int
+    n_bytes: int
 
 class Program:
     def start(self) -> None: ...
@@ -75,11 +83,35 @@ class Device:
         owned: list[int],
         /,
     ) -> ExpertSet: ...
-    def cache(self, slots: int, context: int, kv_heads: int, head_dim: int, /) -> Cache: ...
+    def cache(
+        self, slots: int, context: int, kv_heads: int, head_dim: int, value_dim: int, window: int, chunk: int, /
+    ) -> Cache: ...
+    def delta_state(
+        self,
+        slots: int,
+        k_heads: int,
+        v_heads: int,
+        k_dim: int,
+        v_dim: int,
+        taps: int,
+        eps: float,
+        tiled: bool,
+        /,
+    ) -> DeltaState: ...
     def embed(self, table: Array, ggml_type: int, cols: int, tokens: Array, out: Array, /) -> None: ...
     def rms_norm(self, x: Array, weight: Array, eps: float, out: Array, /) -> None: ...
     def linear(self, x: Array, weights: tuple[Matrix, ...], outs: tuple[Array, ...], /) -> None: ...
-    def rope(self, x: Array, head_dim: int, positions: Array, dim: int, theta: float, interleaved: bool, /) -> None: ...
+    def rope(
+        self,
+        x: Array,
+        head_dim: int,
+        positions: Array,
+        frequencies: Array,
+        start: int,
+        magnitude: float,
+        interleaved: bool,
+        /,
+    ) -> None: ...
     def attention(
         self,
         q: Array,
@@ -89,10 +121,51 @@ class Device:
         positions: Array,
         slots: Array,
         scale: float,
+        sinks: Array | None,
         out: Array,
         /,
     ) -> None: ...
-    def router(self, x: Array, weight: Matrix, n_used: int, normalize: bool, ids: Array, weights: Array, /) -> None: ...
+    def delta_net(
+        self,
+        qkv: Array,
+        write: Array,
+        keep: Array,
+        conv: Array,
+        dt: Array,
+        rate: Array,
+        state: DeltaState,
+        positions: Array,
+        slots: Array,
+        out: Array,
+        /,
+    ) -> None: ...
+    def router(
+        self,
+        x: Array,
+        weight: Matrix,
+        n_used: int,
+        normalize: bool,
+        sigmoid: bool,
+        scale: float,
+        n_groups: int,
+        n_groups_used: int,
+        group_sum: int,
+        bias: Array | None,
+        prior: Array | None,
+        gain: Array | None,
+        ids: Array,
+        weights: Array,
+        /,
+    ) -> None: ...
+    def heads_linear(self, x: Array, weight: Matrix, heads: int, out: Array, /) -> None: ...
+    def activate(self, activation: int, gate: Array, up: Array, out: Array, /) -> None: ...
+    def gate(self, x: Array, by: Array, function: int, /) -> None: ...
+    def temper(self, x: Array, positions: Array, factor: float, length: int, /) -> None: ...
+    def scale(self, x: Array, factor: float, /) -> None: ...
+    def softcap(self, x: Array, cap: float, /) -> None: ...
+    def add_bias(self, x: Array, bias: Array, /) -> None: ...
+    def columns(self, x: Array, width: int, first: int, end: int, out: Array, /) -> None: ...
+    def join(self, x: Array, width: int, y: Array, width_y: int, out: Array, /) -> None: ...
     def experts(self, x: Array, ids: Array, weights: Array, experts: ExpertSet, out: Array, /) -> None: ...
     def combine(self, x: Array, parts: list[Array], /) -> None: ...
     def add(self, x: Array, y: Array, /) -> None: ...

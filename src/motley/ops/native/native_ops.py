@@ -65,8 +65,8 @@ def isas() -> list[str]:
 
 class NativeWeight:
     """An uploaded vector, matrix or one matrix a head. `vector`: float32 [cols], for norms. `packed`: the matrix for
-    products, repacked or as it is stored; those of all heads are one, below each other. `router`: the same repacked and in
-    float, `taps`: float32 [cols, rows]; both made when first asked for."""
+    products, repacked or as it is stored; those of all heads are one, below each other. `router`: the same repacked
+    and in float, `taps`: float32 [cols, rows]; both made when first asked for."""
 
     __slots__ = ("_device", "_repacked", "_router", "_taps", "_tensor", "n_heads", "n_rows", "packed", "vector")
 
@@ -99,7 +99,6 @@ class NativeWeight:
                 tensor = tensor if is_float else QuantTensor(tensor.name, tensor.dims, Quant.F32, values)
                 self._router = _matrix(self._device, tensor, REPACKED)
         return self._router
-
 
     @property
     def taps(self) -> Floats:
@@ -312,6 +311,11 @@ class NativeOps:
     def gate(self, x: Floats, by: Floats, function: Literal["none", "sigmoid", "silu"] = "sigmoid") -> Floats:
         """In place on x."""
         self._device.gate(x, by, _GATES[function])
+        return x
+
+    def temper(self, x: Floats, positions: NDArray[np.int32], factor: float, length: int) -> Floats:
+        """In place."""
+        self._device.temper(x, positions, factor, length)
         return x
 
     def scale(self, x: Floats, factor: float) -> Floats:
