@@ -9,6 +9,7 @@ from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
+from motley.shape.quant import Quant
 
 REMEMBERED_TOKENS = 16  # of the steps that engine.remembered keeps, with arrays of their own for each layer
 RESERVE_BYTES = 96 << 20  # a node's interpreter and libraries (65 to 80 MB measured), alignment and small buffers
@@ -89,8 +90,28 @@ def memory_needed(
     }
 
 
-# Bytes of a quantisation repacked for the kernels over bytes stored (native/formats.h): 6-bit scales become bytes.
-PACKED = {"q4_k": 2368 / 2304, "q5_k": 2880 / 2816, "q6_k": 3392 / 3360}
+# Formats without kernels of their own take the tiles of one that holds their weights exactly: (which, bytes per
+# weight), as native/formats.h says.
+_AS_INT8 = {
+    **dict.fromkeys(("iq1_s", "iq2_xxs", "iq3_xxs", "iq3_s", "iq4_xs"), 576 / 512),  # a float32 scale for 32 weights,
+    **dict.fromkeys(("iq1_m", "iq2_xs", "iq2_s", "nvfp4"), 640 / 512),  # for 16,
+    **dict.fromkeys(("q4_1", "q5_1"), 640 / 512),  # with a minimum for 32,
+    "q2_k": 768 / 512,  # and for 16
+}
+KEPT_AS: dict[str, tuple[str, float]] = {
+    **{name: ("int8", per_weight) for name, per_weight in _AS_INT8.items()},
+    "q5_0": ("Q8_0", 1088 / 1024),
+    "iq4_nl": ("Q8_0", 1088 / 1024),
+    "q3_k": ("Q6_K", 3392 / 4096),
+}
+
+# Bytes of a quantisation repacked for the kernels over bytes stored. Of K-quants, 6-bit scales become bytes.
+PACKED = {
+    "q4_k": 2368 / 2304,
+    "q5_k": 2880 / 2816,
+    "q6_k": 3392 / 3360,
+    **{n: size * Quant.named(n).block / Quant.named(n).block_bytes for n, (_, size) in KEPT_AS.items()},
+}
 
 
 def packed_bytes(shape: ModelShape, stored: int) -> int:
@@ -98,6 +119,16 @@ def packed_bytes(shape: ModelShape, stored: int) -> int:
     sum to less than the whole."""
     packed = round(sum(n * PACKED.get(quant.name.lower(), 1.0) for quant, n in shape.bytes_by_quant.items()))
     return -(-stored * packed // shape.n_bytes)
+
+
+def kept_otherwise(shape: ModelShape) -> list[str]:
+    """A sentence for each precision of the model that repacking turns into another one."""
+    names = [quant.name for quant in shape.bytes_by_quant if quant.name.lower() in KEPT_AS]
+    return [
+        f"{name} has no kernel of its own: its weights are kept as {KEPT_AS[name.lower()][0]} with their exact values, "
+        f"{PACKED[name.lower()]:.1f} times the file's bytes"
+        for name in names
+    ]
 
 
 def check_fits(lab: Lab, needs: dict[str, Need]) -> None:
