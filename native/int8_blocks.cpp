@@ -1,5 +1,5 @@
-// Formats without tiles of their own, block by block in a form that has: small integers with their scales, exactly. Block
-// layouts: src/motley/formats/blocks.py; the order of the float operations is the GGUF reference's.
+// Formats without tiles of their own, block by block in a form that has: small integers with their scales, exactly.
+// Block layouts: src/motley/formats/blocks.py; the order of the float operations is the GGUF reference's.
 #include <cstring>
 #include <string>
 #include <vector>
@@ -31,15 +31,17 @@ std::vector<int8_t> points_of(const char* name) {
       const char c = grid.points[n / 4 ^ 1];
       const int digit = c <= '9' ? c - '0' : c - 'a' + 10;
       if (!(digit >> n % 4 & 1)) continue;
-      for (int i = 0, rest = n; i < grid.width; ++i, rest /= grid.n_levels) points.push_back(grid.levels[rest % grid.n_levels]);
+      for (int i = 0, rest = n; i < grid.width; ++i, rest /= grid.n_levels)
+        points.push_back(grid.levels[rest % grid.n_levels]);
     }
   }
   return points;
 }
 
 const int8_t* grid(Format f) {
-  static const std::vector<int8_t> iq2_xxs = points_of("IQ2_XXS"), iq2_xs = points_of("IQ2_XS"), iq2_s = points_of("IQ2_S"),
-                                   iq3_xxs = points_of("IQ3_XXS"), iq3_s = points_of("IQ3_S"), iq1_s = points_of("IQ1_S");
+  using Points = const std::vector<int8_t>;
+  static Points iq2_xxs = points_of("IQ2_XXS"), iq2_xs = points_of("IQ2_XS"), iq2_s = points_of("IQ2_S"),
+                iq3_xxs = points_of("IQ3_XXS"), iq3_s = points_of("IQ3_S"), iq1_s = points_of("IQ1_S");
   switch (f) {
     case Format::IQ2_XXS: return iq2_xxs.data();
     case Format::IQ2_XS: return iq2_xs.data();
@@ -56,30 +58,59 @@ uint32_t word16(const uint8_t* p) { return uint32_t(p[0]) | uint32_t(p[1]) << 8;
 uint32_t word32(const uint8_t* p) { return word16(p) | word16(p + 2) << 16; }
 int nibble(const uint8_t* p, int i) { return p[i / 2] >> (i & 1) * 4 & 15; }  // two in a byte, the low one first
 
-// Of one block or, with two scales, of its halves
+// The same for both halves
 void set_scale(Int8Block& out, float scale, float minimum = 0) {
   out.scale[0] = out.scale[1] = scale;
   out.minimum[0] = out.minimum[1] = minimum;
 }
 
-// 32 values from 16 bytes: the low nibbles, then the high ones, with a fifth bit each at `high` if it is there
-void set_nibbles(Int8Block& out, const uint8_t* qs, const uint8_t* high, int zero) {
-  const uint32_t fifth = high ? word32(high) : 0;
-  for (int i = 0; i < 32; ++i) {
-    const int four = i < 16 ? qs[i] & 15 : qs[i - 16] >> 4;
-    out.q[i] = int8_t((four | int(fifth >> i & 1) << 4) - zero);
+// 32 values from 16 bytes: the low nibbles, then the high ones
+void set_nibbles(Int8Block& out, const uint8_t* qs) {
+  for (int i = 0; i < 16; ++i) {
+    out.q[i] = int8_t(qs[i] & 15);
+    out.q[i + 16] = int8_t(qs[i] >> 4);
   }
+}
+
+uint64_t bytes8(const void* p) {
+  uint64_t bytes;
+  std::memcpy(&bytes, p, 8);
+  return bytes;
+}
+uint64_t bytes4(const void* p) {
+  uint32_t bytes;
+  std::memcpy(&bytes, p, 4);
+  return bytes;
+}
+
+// Byte i is bit i of a byte.
+constexpr uint64_t kOnes = 0x0101010101010101;
+uint64_t bits_apart(uint64_t bits) { return (((bits & 255) * kOnes & 0x8040201008040201) + 127 * kOnes) >> 7 & kOnes; }
+
+// The same with a fifth bit each at `high`, and what stands for zero taken off
+void set_five_bits(Int8Block& out, const uint8_t* qs, const uint8_t* high, int zero) {
+  set_nibbles(out, qs);
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t q = bytes8(out.q + 8 * i) | bits_apart(high[i]) << 4;
+    std::memcpy(out.q + 8 * i, &q, 8);
+  }
+  for (int i = 0; i < 32; ++i) out.q[i] = int8_t(out.q[i] - zero);
 }
 
 constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 void set_iq4(Int8Block& out, const uint8_t* qs) {
-  for (int i = 0; i < 32; ++i) out.q[i] = kIq4Values[i < 16 ? qs[i] & 15 : qs[i - 16] >> 4];
+  for (int i = 0; i < 16; ++i) {
+    out.q[i] = kIq4Values[qs[i] & 15];
+    out.q[i + 16] = kIq4Values[qs[i] >> 4];
+  }
 }
 
-// `n` values of a point with their signs, a bit each, 1 for minus
-void set_point(int8_t* q, const int8_t* point, int n, uint32_t signs) {
-  for (int i = 0; i < n; ++i) q[i] = int8_t(signs >> i & 1 ? -point[i] : point[i]);
+// Eight values above 0, a byte each, with their signs, a bit each, 1 for minus. All at once: minus x is the complement
+// of x and one more, and no byte carries into the next.
+void set_signed(int8_t* q, uint64_t values, uint32_t signs) {
+  const uint64_t minus = bits_apart(signs), both = (values ^ minus * 255) + minus;
+  std::memcpy(q, &both, 8);
 }
 
 // Seven signs are stored; the eighth makes the number of minus signs even.
@@ -94,11 +125,13 @@ uint32_t eight_signs(uint32_t seven) {
 
 void from_q2_k(const uint8_t* b, Int8Block* out) {
   const float d = half(b + 80), dmin = half(b + 82);
-  for (int i = 0; i < 256; ++i) {
-    Int8Block& block = out[i / 32];
-    block.q[i % 32] = int8_t(b[16 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3);
-    block.scale[i % 32 / 16] = d * float(b[i / 16] & 15);
-    block.minimum[i % 32 / 16] = dmin * float(b[i / 16] >> 4);
+  for (int s = 0; s < 8; ++s) {
+    for (int h = 0; h < 2; ++h) {
+      out[s].scale[h] = d * float(b[2 * s + h] & 15);
+      out[s].minimum[h] = dmin * float(b[2 * s + h] >> 4);
+    }
+    const uint8_t* qs = b + 16 + s / 4 * 32;
+    for (int i = 0; i < 32; ++i) out[s].q[i] = int8_t(qs[i] >> s % 4 * 2 & 3);
   }
 }
 
@@ -107,17 +140,20 @@ int q3_k_scale(const uint8_t* s, int i) {
   return (low | (s[8 + i % 4] >> i / 4 * 2 & 3) << 4) - 32;
 }
 
-int q3_k_value(const uint8_t* b, int i) {
-  const int low = b[32 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
-  return low - (b[i % 32] >> i / 32 & 1 ? 0 : 4);
+// Elements 32 s .. 32 s + 31, 4 added
+void q3_k_values(const uint8_t* b, int s, uint8_t* q) {
+  const uint8_t* qs = b + 32 + s / 4 * 32;
+  for (int i = 0; i < 32; ++i) q[i] = uint8_t((qs[i] >> s % 4 * 2 & 3) | (b[i] >> s & 1) << 2);
 }
 
 void from_q3_k(const uint8_t* b, Int8Block* out) {
   const float d = half(b + 108);
-  for (int i = 0; i < 256; ++i) out[i / 32].q[i % 32] = int8_t(q3_k_value(b, i));
-  for (int s = 0; s < 16; ++s) {
-    out[s / 2].scale[s % 2] = d * float(q3_k_scale(b + 96, s));
-    out[s / 2].minimum[s % 2] = 0;
+  for (int s = 0; s < 8; ++s) {
+    set_scale(out[s], 0);
+    for (int h = 0; h < 2; ++h) out[s].scale[h] = d * float(q3_k_scale(b + 96, 2 * s + h));
+    uint8_t q[32];
+    q3_k_values(b, s, q);
+    for (int i = 0; i < 32; ++i) out[s].q[i] = int8_t(q[i] - 4);
   }
 }
 
@@ -132,12 +168,13 @@ void from_iq4_xs(const uint8_t* b, Int8Block* out) {
 
 void from_iq2_xxs(const uint8_t* b, Int8Block* out) {
   const float d = half(b);
+  const int8_t* points = grid(Format::IQ2_XXS);
   for (int s = 0; s < 8; ++s) {
     const uint8_t* index = b + 2 + 8 * s;
     const uint32_t signs = word32(index + 4);
     set_scale(out[s], d * (0.5f + float(signs >> 28)) * 0.25f);
     for (int j = 0; j < 4; ++j)
-      set_point(out[s].q + 8 * j, grid(Format::IQ2_XXS) + 8 * index[j], 8, eight_signs(signs >> 7 * j));
+      set_signed(out[s].q + 8 * j, bytes8(points + 8 * index[j]), eight_signs(signs >> 7 * j));
   }
 }
 
@@ -151,56 +188,60 @@ void set_iq2_scales(const uint8_t* scales, float d, Int8Block* out) {
 
 void from_iq2_xs(const uint8_t* b, Int8Block* out) {
   set_iq2_scales(b + 66, half(b), out);
+  const int8_t* points = grid(Format::IQ2_XS);
   for (int j = 0; j < 32; ++j) {
     const uint32_t q = word16(b + 2 + 2 * j);
-    set_point(out[j / 4].q + j % 4 * 8, grid(Format::IQ2_XS) + 8 * (q & 511), 8, eight_signs(q >> 9));
+    set_signed(out[j / 4].q + j % 4 * 8, bytes8(points + 8 * (q & 511)), eight_signs(q >> 9));
   }
 }
 
 void from_iq2_s(const uint8_t* b, Int8Block* out) {
   set_iq2_scales(b + 74, half(b), out);
+  const int8_t* points = grid(Format::IQ2_S);
   for (int j = 0; j < 32; ++j) {
     const int index = b[2 + j] | (b[66 + j / 4] >> j % 4 * 2 & 3) << 8;
-    set_point(out[j / 4].q + j % 4 * 8, grid(Format::IQ2_S) + 8 * index, 8, b[34 + j]);
+    set_signed(out[j / 4].q + j % 4 * 8, bytes8(points + 8 * index), b[34 + j]);
   }
 }
 
 void from_iq3_xxs(const uint8_t* b, Int8Block* out) {
   const float d = half(b);
+  const int8_t* points = grid(Format::IQ3_XXS);
   for (int s = 0; s < 8; ++s) {
+    const uint8_t* index = b + 2 + 8 * s;
     const uint32_t signs = word32(b + 66 + 4 * s);
     set_scale(out[s], d * (0.5f + float(signs >> 28)) * 0.5f);
-    for (int j = 0; j < 8; ++j) {
-      const uint32_t both = eight_signs(signs >> j / 2 * 7);
-      set_point(out[s].q + 4 * j, grid(Format::IQ3_XXS) + 4 * b[2 + 8 * s + j], 4, both >> j % 2 * 4);
+    for (int j = 0; j < 4; ++j) {
+      const uint64_t both = bytes4(points + 4 * index[2 * j]) | bytes4(points + 4 * index[2 * j + 1]) << 32;
+      set_signed(out[s].q + 8 * j, both, eight_signs(signs >> 7 * j));
     }
   }
 }
 
 void from_iq3_s(const uint8_t* b, Int8Block* out) {
   const float d = half(b);
+  const int8_t* points = grid(Format::IQ3_S);
   for (int s = 0; s < 8; ++s) {
     set_scale(out[s], d * float(1 + 2 * nibble(b + 106, s)));
-    for (int j = 0; j < 8; ++j) {
-      const int index = b[2 + 8 * s + j] | (b[66 + s] >> j & 1) << 8;
-      set_point(out[s].q + 4 * j, grid(Format::IQ3_S) + 4 * index, 4, uint32_t(b[74 + 4 * s + j / 2] >> j % 2 * 4));
-    }
+    auto point = [&](int j) { return bytes4(points + 4 * (b[2 + 8 * s + j] | (b[66 + s] >> j & 1) << 8)); };
+    for (int j = 0; j < 4; ++j)
+      set_signed(out[s].q + 8 * j, point(2 * j) | point(2 * j + 1) << 32, b[74 + 4 * s + j]);
   }
 }
 
 // 8 values of IQ1: the point and an eighth more or less, in eighths
-void set_eighths(int8_t* q, int index, bool less) {
-  const int8_t* point = grid(Format::IQ1_S) + 8 * index;
+void set_eighths(int8_t* q, const int8_t* point, bool less) {
   for (int i = 0; i < 8; ++i) q[i] = int8_t(8 * point[i] + (less ? -1 : 1));
 }
 
 void from_iq1_s(const uint8_t* b, Int8Block* out) {
   const float d = half(b);
+  const int8_t* points = grid(Format::IQ1_S);
   for (int s = 0; s < 8; ++s) {
     const uint32_t high = word16(b + 34 + 2 * s);
     set_scale(out[s], d * float(2 * (high >> 12 & 7) + 1) * 0.125f);
     for (int j = 0; j < 4; ++j)
-      set_eighths(out[s].q + 8 * j, int(b[2 + 4 * s + j] | (high >> 3 * j & 7) << 8), high >> 15);
+      set_eighths(out[s].q + 8 * j, points + 8 * (b[2 + 4 * s + j] | (high >> 3 * j & 7) << 8), high >> 15);
   }
 }
 
@@ -214,9 +255,10 @@ void from_iq1_m(const uint8_t* b, Int8Block* out) {
     out[s / 2].scale[s % 2] = d * float(2 * scale + 1) * 0.125f;
     out[s / 2].minimum[s % 2] = 0;
   }
+  const int8_t* points = grid(Format::IQ1_S);
   for (int j = 0; j < 32; ++j) {
     const int high = nibble(b + 32, j);
-    set_eighths(out[j / 4].q + j % 4 * 8, b[j] | (high & 7) << 8, high & 8);
+    set_eighths(out[j / 4].q + j % 4 * 8, points + 8 * (b[j] | (high & 7) << 8), high & 8);
   }
 }
 
@@ -246,13 +288,13 @@ void to_int8(const FormatInfo& f, const uint8_t* b, Int8Block* out) {
   switch (f.format) {
     case Format::Q4_1:
       set_scale(*out, half(b), -half(b + 2));
-      return set_nibbles(*out, b + 4, nullptr, 0);
+      return set_nibbles(*out, b + 4);
     case Format::Q5_0:
       set_scale(*out, half(b));
-      return set_nibbles(*out, b + 6, b + 2, 16);
+      return set_five_bits(*out, b + 6, b + 2, 16);
     case Format::Q5_1:
       set_scale(*out, half(b), -half(b + 2));
-      return set_nibbles(*out, b + 8, b + 4, 0);
+      return set_five_bits(*out, b + 8, b + 4, 0);
     case Format::IQ4_NL:
       set_scale(*out, half(b));
       return set_iq4(*out, b + 2);
@@ -282,10 +324,15 @@ void to_q8_0(const FormatInfo& f, const uint8_t* block, uint8_t* out) {
 
 void to_q6_k(const FormatInfo&, const uint8_t* block, uint8_t* out) {
   std::memset(out, 0, 192);
-  for (int i = 0; i < 256; ++i) {
-    const int q = q3_k_value(block, i) + 32, h = i / 128, k = i % 128 / 32, l = i % 32;  // as in decode_q6_k
-    out[h * 64 + (k & 1) * 32 + l] |= uint8_t((q & 15) << k / 2 * 4);
-    out[128 + h * 32 + l] |= uint8_t(q >> 4 << 2 * k);
+  for (int s = 0; s < 8; ++s) {
+    const int h = s / 4, k = s % 4;  // as in decode_q6_k
+    uint8_t q[32], *low = out + h * 64 + (k & 1) * 32, *high = out + 128 + h * 32;
+    q3_k_values(block, s, q);
+    for (int i = 0; i < 32; ++i) {
+      const int six = q[i] + 28;  // 4 to be taken off, 32 in Q6_K
+      low[i] |= uint8_t((six & 15) << k / 2 * 4);
+      high[i] |= uint8_t(six >> 4 << 2 * k);
+    }
   }
   for (int s = 0; s < 16; ++s) out[192 + s] = uint8_t(q3_k_scale(block + 96, s));
   std::memcpy(out + 208, block + 108, 2);

@@ -212,7 +212,9 @@ static void pack_converted(const FormatInfo& f, const Stored& s, uint8_t* group)
   }
 }
 
-static inline void to_int8_bytes(const FormatInfo& f, const uint8_t* block, uint8_t* out) { to_int8(f, block, (Int8Block*)out); }
+static inline void to_int8_bytes(const FormatInfo& f, const uint8_t* block, uint8_t* out) {
+  to_int8(f, block, (Int8Block*)out);
+}
 
 template <class P>
 static void pack_columns(const Stored& s, uint8_t* group) {

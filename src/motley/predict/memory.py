@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from motley.errors import CapacityError
-from motley.lab.lab import Lab
+from motley.lab.lab import Device, Lab
 from motley.lab.placement import Placement
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
@@ -106,29 +106,33 @@ KEPT_AS: dict[str, tuple[str, float]] = {
 }
 
 # Bytes of a quantisation repacked for the kernels over bytes stored. Of K-quants, 6-bit scales become bytes.
-PACKED = {
-    "q4_k": 2368 / 2304,
-    "q5_k": 2880 / 2816,
-    "q6_k": 3392 / 3360,
-    **{n: size * Quant.named(n).block / Quant.named(n).block_bytes for n, (_, size) in KEPT_AS.items()},
-}
+_OWN = {"q4_k": 2368 / 2304, "q5_k": 2880 / 2816, "q6_k": 3392 / 3360}
+PACKED = {**_OWN, **{n: size * Quant.named(n).block / Quant.named(n).block_bytes for n, (_, size) in KEPT_AS.items()}}
 
 
-def packed_bytes(shape: ModelShape, stored: int) -> int:
+def packed_bytes(shape: ModelShape, stored: int, native: bool = True) -> int:
     """What `stored` bytes of this model take once they are repacked, by its mix of precisions. Rounded up: parts never
-    sum to less than the whole."""
-    packed = round(sum(n * PACKED.get(quant.name.lower(), 1.0) for quant, n in shape.bytes_by_quant.items()))
+    sum to less than the whole. `native`: on a device of Motley's own (`runs_native`); others are taken to have kernels
+    for every precision."""
+    factors = PACKED if native else _OWN
+    packed = round(sum(n * factors.get(quant.name.lower(), 1.0) for quant, n in shape.bytes_by_quant.items()))
     return -(-stored * packed // shape.n_bytes)
 
 
-def kept_otherwise(shape: ModelShape) -> list[str]:
-    """A sentence for each precision of the model that repacking turns into another one."""
-    names = [quant.name for quant in shape.bytes_by_quant if quant.name.lower() in KEPT_AS]
-    return [
-        f"{name} has no kernel of its own: its weights are kept as {KEPT_AS[name.lower()][0]} with their exact values, "
-        f"{PACKED[name.lower()]:.1f} times the file's bytes"
-        for name in names
-    ]
+def runs_native(device: Device) -> bool:
+    """Whether Motley's own kernels run there: they were measured. What is in the catalogue may be anything."""
+    return bool(device.kernels)
+
+
+def without_kernels(shape: ModelShape, repack: bool) -> list[str]:
+    """A sentence for each precision of the model for which Motley's own devices have no kernel."""
+    said = []
+    for quant in shape.bytes_by_quant:
+        if (name := quant.name.lower()) in KEPT_AS:
+            kept = f"kept as {KEPT_AS[name][0]} with their exact values, {PACKED[name]:.1f} times the file's bytes"
+            how = kept if repack else "unpacked from the file at every use, which makes them several times slower"
+            said.append(f"{quant.name} has no kernel of its own: its weights are {how}")
+    return said
 
 
 def check_fits(lab: Lab, needs: dict[str, Need]) -> None:
