@@ -131,9 +131,8 @@ class DeviceCost:
         if not runs_native(self._device) or weights.quant not in KEPT_AS or self._device.kernel(weights.quant):
             return weights
         kept, per_weight = KEPT_AS[weights.quant]
-        return Matrix(
-            "q8_0" if kept == "int8" else kept.lower(), round(per_weight * weights.n_params), weights.n_params
-        )
+        quant = "q8_0" if kept == "int8" else kept.lower()
+        return Matrix(quant, round(per_weight * weights.n_params), weights.n_params)
 
     def elements(self, n: float) -> Cost:
         """Element-wise work, in units of a norm's."""
