@@ -31,8 +31,10 @@ MIXES = (
     "iq2_xxs",
     "iq2_xs",
     "iq2_m",
+    "iq1_s",
+    "iq1_m",
+    "nvfp4",
 )
-MIXES += ("iq1_s", "iq1_m", "nvfp4")
 TOKENS = [int(t) for t in np.random.default_rng(7).integers(0, 320, 40)]
 
 
