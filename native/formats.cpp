@@ -12,7 +12,20 @@ const FormatInfo kFormats[] = {
     {Format::Q4_0, 32, 18, 64, 576, true},    {Format::Q4_K, 256, 144, 256, 2368, true},
     {Format::Q5_K, 256, 176, 256, 2880, true}, {Format::Q6_K, 256, 210, 256, 3392, true},
     {Format::MXFP4, 32, 17, 128, 1088, true},
+    // in Q8_0's and Q6_K's tiles
+    {Format::Q5_0, 32, 22, 64, 1088, true},    {Format::IQ4_NL, 32, 18, 64, 1088, true},
+    {Format::Q3_K, 256, 110, 256, 3392, true},
+    // in Int8 tiles: a scale for 32, for 16, and with minima
+    {Format::IQ1_S, 256, 50, 32, 576, true},   {Format::IQ2_XXS, 256, 66, 32, 576, true},
+    {Format::IQ3_XXS, 256, 98, 32, 576, true}, {Format::IQ3_S, 256, 110, 32, 576, true},
+    {Format::IQ4_XS, 256, 136, 32, 576, true},
+    {Format::IQ1_M, 256, 56, 32, 640, true},   {Format::IQ2_XS, 256, 74, 32, 640, true},
+    {Format::IQ2_S, 256, 82, 32, 640, true},   {Format::NVFP4, 64, 36, 32, 640, true},
+    {Format::Q4_1, 32, 20, 32, 640, true},     {Format::Q5_1, 32, 24, 32, 640, true},
+    {Format::Q2_K, 256, 84, 32, 768, true},
 };
+
+}  // namespace
 
 float half(const uint8_t* p) {
   uint16_t h;
@@ -29,6 +42,8 @@ float half(const uint8_t* p) {
   std::memcpy(&f, &bits, 4);
   return f;
 }
+
+namespace {
 
 // The eight 6-bit scales and mins that Q4_K and Q5_K pack into 12 bytes.
 void k_scales(const uint8_t* s, uint8_t scale[8], uint8_t min[8]) {
@@ -96,6 +111,15 @@ void decode_mxfp4(const uint8_t* b, float* y) {
   }
 }
 
+void decode_int8(const FormatInfo& f, const uint8_t* b, float* y) {
+  Int8Block blocks[kInt8Blocks];
+  to_int8(f, b, blocks);
+  for (int i = 0; i < f.block; ++i) {
+    const Int8Block& block = blocks[i / 32];
+    y[i] = block.scale[i % 32 / 16] * float(block.q[i % 32]) - block.minimum[i % 32 / 16];
+  }
+}
+
 }  // namespace
 
 const FormatInfo* find_format(int ggml_type) {
@@ -120,6 +144,7 @@ void decode_row(const FormatInfo& f, const uint8_t* row, int64_t cols, float* ou
       case Format::Q5_K: decode_q45_k(row, row + 16, row + 48, out); break;
       case Format::Q6_K: decode_q6_k(row, out); break;
       case Format::MXFP4: decode_mxfp4(row, out); break;
+      default: decode_int8(f, row, out);
     }
   }
 }

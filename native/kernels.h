@@ -13,6 +13,7 @@ struct alignas(64) ActBlock {
   int8_t q[kBlock];
   float d;           // x = d * q
   float dsum;        // d * sum(q), for formats that subtract a minimum
+  float dsums[2];    // the same of each half
   int32_t off8;      // -8 * sum(q), for unsigned weights with their zero at 8 (or 16, 128)
   int32_t off32[2];  // -32 * sum(q) of each half, for Q6_K
 };
@@ -54,7 +55,8 @@ enum class Gate : int { None = 0, Sigmoid = 1, Silu = 2 };
 
 struct Kernels {
   const char* name;
-  GemmFn gemm_f32, gemm_f16, gemm_bf16, gemm_q8_0, gemm_q4_0, gemm_q4_k, gemm_q5_k, gemm_q6_k, gemm_mxfp4;
+  GemmFn gemm_f32, gemm_f16, gemm_bf16, gemm_q8_0, gemm_q4_0, gemm_q4_k, gemm_q5_k, gemm_q6_k, gemm_mxfp4,
+      gemm_int8, gemm_int8_min, gemm_int8_halves, gemm_int8_halves_min;
 
   // Pack `n_rows` (1 to 16) stored rows of `cols` elements, one after the other, into a group: all that kernels read of it
   // is written. `next` is memory that will be read next, as much as 16 rows have; nullptr: none.
@@ -98,6 +100,22 @@ struct Kernels {
       case Format::Q5_K: return gemm_q5_k;
       case Format::Q6_K: return gemm_q6_k;
       case Format::MXFP4: return gemm_mxfp4;
+      // formats in other formats' tiles: formats.h
+      case Format::Q5_0:
+      case Format::IQ4_NL: return gemm_q8_0;
+      case Format::Q3_K: return gemm_q6_k;
+      case Format::IQ1_S:
+      case Format::IQ2_XXS:
+      case Format::IQ3_XXS:
+      case Format::IQ3_S:
+      case Format::IQ4_XS: return gemm_int8;
+      case Format::IQ1_M:
+      case Format::IQ2_XS:
+      case Format::IQ2_S:
+      case Format::NVFP4: return gemm_int8_halves;
+      case Format::Q4_1:
+      case Format::Q5_1: return gemm_int8_min;
+      case Format::Q2_K: return gemm_int8_halves_min;
     }
     return nullptr;
   }

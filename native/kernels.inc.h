@@ -31,10 +31,11 @@ static inline void prefetch_lines(const uint8_t* p, int n_bytes) {
 //   vec<B>(w, j)        elements 4j .. 4j+3 of the 16 rows, as unsigned bytes; zero is at kZero
 //   scale<B>(w)         the rows' scales; with kMinimum also minimum<B>(w): weight = scale * q - minimum
 //   half_scale<B>(w, h) with kHalves: an integer scale more for each half of 16 elements
+//   scale<B>(w, h), minimum<B>(w, h) with kApart: halves of 16 elements are summed apart
 // Everything else is written once, for all formats and any number of tokens.
 
 struct Plain {
-  static constexpr bool kMinimum = false, kHalves = false, kStreams = true;
+  static constexpr bool kMinimum = false, kHalves = false, kApart = false, kStreams = true, kWidens = true;
   static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return dot4(acc, w, x); }
 };
 struct WithMinimum : Plain { static constexpr bool kMinimum = true; };
@@ -108,11 +109,39 @@ struct Q6_K : WithHalves {
   }
 };
 
+// The tiles for everybody: nothing is left to take apart, so they are not widened.
+struct Int8 : Plain {
+  static constexpr int tile = kBlock, bytes = 576, kZero = 128;
+  static constexpr bool kWidens = false;
+  static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return dot4_biased(acc, w, x); }
+  template <int B> static inline u8v vec(const uint8_t* w, int j) { return load_bytes(w + 64 * j); }
+  template <int B> static inline f32 scale(const uint8_t* w) { return load((const float*)(w + 512)); }
+};
+struct Int8Min : Int8 {
+  static constexpr int bytes = 640;
+  static constexpr bool kMinimum = true;
+  template <int B> static inline f32 minimum(const uint8_t* w) { return load((const float*)(w + 576)); }
+};
+struct Int8Halves : Int8 {
+  static constexpr int bytes = 640;
+  static constexpr bool kApart = true;
+  template <int B> static inline f32 scale(const uint8_t* w, int half) {
+    return load((const float*)(w + 512 + 64 * half));
+  }
+};
+struct Int8HalvesMin : Int8Halves {
+  static constexpr int bytes = 768;
+  static constexpr bool kMinimum = true;
+  template <int B> static inline f32 minimum(const uint8_t* w, int half) {
+    return load((const float*)(w + 640 + 64 * half));
+  }
+};
+
 // A block of format F made ready for many tokens: 8 vectors of bytes | f32 scale[16] | f32 minimum[16], or i32 half
 // scales [2][16]. Its arithmetic is F's own.
 template <class F> struct Widened {
   static constexpr int tile = kBlock, bytes = 704, kZero = F::kZero;
-  static constexpr bool kMinimum = F::kMinimum, kHalves = F::kHalves, kStreams = false;
+  static constexpr bool kMinimum = F::kMinimum, kHalves = F::kHalves, kApart = false, kStreams = false;
   static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return F::dot(acc, w, x); }
   template <int B> static inline u8v vec(const uint8_t* w, int j) { return load_bytes(w + 64 * j); }
   template <int B> static inline f32 scale(const uint8_t* w) { return load((const float*)(w + 512)); }
@@ -143,9 +172,26 @@ static inline void dots(i32 (&acc)[2][N], const uint8_t* const* w, Tokens x, int
   }
 }
 
-// f[r][t] += block B of two row groups times block b of N tokens
+// f[r][t] += half H of block B of two row groups times that of block b of N tokens
+template <class F, int N, int B, int H>
+static inline void add_half(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
+  static_assert(F::kZero == 128);
+  i32 acc[2][N];
+  MOTLEY_EACH(t, N) acc[0][t] = acc[1][t] = start_biased(x[t][b].off32[H] / 4);
+  dots<F, N, B, 4 * H, 4 * H + 4>(acc, w, x, b);
+  MOTLEY_EACH(r, 2) {
+    f32 scale = F::template scale<B>(w[r], H);
+    MOTLEY_EACH(t, N) f[r][t] = fma(mul(to_float(acc[r][t]), scale), set1(x[t][b].d), f[r][t]);
+    if constexpr (F::kMinimum) {
+      f32 minimum = F::template minimum<B>(w[r], H);
+      MOTLEY_EACH(t, N) f[r][t] = fnma(minimum, set1(x[t][b].dsums[H]), f[r][t]);
+    }
+  }
+}
+
+// f[r][t] += block B of two row groups times block b of N tokens, summed as one
 template <class F, int N, int B>
-static inline void add_block(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
+static inline void add_whole(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
   i32 acc[2][N];
   if constexpr (F::kHalves) {
     i32 second[2][N];
@@ -168,6 +214,16 @@ static inline void add_block(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, 
       f32 minimum = F::template minimum<B>(w[r]);
       MOTLEY_EACH(t, N) f[r][t] = fnma(minimum, set1(x[t][b].dsum), f[r][t]);
     }
+  }
+}
+
+template <class F, int N, int B>
+static inline void add_block(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
+  if constexpr (F::kApart) {
+    add_half<F, N, B, 0>(f, w, x, b);
+    add_half<F, N, B, 1>(f, w, x, b);
+  } else {
+    add_whole<F, N, B>(f, w, x, b);
   }
 }
 
@@ -257,9 +313,7 @@ constexpr int kWidenFrom = 16;
 constexpr int kSlab = 512;
 
 template <class F>
-static void int_gemm(const RowPair& w, int64_t cols, const void* const* inputs, int64_t n, float* out, int64_t ld) {
-  const Tokens x = (Tokens)inputs;
-  if (n < kWidenFrom) return int_tokens<F>(w, cols, x, 0, false, n, out, ld, [](int64_t, int64_t) {});
+static void widened_gemm(const RowPair& w, int64_t cols, Tokens x, int64_t n, float* out, int64_t ld) {
   using W = Widened<F>;
   constexpr int64_t slab_bytes = kSlab / F::tile * F::bytes, wide_bytes = kSlab / kBlock * W::bytes;
   alignas(64) uint8_t slab[2 * wide_bytes];
@@ -276,6 +330,14 @@ static void int_gemm(const RowPair& w, int64_t cols, const void* const* inputs, 
       MOTLEY_EACH(r, 2) prefetch_lines(ahead + r * w.group_bytes + first, int(end - first));
     });
   }
+}
+
+template <class F>
+static void int_gemm(const RowPair& w, int64_t cols, const void* const* x, int64_t n, float* out, int64_t ld) {
+  if constexpr (F::kWidens) {
+    if (n >= kWidenFrom) return widened_gemm<F>(w, cols, (Tokens)x, n, out, ld);
+  }
+  int_tokens<F>(w, cols, (Tokens)x, 0, false, n, out, ld, [](int64_t, int64_t) {});
 }
 
 // ---------------------------------------------------------------- float formats
@@ -355,6 +417,8 @@ static void quantize_block(f32 lo, f32 hi, ActBlock& out) {
   const int32_t sum0 = sumi(q[0]), sum1 = sumi(q[1]);
   out.d = d;
   out.dsum = d * (float)(sum0 + sum1);
+  out.dsums[0] = d * (float)sum0;
+  out.dsums[1] = d * (float)sum1;
   out.off8 = -8 * (sum0 + sum1);
   out.off32[0] = -32 * sum0;
   out.off32[1] = -32 * sum1;
@@ -699,6 +763,7 @@ constexpr Kernels make_kernels(const char* name) {
   return Kernels{name,
                  float_gemm<F32>, float_gemm<F16>, float_gemm<BF16>,
                  int_gemm<Q8_0>, int_gemm<Q4_0>, int_gemm<Q4_K>, int_gemm<Q5_K>, int_gemm<Q6_K>, int_gemm<MXFP4>,
+                 int_gemm<Int8>, int_gemm<Int8Min>, int_gemm<Int8Halves>, int_gemm<Int8HalvesMin>,
                  pack, quantize, rms_norm, activate, gate_by, add_all, convolve, unit, delta_step, accumulate, exp_all,
                  store_kv, attend, read_bytes, int8_tile, f32_tile};
 }

@@ -22,10 +22,14 @@ static inline void interleave_halves(const uint8_t* rows, int64_t stride, uint8_
   for (int l = 0; l < kRows; ++l) memcpy(out + 2 * l, rows + l * stride, 2);
 }
 
+static inline void interleave_words(const uint8_t* rows, int64_t stride, uint8_t* out) {
+  for (int l = 0; l < kRows; ++l) memcpy(out + 4 * l, rows + l * stride, 4);
+}
+
 // Each format has `pack(block, stride, b, group)`: block b of the 16 rows.
 
 struct PackQ8_0 {
-  static constexpr int block_bytes = 34;
+  static constexpr int block = 32, block_bytes = 34;
   static inline void pack(const uint8_t* block, int64_t stride, int64_t b, uint8_t* group) {
     uint8_t *tile = group + b / 2 * 1088, *out = tile + 64 + (b & 1) * 512;
     interleave_halves(block, stride, tile + (b & 1) * 32);
@@ -78,7 +82,7 @@ struct PackQ5_K {
 };
 
 struct PackQ6_K {
-  static constexpr int block_bytes = 210;
+  static constexpr int block = 256, block_bytes = 210;
   static inline void pack(const uint8_t* block, int64_t stride, int64_t b, uint8_t* group) {
     uint8_t* tile = group + b * 3392;
     for (int half = 0; half < 2; ++half) {
@@ -115,6 +119,22 @@ struct PackMXFP4 {
       least = e < least ? e : least;
     }
     if (least < 2) scale_zeros(v, exponents);
+  }
+};
+
+// Int8Blocks: a scale for each half or one for both, and minima in the same number or none.
+template <int Scales, bool Minima>
+struct PackInt8 {
+  static constexpr int block = 32, block_bytes = sizeof(Int8Block);
+  static inline void pack(const uint8_t* blocks, int64_t stride, int64_t b, uint8_t* group) {
+    uint8_t* out = group + b * (512 + 64 * Scales * (1 + Minima));
+    for (int half = 0; half < 2; ++half) {
+      u8v v[4];
+      interleave4(blocks + 16 * half, stride, v);
+      for (int j = 0; j < 4; ++j, out += 64) store_bytes(out, flip(v[j], 0x80));
+    }
+    for (int s = 0; s < Scales; ++s, out += 64) interleave_words(blocks + 32 + 4 * s, stride, out);
+    for (int s = 0; s < Scales * Minima; ++s, out += 64) interleave_words(blocks + 40 + 4 * s, stride, out);
   }
 };
 
@@ -175,6 +195,27 @@ static void pack_tiles(const FormatInfo& f, const Stored& s, uint8_t* group) {
   pack_blocks<P>(s, group);
 }
 
+// The rows' blocks become blocks that P packs, one or several each, and are packed as those.
+template <class P, void (*Convert)(const FormatInfo&, const uint8_t*, uint8_t*)>
+static void pack_converted(const FormatInfo& f, const Stored& s, uint8_t* group) {
+  const int64_t n_blocks = s.stride / f.block_bytes, cols = n_blocks * f.block;
+  const int n = f.block / P::block, stride = n * P::block_bytes;
+  alignas(64) uint8_t copy[kRows * kInt8Blocks * sizeof(Int8Block)];
+  memset(copy, 0, (size_t)(kRows * stride));  // rows that are missing
+  if (cols % f.tile) memset(group + cols / f.tile * f.tile_bytes, 0, (size_t)f.tile_bytes);
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    for (int l = 0; l < s.n; ++l) Convert(f, s.rows + l * s.stride + b * f.block_bytes, copy + l * stride);
+    for (int i = 0; i < n; ++i) P::pack(copy + i * P::block_bytes, stride, b * n + i, group);
+    if (s.next)
+      for (int i = 0; i < kRows * f.block_bytes; i += 64)
+        __builtin_prefetch(s.next + b * kRows * f.block_bytes + i, 0, 2);
+  }
+}
+
+static inline void to_int8_bytes(const FormatInfo& f, const uint8_t* block, uint8_t* out) {
+  to_int8(f, block, (Int8Block*)out);
+}
+
 template <class P>
 static void pack_columns(const Stored& s, uint8_t* group) {
   pack_blocks<P>(s, group);
@@ -200,6 +241,21 @@ static void pack(const FormatInfo& f, const uint8_t* rows, int n_rows, int64_t c
     case Format::Q5_K: return pack_blocks<PackQ5_K>(s, group);
     case Format::Q6_K: return pack_blocks<PackQ6_K>(s, group);
     case Format::MXFP4: return pack_tiles<PackMXFP4>(f, s, group);
+    case Format::Q5_0:
+    case Format::IQ4_NL: return pack_converted<PackQ8_0, to_q8_0>(f, s, group);
+    case Format::Q3_K: return pack_converted<PackQ6_K, to_q6_k>(f, s, group);
+    case Format::IQ1_S:
+    case Format::IQ2_XXS:
+    case Format::IQ3_XXS:
+    case Format::IQ3_S:
+    case Format::IQ4_XS: return pack_converted<PackInt8<1, false>, to_int8_bytes>(f, s, group);
+    case Format::IQ1_M:
+    case Format::IQ2_XS:
+    case Format::IQ2_S:
+    case Format::NVFP4: return pack_converted<PackInt8<2, false>, to_int8_bytes>(f, s, group);
+    case Format::Q4_1:
+    case Format::Q5_1: return pack_converted<PackInt8<1, true>, to_int8_bytes>(f, s, group);
+    case Format::Q2_K: return pack_converted<PackInt8<2, true>, to_int8_bytes>(f, s, group);
   }
 }
 

@@ -56,7 +56,7 @@ def build_layer_check(compiler: str, isa: Isa, folder: Path, *flags: str) -> Pat
 def build_kernels_check(compiler: str, isas: list[Isa], define: str, folder: Path) -> Path:
     """All kernels of `isas` and the portable ones in one program, which chooses among them as the package does."""
     sources: list[tuple[Path, tuple[str, ...]]] = [(isa.unit, isa.flags) for isa in isas]
-    sources += [(ROOT / "native" / f"{name}.cpp", ()) for name in ("kernels_scalar", "isa", "formats")]
+    sources += [(ROOT / "native" / f"{name}.cpp", ()) for name in ("kernels_scalar", "isa", "formats", "int8_blocks")]
     sources.append((CHECKS / "check_kernels.cpp", ()))
 
     def build(source: tuple[Path, tuple[str, ...]]) -> Path:

@@ -2,11 +2,10 @@
 
 import numpy as np
 
+from motley.formats.blocks import LAYOUT
+from motley.formats.decode import decode
 from motley.formats.tensor import QuantTensor
 from motley.shape.quant import Quant
-
-SCALE_AT = {Quant.Q8_0: [0], Quant.Q4_0: [0], Quant.Q4_K: [0, 2], Quant.Q5_K: [0, 2], Quant.Q6_K: [208]}
-STEPS = {Quant.Q8_0: 73, Quant.Q4_0: 4.6, Quant.Q4_K: 32 * 4.6, Quant.Q5_K: 32 * 9.2, Quant.Q6_K: 73 * 18.5}
 
 
 def random_tensor(quant: Quant, dims: tuple[int, ...], seed: int = 0, name: str = "w") -> QuantTensor:
@@ -25,7 +24,21 @@ def random_tensor(quant: Quant, dims: tuple[int, ...], seed: int = 0, name: str 
     if quant is Quant.MXFP4:
         blocks[:, 0] = np.floor(np.log2(scale / 3) + rng.uniform(0, 2, len(blocks))) + 127
         return QuantTensor(name, dims, quant, blocks.reshape(-1))
-    for at in SCALE_AT[quant]:
-        d = rng.uniform(0.5, 1.5, len(blocks)) * scale / STEPS[quant] * (8 if at == 2 else 1)
-        blocks[:, at : at + 2] = d.astype(np.float16)[:, None].view(np.uint8)
+    if quant is Quant.NVFP4:  # E4M3: about 2^-4 to 2^-2, over 16 values of deviation 3
+        blocks[:, :4] = rng.integers(0x10, 0x20, (len(blocks), 4), np.uint8)
+        return QuantTensor(name, dims, quant, blocks.reshape(-1))
+    _set_halves(blocks, quant, np.ones(len(blocks)))
+    step = decode(blocks, quant).std()  # of the scale 1
+    _set_halves(blocks, quant, rng.uniform(0.5, 1.5, len(blocks)) * scale / step)
     return QuantTensor(name, dims, quant, blocks.reshape(-1))
+
+
+def _set_halves(blocks: np.ndarray, quant: Quant, scales: np.ndarray) -> None:
+    """Every half-precision field of each block."""
+    records, halves = blocks.reshape(-1).view(LAYOUT[quant]), scales.astype(np.float16)
+    for field in LAYOUT[quant].names or ():
+        if LAYOUT[quant][field] == np.float16:
+            records[field] = halves
+    if quant is Quant.IQ1_M:
+        parts = halves.view(np.uint16)[:, None] >> np.array([0, 4, 8, 12], np.uint16)
+        records["scales"] = (records["scales"] & 0x0FFF) | parts << 12

@@ -36,7 +36,7 @@ def columns(quant: Quant) -> list[int]:
     """Such as fill no tile."""
     if quant.block == 1:
         return [1, 3, 7, 8, 21, 64]
-    return [32, 96, 288] if quant.block == 32 else [256, 768]
+    return [256, 768] if quant.block == 256 else [quant.block, 3 * quant.block, 9 * quant.block]
 
 
 @pytest.mark.parametrize("quant", Quant, ids=lambda q: q.name)
@@ -55,7 +55,7 @@ def test_products(ops: NativeOps, quant: Quant, rows: int) -> None:
 
 @pytest.mark.parametrize("quants", [(q, q, q) for q in Quant] + [(Quant.Q4_K, Quant.Q4_K, Quant.Q6_K)], ids=str)
 def test_experts(ops: NativeOps, quants: tuple[Quant, Quant, Quant]) -> None:
-    n, f, d = (5, 256, 512) if max(q.block for q in quants) == 256 else (5, 96, 160)
+    n, f, d = (5, 256, 512) if max(q.block for q in quants) == 256 else (5, 192, 320)
     tensors = [random_tensor(q, dims) for q, dims in zip(quants, [(n, f, d), (n, f, d), (n, d, f)])]
     for owned in ([0, 1, 2, 3, 4], [3, 1]):
         packed, stored = (ops.experts_weight(*tensors, owned, upload) for upload in (Upload(), STORED))
@@ -119,7 +119,8 @@ def test_the_planner_knows_what_repacking_takes(ops: NativeOps) -> None:
     for quant in Quant:
         tensor = random_tensor(quant, (160, 2560))
         factor = ops.weight(tensor).packed.n_bytes / tensor.n_bytes
-        assert PACKED.get(quant.name.lower(), 1.0) == pytest.approx(factor, abs=0.02)  # memory comes by the page
+        expected = pytest.approx(factor, rel=0.005, abs=0.02)  # memory comes by the page
+        assert PACKED.get(quant.name.lower(), 1.0) == expected
 
 
 def numbers_of(path: Path) -> dict[str, int]:

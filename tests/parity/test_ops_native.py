@@ -17,6 +17,7 @@ from motley.errors import CapacityError, UnsupportedError, UsageError
 from motley.formats.tensor import QuantTensor
 from motley.ops.native import NativeOps, isas
 from motley.ops.protocol import Batch, Rope, Routing
+from motley.predict.memory import KEPT_AS, PACKED
 from motley.shape.quant import Quant
 
 
@@ -123,7 +124,8 @@ def test_no_tokens_give_empty_results(ops: NativeOps) -> None:
 def test_packed_weights_stay_close_to_the_stored_size(ops: NativeOps) -> None:
     for quant in Quant:
         tensor = random_tensor(quant, (1024, 2048))
-        assert ops.weight(tensor).packed.n_bytes < 1.04 * tensor.n_bytes
+        expected = PACKED[quant.name.lower()] if quant.name.lower() in KEPT_AS else 1.04  # in another one's tiles
+        assert ops.weight(tensor).packed.n_bytes <= expected * tensor.n_bytes
 
 
 def resident_bytes() -> int:

@@ -14,7 +14,7 @@ from motley.ops.reference import ReferenceOps
 from motley.shape.quant import Quant
 
 FLOATS = [Quant.F32, Quant.F16, Quant.BF16]
-INTEGERS = [Quant.Q8_0, Quant.Q4_0, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K, Quant.MXFP4]
+INTEGERS = [quant for quant in Quant if quant not in FLOATS]
 REFERENCE = ReferenceOps()
 
 
@@ -196,7 +196,7 @@ def experts_in_numpy(tensors: list[QuantTensor], owned: list[int], x: np.ndarray
 def test_experts(ops: NativeOps, gate: Quant, down: Quant, tokens: int) -> None:
     d, f = max(gate.block, 24), max(down.block, 20) if down.block < 256 else 256
     if gate in INTEGERS and down in INTEGERS and gate.block < 256:
-        d, f = 96, 160
+        d, f = 3 * gate.block, 5 * gate.block
     tensors = experts_of(gate, down, 6, d, f)
     rng = np.random.default_rng(tokens)
     ids = np.array([rng.permutation(6)[:3] for _ in range(tokens)], np.int32)

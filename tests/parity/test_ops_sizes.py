@@ -55,7 +55,7 @@ def test_experts_of_any_number_for_batches_of_any_size(
     ops: NativeOps, quant: Quant, n_experts: int, n_used: int
 ) -> None:
     """One expert, all experts for every token, and a few of several."""
-    d, f = max(quant.block, 96), max(quant.block, 160 if quant.block < 256 else 0)
+    d, f = (256, 256) if quant.block == 256 else (3 * max(quant.block, 32), 5 * max(quant.block, 32))
     tensors = experts_of(quant, quant, n_experts, d, f)
     check_experts(ops, tensors, normal(65, d), choices(65, n_experts, n_used))
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from motley.errors import FormatError
-from motley.formats.blocks import LAYOUT, pack_scales, unpack_scales
+from motley.formats.blocks import LAYOUT, pack_scales, pack_signed_scales, unpack_scales, unpack_signed_scales
 from motley.formats.decode import decode
+from motley.formats.iq_grids import grids
 from motley.formats.tensor import QuantTensor
 from motley.shape.quant import Quant
 
@@ -36,13 +37,17 @@ def test_random_bytes(quant: Quant, n_blocks: int) -> None:
     same_bits(decode(data, quant), reference(data, quant))
 
 
-@pytest.mark.parametrize("quant", [q for q in Quant if q in LAYOUT and "d" in LAYOUT[q].names], ids=lambda q: q.name)
+def halves_in(quant: Quant) -> list[str]:
+    fields = LAYOUT[quant].fields if quant in LAYOUT else None
+    return [name for name, (kind, _) in (fields or {}).items() if kind == np.float16]
+
+
+@pytest.mark.parametrize("quant", [q for q in Quant if halves_in(q)], ids=lambda q: q.name)
 def test_hostile_scales(quant: Quant) -> None:
     rng = np.random.default_rng(1)
-    fields = [name for name in LAYOUT[quant].names if name in ("d", "dmin")]
     records = rng.integers(0, 256, 144 * quant.block_bytes, dtype=np.uint8).view(LAYOUT[quant])
     pairs = np.stack(np.meshgrid(HOSTILE_HALVES, HOSTILE_HALVES), -1).reshape(-1, 2)
-    for column, field in enumerate(fields):
+    for column, field in enumerate(halves_in(quant)):
         records[field] = pairs[:, column].copy().view(np.float16)
     data = records.view(np.uint8)
     same_bits(decode(data, quant), reference(data, quant))
@@ -61,6 +66,37 @@ def test_every_mxfp4_scale_and_value() -> None:
     assert got[0, 1] == 2.0**-128  # half of the smallest scale
     assert got[253, 4] == 2.0**127
     assert got[254, 4] == np.inf
+
+
+def test_hostile_scales_of_iq1_m() -> None:
+    """Its half-precision scale is spread over four words."""
+    records = np.random.default_rng(1).integers(0, 256, 12 * 56, dtype=np.uint8).view(LAYOUT[Quant.IQ1_M])
+    records["scales"] &= 0x0FFF
+    records["scales"] |= (HOSTILE_HALVES[:, None] >> np.array([0, 4, 8, 12], np.uint16)) << 12
+    data = records.view(np.uint8)
+    same_bits(decode(data, Quant.IQ1_M), reference(data, Quant.IQ1_M))
+
+
+def test_every_nvfp4_scale_and_value() -> None:
+    """Subnormal scales; the sign bit counts for nothing; 0x7F, the standard's NaN, is zero, as in ggml."""
+    records = np.zeros(64, LAYOUT[Quant.NVFP4])
+    records["scales"] = np.arange(256).reshape(64, 4)
+    records["qs"] = np.arange(8) * 0x11 + 0x80  # each value: 0 to 7 in the low nibbles, 8 to 15 in the high ones
+    data = records.view(np.uint8)
+    same_bits(decode(data, Quant.NVFP4), reference(data, Quant.NVFP4))
+    got = decode(data, Quant.NVFP4).reshape(256, 16)
+    np.testing.assert_array_equal(got[0x38], [0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    np.testing.assert_array_equal(got[0x80 | 0x38], got[0x38])
+    assert got[0x01, 2] == 2.0**-9
+    assert not got[0x7F].any()
+
+
+def test_every_point_of_the_grids() -> None:
+    """As the `gguf` package has them, which keeps them in another form."""
+    for name, points in grids().items():
+        theirs = getattr(gguf.quants, name)
+        theirs.init_grid()
+        np.testing.assert_array_equal(points, theirs.grid[0, 0])
 
 
 @pytest.mark.parametrize("quant", [Quant.F16, Quant.BF16], ids=lambda q: q.name)
@@ -93,6 +129,11 @@ def test_scales_pack_and_unpack() -> None:
     got_scales, got_mins = unpack_scales(pack_scales(scales, mins))
     np.testing.assert_array_equal(got_scales, scales)
     np.testing.assert_array_equal(got_mins, mins)
+
+
+def test_signed_scales_pack_and_unpack() -> None:
+    scales = np.random.default_rng(3).integers(-32, 32, (100, 16), dtype=np.int8)
+    np.testing.assert_array_equal(unpack_signed_scales(pack_signed_scales(scales)), scales)
 
 
 def test_tensor_parts_are_views_and_decode_to_their_slice() -> None:

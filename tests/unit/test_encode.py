@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motley.errors import FormatError
+from motley.errors import FormatError, UnsupportedError
 from motley.formats.decode import decode
-from motley.formats.encode import encode
+from motley.formats.encode import ENCODABLE, encode
 from motley.shape.quant import Quant
 
 # Root mean square error on a standard normal, over its deviation: measured, with a few per cent of room.
@@ -23,8 +23,16 @@ RMS = {
     Quant.Q5_K: 0.0370,
     Quant.Q6_K: 0.0175,
     Quant.MXFP4: 0.113,
+    Quant.Q4_1: 0.0805,
+    Quant.Q5_0: 0.0442,
+    Quant.Q5_1: 0.0389,
+    Quant.Q2_K: 0.278,
+    Quant.Q3_K: 0.1475,
+    Quant.IQ4_NL: 0.0757,
+    Quant.IQ4_XS: 0.0765,
 }
-BLOCKED = [quant for quant in Quant if quant.block > 1]
+WRITTEN = [quant for quant in Quant if quant in ENCODABLE]
+BLOCKED = [quant for quant in WRITTEN if quant.block > 1]
 HALF_MAX = 65504.0
 
 
@@ -36,7 +44,11 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
-@pytest.mark.parametrize("quant", [Quant.F16, Quant.BF16, Quant.Q8_0, Quant.Q4_0], ids=lambda q: q.name)
+@pytest.mark.parametrize(
+    "quant",
+    [Quant.F16, Quant.BF16, Quant.Q8_0, Quant.Q4_0, Quant.Q4_1, Quant.Q5_0, Quant.Q5_1],
+    ids=lambda q: q.name,
+)
 @pytest.mark.parametrize("scale", [1e-4, 0.02, 1.0, 300.0])
 def test_equals_the_gguf_package(quant: Quant, scale: float) -> None:
     values = np.random.default_rng(0).standard_normal((64, 512), np.float32) * np.float32(scale)
@@ -55,7 +67,7 @@ def test_bf16_equals_the_gguf_package_on_any_bits() -> None:
     np.testing.assert_array_equal(encode(bits.view(np.float32), Quant.BF16), want.reshape(-1))
 
 
-@pytest.mark.parametrize("quant", list(Quant), ids=lambda q: q.name)
+@pytest.mark.parametrize("quant", WRITTEN, ids=lambda q: q.name)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_error_on_a_normal(quant: Quant, scale: float) -> None:
     values = np.random.default_rng(2).standard_normal((64, 1024), np.float32) * np.float32(scale)
@@ -69,11 +81,13 @@ def test_no_error_is_larger_than_a_step(quant: Quant) -> None:
     # One step between levels on [-1, 1]; least squares and Q4_0's one-sided range may clip an end by up to one.
     # MXFP4 takes what is next to 1 for 3/4, or for 1 beside steps of 1/4.
     steps = {Quant.Q8_0: 0.6 / 127, Quant.Q6_K: 1 / 32, Quant.Q5_K: 2 / 31, Quant.Q4_K: 2 / 15, Quant.Q4_0: 1 / 8}
+    steps |= {Quant.Q4_1: 1 / 15, Quant.Q5_0: 1 / 16, Quant.Q5_1: 1 / 31, Quant.Q2_K: 2 / 3, Quant.Q3_K: 1 / 4}
+    steps |= {Quant.IQ4_NL: 24 / 113, Quant.IQ4_XS: 24 / 113}  # the widest one
     step = {**steps, Quant.MXFP4: 1 / 4}[quant]
     assert np.abs(back(values, quant) - values).max() <= 1.01 * step
 
 
-@pytest.mark.parametrize("quant", list(Quant), ids=lambda q: q.name)
+@pytest.mark.parametrize("quant", WRITTEN, ids=lambda q: q.name)
 def test_zeros(quant: Quant) -> None:
     values = np.zeros((2, 512), np.float32)
     values[1, 256:] = 1.0
@@ -96,15 +110,17 @@ def test_zero_sub_block_beside_large_ones(quant: Quant) -> None:
 def test_one_sided_values(quant: Quant, sign: int) -> None:
     values = sign * np.random.default_rng(5).uniform(3, 4, (4, 512)).astype(np.float32)
     room = {Quant.Q4_0: 0.15, Quant.Q4_K: 0.15, Quant.MXFP4: 0.3}  # MXFP4 has nothing between 3 and 4
+    room |= {Quant.Q2_K: 0.35, Quant.Q3_K: 0.3, Quant.IQ4_NL: 0.2, Quant.IQ4_XS: 0.2}  # few levels on one side
     assert rms(back(values, quant) - values) < room.get(quant, 0.07)
 
 
 @pytest.mark.parametrize("quant", BLOCKED, ids=lambda q: q.name)
 def test_huge_values_that_still_fit(quant: Quant) -> None:
-    values = np.random.default_rng(6).uniform(-1, 1, (4, 512)).astype(np.float32) * np.float32(HALF_MAX * 7)
+    largest = HALF_MAX * (1 if quant in (Quant.Q4_1, Quant.Q5_1) else 7)  # their minimum is a half too
+    values = np.random.default_rng(6).uniform(-1, 1, (4, 512)).astype(np.float32) * np.float32(largest)
     got = back(values, quant)
     assert np.isfinite(got).all()
-    assert rms(got - values) < 0.12 * rms(values)
+    assert rms(got - values) < (0.25 if quant is Quant.Q2_K else 0.12) * rms(values)
 
 
 @pytest.mark.parametrize("quant", [q for q in [*BLOCKED, Quant.F16] if q is not Quant.MXFP4], ids=lambda q: q.name)
@@ -170,6 +186,13 @@ def test_mxfp4_holds_the_ends_of_float32(largest: float) -> None:
     assert np.isfinite(got).all()
     if largest > 2.0**-127:  # 2^-128 is the smallest step
         assert rms(got / largest - values / largest) < 0.1
+
+
+@pytest.mark.parametrize("quant", [q for q in Quant if q not in ENCODABLE], ids=lambda q: q.name)
+def test_what_is_only_read_is_refused(quant: Quant) -> None:
+    said = f"Motley reads {quant.name} but cannot quantise to it: choose one of F32, .*, Q4_K, .*, MXFP4"
+    with pytest.raises(UnsupportedError, match=said):
+        encode(np.zeros((1, 256), np.float32), quant)
 
 
 def test_rows_must_fill_blocks() -> None:

@@ -291,7 +291,11 @@ REFUSED = {
     "n_dims huge": (gguf_bytes([], [text(b"w") + b"\xff" * 4 + bytes(64)]), "has 4294967295 dimensions"),
     "zero dim": (gguf_bytes([], [info(dims=(32, 0))]), r"tensor 'w': has an empty dimension: \[0, 32\]"),
     "overflow": (gguf_bytes([], [info(dims=(2**63, 2**63, 2**63))]), "tensor 'w': .* would end at byte"),
-    "type known": (gguf_bytes([], [info(kind=10, dims=(256,))]), r"tensor 'w' has type 10 \(Q2_K\)"),
+    "type known": (
+        gguf_bytes([], [info(kind=34, dims=(256,))]),
+        r"tensor 'w' has type 34 \(TQ1_0\), but Motley reads F32",
+    ),
+    "type of integers": (gguf_bytes([], [info(kind=26)]), r"tensor 'w' has type 26 \(I32\), but Motley reads F32"),
     "type unknown": (gguf_bytes([], [info(kind=999)]), r"tensor 'w' has type 999 \(unknown\)"),
     "part block": (
         gguf_bytes([], [info(kind=8, dims=(33, 32))]),
@@ -316,8 +320,8 @@ def test_refused(tmp_path: Path, case: str) -> None:
 
 
 def test_unsupported_is_told_apart(tmp_path: Path) -> None:
-    path = tmp_path / "q2.gguf"
-    path.write_bytes(gguf_bytes([], [info(kind=10, dims=(256,))]))
+    path = tmp_path / "tq1.gguf"
+    path.write_bytes(gguf_bytes([], [info(kind=34, dims=(256,))]))
     with pytest.raises(UnsupportedError):
         open_checkpoint(path)
 

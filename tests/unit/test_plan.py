@@ -264,6 +264,21 @@ def test_weights_stay_in_the_file_where_the_repacked_copy_would_not_fit() -> Non
         layouts(just - 2)
 
 
+def test_what_has_no_kernels_is_planned_with_the_memory_that_it_takes() -> None:
+    """1.125 bytes a weight for the experts' 0.43; on devices that are only known from a catalogue, the file's."""
+    shape = ModelShape.named("olmoe-1b-7b", "iq3_s")
+    assert 2.4 < packed_bytes(shape, shape.n_bytes) / shape.n_bytes < 2.65
+    assert packed_bytes(shape, shape.n_bytes, native=False) == pytest.approx(shape.n_bytes, rel=0.01)
+    for memory, kernels, stored in ((12e9, True, False), (6e9, True, True), (6e9, False, False)):
+        one = device("a", memory) if kernels else device("a", memory, kernels=())
+        plan = find_placement(shape, lab(one), TG, context=256)
+        assert plan.stored == ({"a"} if stored else frozenset())
+        said = [reason for reason in plan.reason if "IQ3_S has no kernel of its own" in reason]
+        assert len(said) == kernels
+        if kernels:
+            assert ("several times slower" if stored else "kept as int8 with their exact values, 2.6 times") in said[0]
+
+
 # -- showing
 
 

@@ -113,6 +113,17 @@ def test_a_precision_that_was_not_measured_costs_like_the_nearest() -> None:
         assert cost.matrix(Matrix("q8_0", 18_000, 32_000), tokens) != nearest
 
 
+def test_a_precision_without_kernels_costs_what_is_kept_in_its_place() -> None:
+    """On a device of Motley's own; others, of which only the bandwidth is known, read what is in the file."""
+    sets = WorkingSets(2**14, 2**14)
+    ours, other = DeviceCost(device("a"), sets), DeviceCost(device("a", kernels=()), sets)
+    for tokens in (1, 64):
+        iq3_s, q3_k = (Matrix(quant, 110_000, 256_000) for quant in ("iq3_s", "q3_k"))
+        assert ours.matrix(iq3_s, tokens) == ours.matrix(Matrix("q8_0", 288_000, 256_000), tokens)
+        assert ours.matrix(q3_k, tokens) == ours.matrix(Matrix("q6_k", 212_000, 256_000), tokens)
+    assert other.matrix(iq3_s, 1) == other.matrix(Matrix("q8_0", 110_000, 256_000), 1)
+
+
 def test_a_kernel_at_its_best_rate_is_limited_by_arithmetic() -> None:
     shape = ModelShape.named("olmoe-1b-7b")
     steady = device("a", kernels=tuple(Kernel(q, 600, ((2**20, 18.0), (2**40, 17.0))) for q in ("q4_k", "q6_k")))

@@ -12,6 +12,7 @@ from motley.formats import synth
 from motley.formats.blocks import Q8_0
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.synth import synthesize
+from motley.shape import llama_cpp
 from motley.shape.dims import Dims
 from motley.shape.mix import MIXES
 from motley.shape.model import ModelShape
@@ -22,7 +23,7 @@ def medium(quant: str) -> ModelShape:
     return ModelShape.from_dims(dims, quant)
 
 
-@pytest.mark.parametrize("quant", MIXES)
+@pytest.mark.parametrize("quant", [*MIXES, *llama_cpp.MIXES, "nvfp4", "iq2_s+iq3_s"])
 def test_spread_of_the_weights(tmp_path: Path, quant: str) -> None:
     synthesize(medium(quant), tmp_path / "a.gguf")
     tensors = open_checkpoint(tmp_path / "a.gguf").tensors
@@ -41,7 +42,7 @@ def test_spread_of_the_weights(tmp_path: Path, quant: str) -> None:
         assert values.std() == pytest.approx(sigma, rel=0.05), name
         assert abs(values.mean()) < 0.05 * sigma, name
     norm = tensors["blk.0.attn_norm.weight"].decode()
-    assert np.abs(norm - 1).max() <= 0.1
+    assert np.abs(norm - 1).max() <= 0.1 + 2**-8  # bfloat16 rounds
     assert norm.std() > 0.03
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from motley.formats.shape_of import shape_of
 from motley.formats.tokenizer import Tokenizer
 from motley.lab.machine import this_machine, usable_cores
 from motley.ops.native import NativeOps
-from motley.predict.memory import gigabytes, kv_bytes, packed_bytes, work_bytes
+from motley.predict.memory import gigabytes, kv_bytes, packed_bytes, without_kernels, work_bytes
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             _stream(engine, tokenizer, tokens, args, sampling)
         return 0
     repack = args.repack and _repacked_fits(shape, context)
+    _say(without_kernels(shape, repack))
     with shown(Console(stderr=True)) as progress:
         ops = NativeOps(threads=args.threads)
         runner = LocalRunner(checkpoint, ops, context=context, repack=repack, progress=progress)
@@ -89,6 +90,7 @@ def _over_nodes(args: argparse.Namespace, shape: ModelShape, context: int) -> It
     model = str(model_file(args.model))
     with _session(args, shape, context) as session:
         print(f"nodes: {session.processes()}; measuring them", file=sys.stderr, flush=True)
+        _say(without_kernels(shape, args.repack))
         lab = session.probe()
         with session.surviving(model, lab, shape, slots=1, context=context, repack=args.repack, tell=tell) as engine:
             print(f"the model is on {', '.join(engine.used)}", file=sys.stderr, flush=True)
@@ -115,6 +117,11 @@ def _repacked_fits(shape: ModelShape, context: int) -> bool:
             file=sys.stderr,
         )
     return need <= free
+
+
+def _say(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _encode(tokenizer: Tokenizer, metadata: Mapping[str, Any], prompt: str, chat: bool) -> list[int]:

@@ -2,7 +2,8 @@
 
 The order of the float32 operations is part of the contract: the `gguf` package's `dequantize` is the reference, NaN,
 infinities and signed zeros included (`tests/unit/test_decode.py`). One exception: an MXFP4 block whose scale is 255
-decodes to NaN, as the OCP specification says, where ggml takes it for 2^128. Layouts are in `blocks`.
+decodes to NaN, as the OCP specification says, where ggml takes it for 2^128. Layouts are in `blocks`. The IQ formats
+have a file of their own, `decode_iq`, which this one reads when it is first asked for one of them.
 """
 
 from collections.abc import Callable
@@ -40,10 +41,20 @@ def _bf16(flat: NDArray[np.uint8]) -> Floats:
 def _decode_records(records: Records, quant: Quant) -> Floats:
     out = np.empty((len(records), quant.block), np.float32)
     step = _CHUNK_ELEMENTS // quant.block
+    decoder = _decoder(quant)
     with np.errstate(all="ignore"):  # inf * 0 is NaN here as in the reference
         for start in range(0, len(records), step):
-            out[start : start + step] = _DECODERS[quant](records[start : start + step])
+            out[start : start + step] = decoder(records[start : start + step])
     return out.reshape(-1)
+
+
+def _decoder(quant: Quant) -> Callable[[Records], Any]:
+    """Records [n] -> values [n, block]."""
+    if own := _DECODERS.get(quant):
+        return own
+    from motley.formats.decode_iq import DECODERS  # with its grids: few models need them
+
+    return DECODERS[quant]
 
 
 def _scale(records: Records, field: str = "d") -> Floats:
@@ -63,6 +74,43 @@ def _q4_0(records: Records) -> Any:
 
 def _q8_0(records: Records) -> Any:
     return records["qs"].astype(np.float32) * _scale(records)
+
+
+def _q4_1(records: Records) -> Any:
+    return _scale(records) * _nibbles(records["qs"]).reshape(-1, 32).astype(np.float32) + _scale(records, "m")
+
+
+def _with_fifth_bits(records: Records) -> NDArray[Any]:
+    """Q5_0 and Q5_1: q [n, 32]."""
+    fifth = np.unpackbits(records["qh"], axis=1, bitorder="little")
+    return _nibbles(records["qs"]).reshape(-1, 32) | fifth << 4
+
+
+def _q5_0(records: Records) -> Any:
+    return _scale(records) * (_with_fifth_bits(records).astype(np.float32) - 16)
+
+
+def _q5_1(records: Records) -> Any:
+    return _scale(records) * _with_fifth_bits(records).astype(np.float32) + _scale(records, "m")
+
+
+def _pairs_of_bits(qs: NDArray[np.uint8]) -> NDArray[Any]:
+    """Q2_K and Q3_K: [n, 2, 32] -> [n, 16, 16], in the elements' order."""
+    return (qs[:, :, None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3).reshape(-1, 16, 16)
+
+
+def _q2_k(records: Records) -> Any:
+    d = _scale(records) * (records["scales"] & 0x0F).astype(np.float32)
+    dm = _scale(records, "dmin") * (records["scales"] >> 4).astype(np.float32)
+    q = _pairs_of_bits(records["qs"]).astype(np.float32)
+    return (d[:, :, None] * q - dm[:, :, None]).reshape(-1, 256)
+
+
+def _q3_k(records: Records) -> Any:
+    high = records["hmask"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    q = (_pairs_of_bits(records["qs"]) | high.reshape(-1, 16, 16) << 2).astype(np.float32) - 4
+    d = _scale(records) * blocks.unpack_signed_scales(records["scales"]).astype(np.float32)
+    return (d[:, :, None] * q).reshape(-1, 256)
 
 
 def _scaled_sub_blocks(records: Records, q: NDArray[Any]) -> Any:
@@ -98,11 +146,33 @@ def _mxfp4(records: Records) -> Any:
     return half_scale[:, None] * q
 
 
+def _nvfp4(records: Records) -> Any:
+    q = blocks.MXFP4_VALUES[_nibbles(records["qs"]).reshape(-1, 4, 16)].astype(np.float32)
+    return (e4m3_halves()[records["scales"]][..., None] * q).reshape(-1, 64)
+
+
+def e4m3_halves() -> Floats:
+    """Half of what each byte means as a scale of NVFP4: E4M3 (bias 7, subnormals), whose sign bit counts for nothing.
+    0x7F, the standard's NaN, is 0, as in ggml."""
+    codes = np.arange(256)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    halves = np.where(exponent == 0, np.ldexp(mantissa, -10), np.ldexp(mantissa + 8.0, exponent - 11))
+    halves[0x7F] = 0
+    floats: Floats = halves.astype(np.float32)
+    return floats
+
+
 _DECODERS: dict[Quant, Callable[[Records], Any]] = {
     Quant.Q4_0: _q4_0,
+    Quant.Q4_1: _q4_1,
+    Quant.Q5_0: _q5_0,
+    Quant.Q5_1: _q5_1,
     Quant.Q8_0: _q8_0,
+    Quant.Q2_K: _q2_k,
+    Quant.Q3_K: _q3_k,
     Quant.Q4_K: _q4_k,
     Quant.Q5_K: _q5_k,
     Quant.Q6_K: _q6_k,
     Quant.MXFP4: _mxfp4,
+    Quant.NVFP4: _nvfp4,
 }

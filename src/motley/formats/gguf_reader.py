@@ -72,9 +72,7 @@ DTYPES: dict[ValueType, np.dtype[Any]] = {
 
 # ggml's tensor types that Motley can name but not read (ggml.h, enum ggml_type).
 _OTHER_TYPES = {
-    3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
-    18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32",
-    27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4", 41: "Q1_0",
+    9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 34: "TQ1_0", 35: "TQ2_0", 41: "Q1_0",
 }  # fmt: skip
 _QUANTS = {quant.ggml_type: quant for quant in Quant}
 _U32 = struct.Struct("<I")

@@ -9,6 +9,7 @@ The same shape and seed give the same bytes.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import floor, isqrt, log2, sqrt
 from os import PathLike
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from motley.errors import UsageError
 from motley.formats import blocks
 from motley.formats.bytelevel import BYTE_OF
+from motley.formats.decode import decode, e4m3_halves
 from motley.formats.encode import encode
 from motley.formats.gguf_writer import write_gguf
 from motley.progress import Progress, silent
@@ -34,12 +36,27 @@ _FILE_TYPES = {
     Quant.F32: 0,
     Quant.F16: 1,
     Quant.Q4_0: 2,
+    Quant.Q4_1: 3,
     Quant.Q8_0: 7,
+    Quant.Q5_0: 8,
+    Quant.Q5_1: 9,
+    Quant.Q2_K: 10,
+    Quant.Q3_K: 12,
     Quant.Q4_K: 15,
     Quant.Q5_K: 17,
     Quant.Q6_K: 18,
+    Quant.IQ2_XXS: 19,
+    Quant.IQ2_XS: 20,
+    Quant.IQ3_XXS: 23,
+    Quant.IQ1_S: 24,
+    Quant.IQ4_NL: 25,
+    Quant.IQ3_S: 26,
+    Quant.IQ2_S: 28,
+    Quant.IQ4_XS: 30,
+    Quant.IQ1_M: 31,
     Quant.BF16: 32,
     Quant.MXFP4: 38,
+    Quant.NVFP4: 39,
 }
 _PRE_TOKENIZERS = {"olmoe": "olmo", "qwen3moe": "qwen2"}
 _END = "<|endoftext|>"
@@ -249,6 +266,52 @@ def _fill_q6_k(rng: np.random.Generator, records: Any, sigma: float) -> None:
     records["d"] = sigma / (_deviation(np.arange(32, 96)) * _deviation(np.arange(-32, 32)))
 
 
+def _fill_with_smallest(rng: np.random.Generator, records: Any, sigma: float, levels: int) -> None:
+    """Q4_1 and Q5_1."""
+    middle = (levels - 1) / 2
+    records["d"] = sigma / _deviation(np.arange(levels) - middle)
+    records["m"] = -records["d"].astype(np.float32) * middle
+
+
+def _fill_q4_1(rng: np.random.Generator, records: Any, sigma: float) -> None:
+    _fill_with_smallest(rng, records, sigma, 16)
+
+
+def _fill_q5_1(rng: np.random.Generator, records: Any, sigma: float) -> None:
+    _fill_with_smallest(rng, records, sigma, 32)
+
+
+def _fill_q2_k(rng: np.random.Generator, records: Any, sigma: float) -> None:
+    scales = rng.integers(4, 12, (len(records), 16), np.uint8)
+    records["scales"] = scales | scales << 4
+    records["d"] = sigma / (_deviation(np.arange(4, 12)) * _deviation(np.arange(4) - 1.5))
+    records["dmin"] = records["d"].astype(np.float32) * 1.5
+
+
+def _fill_by_measure(rng: np.random.Generator, records: Any, sigma: float, quant: Quant) -> None:
+    """Whatever else is in the blocks, d makes the deviation right; it has either sign, for a mean of 0."""
+    _put_d(records, np.ones(len(records), np.float16))
+    d = sigma / _deviation(decode(records[:4096].view(np.uint8), quant))
+    _put_d(records, np.where(rng.integers(0, 2, len(records), bool), d, -d).astype(np.float16))
+
+
+def _put_d(records: Any, d: NDArray[np.float16]) -> None:
+    if "d" in records.dtype.names:
+        records["d"] = d
+    else:  # IQ1_M: a quarter in each of four words
+        quarters = d.view(np.uint16)[:, None] >> np.array([0, 4, 8, 12], np.uint16)
+        records["scales"] = records["scales"] & 0x0FFF | quarters << 12
+
+
+def _fill_nvfp4(rng: np.random.Generator, records: Any, sigma: float) -> None:
+    """The scales around the wanted one, in the proportion that gives its variance."""
+    halves = e4m3_halves()[:0x7F].astype(np.float64)
+    wanted = np.clip(sigma / _deviation(blocks.MXFP4_VALUES), halves[1], halves[-2])
+    lower = int(np.searchsorted(halves, wanted, side="right")) - 1
+    share = (halves[lower + 1] ** 2 - wanted**2) / (halves[lower + 1] ** 2 - halves[lower] ** 2)
+    records["scales"] = lower + (rng.random(records["scales"].shape) >= share)
+
+
 def _fill_mxfp4(rng: np.random.Generator, records: Any, sigma: float) -> None:
     """Scales are powers of two: the two around the wanted one, in the proportion that gives its variance."""
     wanted = sigma / _deviation(blocks.MXFP4_VALUES / 2)
@@ -257,11 +320,29 @@ def _fill_mxfp4(rng: np.random.Generator, records: Any, sigma: float) -> None:
     records["e"] = 127 + lower + (rng.random(len(records)) >= share)
 
 
+_MEASURED = (
+    Quant.Q5_0,
+    Quant.Q3_K,
+    Quant.IQ4_NL,
+    Quant.IQ4_XS,
+    Quant.IQ3_S,
+    Quant.IQ3_XXS,
+    Quant.IQ2_S,
+    Quant.IQ2_XS,
+    Quant.IQ2_XXS,
+    Quant.IQ1_M,
+    Quant.IQ1_S,
+)
 _FILLERS: dict[Quant, Callable[[np.random.Generator, Any, float], None]] = {
     Quant.Q8_0: _fill_q8_0,
     Quant.Q4_0: _fill_q4_0,
+    Quant.Q4_1: _fill_q4_1,
+    Quant.Q5_1: _fill_q5_1,
+    Quant.Q2_K: _fill_q2_k,
     Quant.Q4_K: _fill_q4_k,
     Quant.Q5_K: _fill_q5_k,
     Quant.Q6_K: _fill_q6_k,
     Quant.MXFP4: _fill_mxfp4,
+    Quant.NVFP4: _fill_nvfp4,
+    **{quant: partial(_fill_by_measure, quant=quant) for quant in _MEASURED},
 }

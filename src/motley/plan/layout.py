@@ -10,7 +10,7 @@ from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.plan.names import listed
 from motley.predict.cost import CostModel
-from motley.predict.memory import Need, gigabytes, packed_bytes
+from motley.predict.memory import Need, gigabytes, packed_bytes, runs_native, without_kernels
 from motley.predict.predict import Prediction, price
 from motley.predict.show import number
 from motley.shape.model import ModelShape
@@ -33,18 +33,22 @@ def layout_reasons(
     here: Prediction,
 ) -> list[str]:
     """A sentence for each layout in use. `lab`: as it was measured; `model`, `here`: what predicted the placement."""
-    packed = [name for name in needs if name not in stored and lab.device(name).kernels]  # measured: it packs
+    packed = [name for name in needs if name not in stored and runs_native(lab.device(name))]
     said = []
     if packed:
         said.append(_packed(model, lab, placement, needs, packed, here))
+        said += without_kernels(model.shape, repack=True)
     if stored:
         why = "as asked" if not repack else "because the repacked copy would not fit"
         said.append(_stored(model, lab, placement, needs, sorted(stored), why, here))
+        if any(runs_native(lab.device(name)) for name in stored):
+            said += without_kernels(model.shape, repack=False)
     return said
 
 
 def _too_large(shape: ModelShape, lab: Lab, name: str, need: Need) -> bool:
-    return need.total + packed_bytes(shape, need.weights) - need.weights > lab.device(name).memory_bytes
+    packed = packed_bytes(shape, need.weights, runs_native(lab.device(name)))
+    return need.total + packed - need.weights > lab.device(name).memory_bytes
 
 
 def _packed(
@@ -76,7 +80,7 @@ def _stored(
     here: Prediction,
 ) -> str:
     n_bytes = sum(needs[name].weights for name in names)
-    memory = packed_bytes(model.shape, n_bytes)
+    memory = sum(packed_bytes(model.shape, needs[n].weights, runs_native(lab.device(n))) for n in names)
     other = _speed(model, lab, placement, set(needs) - set(names), here)
     return (
         f"{_listed(lab, names)}: weights stay in the mapped file, {why}: there at once, in {gigabytes(n_bytes)} of "

@@ -10,7 +10,7 @@ from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.plan.names import by_number, listed
 from motley.plan.plan import Plan
-from motley.predict.memory import Need, gigabytes, memory_needed, packed_bytes
+from motley.predict.memory import Need, gigabytes, memory_needed, packed_bytes, runs_native
 from motley.predict.predict import Prediction, Term
 from motley.predict.show import duration, number
 from motley.shape.model import ModelShape
@@ -44,7 +44,7 @@ def plan_text(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
 
 def plan_json(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slots: int = 1) -> dict[str, Any]:
     """What `motley plan --json` writes."""
-    needs = _needs(plan, shape, context, slots)
+    needs = _needs(plan, shape, lab, context, slots)
     return {
         "model": {"name": shape.name, "architecture": shape.architecture, "bytes": shape.n_bytes},
         "workload": plan.prediction.workload.name,
@@ -134,17 +134,18 @@ def _held(counts: list[int]) -> str:
     return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
 
 
-def _needs(plan: Plan, shape: ModelShape, context: int, slots: int) -> dict[str, Need]:
+def _needs(plan: Plan, shape: ModelShape, lab: Lab, context: int, slots: int) -> dict[str, Need]:
     """By device: as the plan lays its weights out."""
     needs = memory_needed(shape, plan.placement, min(context, shape.context), slots)
-    return {
-        name: need if name in plan.stored else replace(need, weights=packed_bytes(shape, need.weights))
-        for name, need in needs.items()
-    }
+
+    def packed(name: str, need: Need) -> Need:
+        return replace(need, weights=packed_bytes(shape, need.weights, runs_native(lab.device(name))))
+
+    return {name: need if name in plan.stored else packed(name, need) for name, need in needs.items()}
 
 
 def _memory_rows(plan: Plan, shape: ModelShape, lab: Lab, context: int, slots: int) -> Iterator[list[str]]:
-    for name, need in _needs(plan, shape, context, slots).items():
+    for name, need in _needs(plan, shape, lab, context, slots).items():
         of = gigabytes(lab.device(name).memory_bytes)
         layout = "as stored" if name in plan.stored else "repacked"
         yield [name, gigabytes(need.weights), layout, gigabytes(need.kv), gigabytes(need.work), of]

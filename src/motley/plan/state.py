@@ -19,7 +19,7 @@ from motley.plan.deal import Dealer
 from motley.plan.field import Field
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import WorkingSets
-from motley.predict.memory import packed_bytes, work_bytes
+from motley.predict.memory import packed_bytes, runs_native, work_bytes
 from motley.predict.predict import stages
 
 _TRACED_KINDS = 12  # layers that may each be their own
@@ -59,9 +59,10 @@ class Pricer:
         self.models, self.model = models, models[0][0]
         self.shape, self.devices = self.model.shape, self.model.lab.devices
         shape, layers = self.shape, range(self.shape.n_layers)
+        native = any(map(runs_native, self.devices))  # one sum for all devices: the larger one
 
         def held(n_bytes: int) -> int:
-            return packed_bytes(shape, n_bytes) if repack else n_bytes
+            return packed_bytes(shape, n_bytes, native) if repack else n_bytes
 
         self.n_experts = [shape.experts_in(i) for i in layers]
         self.home_bytes = [held(shape.home_bytes(i)) for i in layers]

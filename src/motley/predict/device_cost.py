@@ -8,6 +8,7 @@ from math import exp, log2
 from typing import Self
 
 from motley.lab.lab import GEMM_SHARE, Device, Kernel
+from motley.predict.memory import KEPT_AS, runs_native
 from motley.shape.mixer import Mixer
 from motley.shape.quant import Quant
 
@@ -92,7 +93,7 @@ class DeviceCost:
         if touched == 0 or tokens == 0:
             return Cost()
         d, kernel = self._device, self._kernel(weights)
-        n_bytes, operations = weights.n_bytes * touched, 2.0 * weights.n_params * tokens
+        n_bytes, operations = self._as_kept(weights).n_bytes * touched, 2.0 * weights.n_params * tokens
         if kernel is None:
             rate = d.f32_gflops if weights.quant in FLOATS else d.int8_gops * GEMM_SHARE
             reach = d.read_gb_s * (d.expert_share if expert else 1.0)
@@ -112,6 +113,7 @@ class DeviceCost:
 
     def _kernel(self, weights: Matrix) -> Kernel | None:
         """The measured one; for a precision that was not, the measured integer one with the nearest size."""
+        weights = self._as_kept(weights)
         known = self._device.kernel(weights.quant)
         alike = [k for k in self._device.kernels if k.quant not in FLOATS]
         if known or weights.quant in FLOATS or not alike:
@@ -122,6 +124,15 @@ class DeviceCost:
             return abs(log2(weights.n_bytes / weights.n_params * quant.block / quant.block_bytes))
 
         return min(alike, key=distance)
+
+    def _as_kept(self, weights: Matrix) -> Matrix:
+        """Of a precision without kernels: what a device of Motley's own keeps, and reads, in its place. (Where weights
+        stay in the file they are unpacked at every use instead, which is slower than this says.)"""
+        if not runs_native(self._device) or weights.quant not in KEPT_AS or self._device.kernel(weights.quant):
+            return weights
+        kept, per_weight = KEPT_AS[weights.quant]
+        quant = "q8_0" if kept == "int8" else kept.lower()
+        return Matrix(quant, round(per_weight * weights.n_params), weights.n_params)
 
     def elements(self, n: float) -> Cost:
         """Element-wise work, in units of a norm's."""

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from motley.errors import CapacityError
-from motley.lab.lab import Lab
+from motley.lab.lab import Device, Lab
 from motley.lab.placement import Placement
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
+from motley.shape.quant import Quant
 
 REMEMBERED_TOKENS = 16  # of the steps that engine.remembered keeps, with arrays of their own for each layer
 RESERVE_BYTES = 96 << 20  # a node's interpreter and libraries (65 to 80 MB measured), alignment and small buffers
@@ -89,15 +90,49 @@ def memory_needed(
     }
 
 
-# Bytes of a quantisation repacked for the kernels over bytes stored (native/formats.h): 6-bit scales become bytes.
-PACKED = {"q4_k": 2368 / 2304, "q5_k": 2880 / 2816, "q6_k": 3392 / 3360}
+# Formats without kernels of their own take the tiles of one that holds their weights exactly: (which, bytes per
+# weight), as native/formats.h says.
+_AS_INT8 = {
+    **dict.fromkeys(("iq1_s", "iq2_xxs", "iq3_xxs", "iq3_s", "iq4_xs"), 576 / 512),  # a float32 scale for 32 weights,
+    **dict.fromkeys(("iq1_m", "iq2_xs", "iq2_s", "nvfp4"), 640 / 512),  # for 16,
+    **dict.fromkeys(("q4_1", "q5_1"), 640 / 512),  # with a minimum for 32,
+    "q2_k": 768 / 512,  # and for 16
+}
+KEPT_AS: dict[str, tuple[str, float]] = {
+    **{name: ("int8", per_weight) for name, per_weight in _AS_INT8.items()},
+    "q5_0": ("Q8_0", 1088 / 1024),
+    "iq4_nl": ("Q8_0", 1088 / 1024),
+    "q3_k": ("Q6_K", 3392 / 4096),
+}
+
+# Bytes of a quantisation repacked for the kernels over bytes stored. Of K-quants, 6-bit scales become bytes.
+_OWN = {"q4_k": 2368 / 2304, "q5_k": 2880 / 2816, "q6_k": 3392 / 3360}
+PACKED = {**_OWN, **{n: size * Quant.named(n).block / Quant.named(n).block_bytes for n, (_, size) in KEPT_AS.items()}}
 
 
-def packed_bytes(shape: ModelShape, stored: int) -> int:
+def packed_bytes(shape: ModelShape, stored: int, native: bool = True) -> int:
     """What `stored` bytes of this model take once they are repacked, by its mix of precisions. Rounded up: parts never
-    sum to less than the whole."""
-    packed = round(sum(n * PACKED.get(quant.name.lower(), 1.0) for quant, n in shape.bytes_by_quant.items()))
+    sum to less than the whole. `native`: on a device of Motley's own (`runs_native`); others are taken to have kernels
+    for every precision."""
+    factors = PACKED if native else _OWN
+    packed = round(sum(n * factors.get(quant.name.lower(), 1.0) for quant, n in shape.bytes_by_quant.items()))
     return -(-stored * packed // shape.n_bytes)
+
+
+def runs_native(device: Device) -> bool:
+    """Whether Motley's own kernels run there: they were measured. What is in the catalogue may be anything."""
+    return bool(device.kernels)
+
+
+def without_kernels(shape: ModelShape, repack: bool) -> list[str]:
+    """A sentence for each precision of the model for which Motley's own devices have no kernel."""
+    said = []
+    for quant in shape.bytes_by_quant:
+        if (name := quant.name.lower()) in KEPT_AS:
+            kept = f"kept as {KEPT_AS[name][0]} with their exact values, {PACKED[name]:.1f} times the file's bytes"
+            how = kept if repack else "unpacked from the file at every use, which makes them several times slower"
+            said.append(f"{quant.name} has no kernel of its own: its weights are {how}")
+    return said
 
 
 def check_fits(lab: Lab, needs: dict[str, Need]) -> None:

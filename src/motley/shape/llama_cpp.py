@@ -6,34 +6,34 @@ nearest that do. With an importance matrix where the mix is usually made with on
 """
 
 from motley.shape.place import Facts, Place
-from motley.shape.quant import Counted, Precision, Quant
+from motley.shape.quant import Precision, Quant
 from motley.shape.role import Role
 
 _BASE: dict[str, Precision] = {
-    "q2_k": Counted.Q2_K,
-    "q2_k_s": Counted.Q2_K,
-    "q3_k_s": Counted.Q3_K,
-    "q3_k_m": Counted.Q3_K,
-    "q3_k_l": Counted.Q3_K,
+    "q2_k": Quant.Q2_K,
+    "q2_k_s": Quant.Q2_K,
+    "q3_k_s": Quant.Q3_K,
+    "q3_k_m": Quant.Q3_K,
+    "q3_k_l": Quant.Q3_K,
     "q4_k_s": Quant.Q4_K,
     "q4_k_m": Quant.Q4_K,
     "q5_k_s": Quant.Q5_K,
     "q5_k_m": Quant.Q5_K,
-    "q4_1": Counted.Q4_1,
-    "q5_0": Counted.Q5_0,
-    "q5_1": Counted.Q5_1,
-    "iq1_s": Counted.IQ1_S,
-    "iq1_m": Counted.IQ1_M,
-    "iq2_xxs": Counted.IQ2_XXS,
-    "iq2_xs": Counted.IQ2_XS,
-    "iq2_s": Counted.IQ2_XS,
-    "iq2_m": Counted.IQ2_S,
-    "iq3_xxs": Counted.IQ3_XXS,
-    "iq3_xs": Counted.IQ3_S,
-    "iq3_s": Counted.IQ3_S,
-    "iq3_m": Counted.IQ3_S,
-    "iq4_nl": Counted.IQ4_NL,
-    "iq4_xs": Counted.IQ4_XS,
+    "q4_1": Quant.Q4_1,
+    "q5_0": Quant.Q5_0,
+    "q5_1": Quant.Q5_1,
+    "iq1_s": Quant.IQ1_S,
+    "iq1_m": Quant.IQ1_M,
+    "iq2_xxs": Quant.IQ2_XXS,
+    "iq2_xs": Quant.IQ2_XS,
+    "iq2_s": Quant.IQ2_XS,
+    "iq2_m": Quant.IQ2_S,
+    "iq3_xxs": Quant.IQ3_XXS,
+    "iq3_xs": Quant.IQ3_S,
+    "iq3_s": Quant.IQ3_S,
+    "iq3_m": Quant.IQ3_S,
+    "iq4_nl": Quant.IQ4_NL,
+    "iq4_xs": Quant.IQ4_XS,
 }
 MIXES = tuple(name for name in _BASE if name != "q4_k_m")  # that one is Motley's too, where it runs the family
 
@@ -41,17 +41,17 @@ KEPT = ("ssm_conv1d.weight", "shortconv.conv.weight", "per_layer_model_proj.weig
 _TINY = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m")
 _HEAD_Q5 = (*_TINY, "iq3_xxs")
 _EMBED: dict[str, Precision] = {
-    "iq1_s": Counted.Q2_K,
-    "iq1_m": Counted.Q2_K,
-    "iq2_xxs": Counted.Q2_K,
-    "iq2_xs": Counted.Q2_K,
-    "iq2_s": Counted.IQ3_S,
-    "iq2_m": Counted.IQ3_S,
-    "iq3_xxs": Counted.IQ3_S,
+    "iq1_s": Quant.Q2_K,
+    "iq1_m": Quant.Q2_K,
+    "iq2_xxs": Quant.Q2_K,
+    "iq2_xs": Quant.Q2_K,
+    "iq2_s": Quant.IQ3_S,
+    "iq2_m": Quant.IQ3_S,
+    "iq3_xxs": Quant.IQ3_S,
 }
 _OUTPUT: dict[str, Precision] = {
-    "q2_k": Counted.Q3_K,
-    "iq3_xxs": Counted.IQ3_S,
+    "q2_k": Quant.Q3_K,
+    "iq3_xxs": Quant.IQ3_S,
     "iq3_m": Quant.Q4_K,
     "q3_k_m": Quant.Q4_K,
     "q3_k_l": Quant.Q5_K,
@@ -89,10 +89,10 @@ def target(name: str, place: Place, facts: Facts) -> Precision:
     if part == "attn_k" and facts.n_experts == 8:
         return Quant.Q8_0
     if part in ("attn_k", "attn_q"):
-        return {"iq3_xs": Counted.IQ3_XXS, "iq3_xxs": Counted.IQ2_S}.get(name, base)
+        return {"iq3_xs": Quant.IQ3_XXS, "iq3_xxs": Quant.IQ2_S}.get(name, base)
     if part.startswith(("ffn_gate", "ffn_up")) and name == "iq3_xs":
         n = facts.n_layers
-        return Counted.IQ3_XXS if n // 8 <= place.layer < 7 * n // 8 else base
+        return Quant.IQ3_XXS if n // 8 <= place.layer < 7 * n // 8 else base
     return base
 
 
@@ -103,15 +103,15 @@ def _tiny(name: str, place: Place, facts: Facts) -> Precision | None:
     if part in _VALUES:
         if facts.group >= 4 or facts.n_experts >= 4:
             return Quant.Q4_K
-        return Counted.IQ3_S if larger else Counted.Q2_K
+        return Quant.IQ3_S if larger else Quant.Q2_K
     if part == "attn_k" and facts.n_experts == 8:
         return Quant.Q4_K
     if part.startswith("ffn_down") and layer < facts.n_layers // 8:
-        return Counted.IQ3_S if larger else Counted.Q2_K
+        return Quant.IQ3_S if larger else Quant.Q2_K
     if part == "attn_output":
         if facts.n_experts == 8:
             return Quant.Q5_K
-        return Counted.IQ2_XXS if name in ("iq1_s", "iq1_m") else Counted.IQ3_S if larger else None
+        return Quant.IQ2_XXS if name in ("iq1_s", "iq1_m") else Quant.IQ3_S if larger else None
     return None
 
 
@@ -122,7 +122,7 @@ def _values(name: str, layer: int, facts: Facts) -> Precision | None:
     grouped = facts.group >= 4
     found: Precision | None = None
     if name == "q2_k":
-        found = Quant.Q4_K if grouped else Counted.Q3_K
+        found = Quant.Q4_K if grouped else Quant.Q3_K
     elif (name in ("q2_k_s", "iq3_xxs", "iq3_xs", "iq3_s") and grouped) or name == "iq3_m":
         found = Quant.Q4_K
     elif name == "q3_k_m":
@@ -133,7 +133,7 @@ def _values(name: str, layer: int, facts: Facts) -> Precision | None:
         found = Quant.Q6_K
     elif name == "q4_k_s" and nth < 4:
         found = Quant.Q5_K
-    if facts.is_70b and (found or _BASE[name]) in (Counted.Q3_K, Quant.Q4_K):
+    if facts.is_70b and (found or _BASE[name]) in (Quant.Q3_K, Quant.Q4_K):
         return Quant.Q5_K
     return found
 
@@ -142,7 +142,7 @@ def _down(name: str, layer: int, facts: Facts) -> Precision | None:
     n = facts.n_layers
     early = layer < n // 8
     if name == "q2_k":
-        return Counted.Q3_K
+        return Quant.Q3_K
     if name == "q2_k_s" and early:
         return Quant.Q4_K
     if name == "q3_k_m":
@@ -172,10 +172,10 @@ def gets_more_bits(layer: int, n_layers: int) -> bool:
 
 
 _SMALLER_BLOCKS: dict[Precision, Precision] = {
-    Counted.Q2_K: Counted.IQ4_NL,  # Q4_0 since 2026: the same bytes
-    Counted.Q3_K: Counted.IQ4_NL,
-    Quant.Q4_K: Counted.Q5_0,
-    Quant.Q5_K: Counted.Q5_1,
+    Quant.Q2_K: Quant.IQ4_NL,  # Q4_0 since 2026: the same bytes
+    Quant.Q3_K: Quant.IQ4_NL,
+    Quant.Q4_K: Quant.Q5_0,
+    Quant.Q5_K: Quant.Q5_1,
     Quant.Q6_K: Quant.Q8_0,
 }
 
@@ -184,5 +184,5 @@ def fitting(precision: Precision, cols: int) -> Precision:
     """`precision`, or what llama.cpp takes where rows of `cols` do not fill its blocks."""
     if cols % precision.block == 0:
         return precision
-    smaller = _SMALLER_BLOCKS.get(precision, Counted.IQ4_NL)
+    smaller = _SMALLER_BLOCKS.get(precision, Quant.IQ4_NL)
     return smaller if cols % smaller.block == 0 else Quant.F16

@@ -1,6 +1,6 @@
 """The quantised formats: how many bytes a block of weights takes. Decoding is `formats.decode`'s work.
 
-`Quant` is what Motley reads and writes; `Counted` is what others ship and Motley only counts. They are two types so
+`Quant` is what Motley reads and runs; `Counted` is what others ship and Motley only counts. They are two types so
 that nothing that touches weights can be handed a format that it cannot decode: `require_quant` is the one gate between.
 Source of sizes and ids: the GGUF specification and ggml's `ggml_type`; for the rest, see each line (facts, not code).
 """
@@ -17,12 +17,27 @@ class Quant(Enum):
     F32 = (0, 1, 4)
     F16 = (1, 1, 2)
     Q4_0 = (2, 32, 18)
+    Q4_1 = (3, 32, 20)
+    Q5_0 = (6, 32, 22)
+    Q5_1 = (7, 32, 24)
     Q8_0 = (8, 32, 34)
+    Q2_K = (10, 256, 84)
+    Q3_K = (11, 256, 110)
     Q4_K = (12, 256, 144)
     Q5_K = (13, 256, 176)
     Q6_K = (14, 256, 210)
+    IQ2_XXS = (16, 256, 66)
+    IQ2_XS = (17, 256, 74)
+    IQ3_XXS = (18, 256, 98)
+    IQ1_S = (19, 256, 50)
+    IQ4_NL = (20, 32, 18)
+    IQ3_S = (21, 256, 110)
+    IQ2_S = (22, 256, 82)
+    IQ4_XS = (23, 256, 136)
+    IQ1_M = (29, 256, 56)
     BF16 = (30, 1, 2)
     MXFP4 = (39, 32, 17)
+    NVFP4 = (40, 64, 36)
 
     def __init__(self, ggml_type: int, block: int, block_bytes: int) -> None:
         self.ggml_type = ggml_type
@@ -53,24 +68,9 @@ class Quant(Enum):
 class Counted(Enum):
     """A precision that Motley counts but neither reads nor writes: (name, elements per block, bytes per block)."""
 
-    Q2_K = ("q2_k", 256, 84)
-    Q3_K = ("q3_k", 256, 110)
-    Q4_1 = ("q4_1", 32, 20)
-    Q5_0 = ("q5_0", 32, 22)
-    Q5_1 = ("q5_1", 32, 24)
-    IQ1_S = ("iq1_s", 256, 50)
-    IQ1_M = ("iq1_m", 256, 56)
-    IQ2_XXS = ("iq2_xxs", 256, 66)
-    IQ2_XS = ("iq2_xs", 256, 74)
-    IQ2_S = ("iq2_s", 256, 82)
-    IQ3_XXS = ("iq3_xxs", 256, 98)
-    IQ3_S = ("iq3_s", 256, 110)
-    IQ4_NL = ("iq4_nl", 32, 18)
-    IQ4_XS = ("iq4_xs", 256, 136)
     FP8 = ("fp8", 1, 1)  # E4M3; scales of 128 x 128 blocks or of channels are left out: under 0.03 %
     MXFP8 = ("mxfp8", 32, 33)  # E4M3 with a power of two for 32 weights
     INT8 = ("int8", 1, 1)  # W8A8: a scale per channel, left out
-    NVFP4 = ("nvfp4", 16, 9)  # E2M1 with an E4M3 scale for 16 weights
     INT4_G32 = ("int4_g32", 32, 18)  # compressed-tensors: 16-bit scale for 32 weights, symmetric (Kimi K2 Thinking)
     INT4_G128 = ("int4_g128", 256, 133)  # AWQ, GPTQ: 16-bit scale and 4-bit zero for 128 weights
     MLX3 = ("mlx3", 64, 28)  # MLX affine: 16-bit scale and bias for 64 weights
@@ -97,7 +97,7 @@ def require_quant(precision: Precision, what: str) -> Quant:
     if isinstance(precision, Quant):
         return precision
     known = ", ".join(q.name for q in Quant)
-    raise UnsupportedError(f"{what}: Motley counts {precision.name} but cannot decode it; it reads and writes {known}")
+    raise UnsupportedError(f"{what}: Motley counts {precision.name} but cannot decode it; it reads {known}")
 
 
 def _n_bytes(precision: Precision, n_elements: int) -> int:

@@ -19,7 +19,7 @@ _ALL_LINEAR: dict[str, Precision] = {
     "fp8": Counted.FP8,
     "int8": Counted.INT8,
     "int4": Counted.INT4_G128,
-    "nvfp4": Counted.NVFP4,
+    "nvfp4": Quant.NVFP4,
 }
 _MLX: dict[str, Precision] = {
     "mlx3": Counted.MLX3,
@@ -29,7 +29,7 @@ _MLX: dict[str, Precision] = {
     "mlx8": Counted.MLX8,
 }
 _DS4: dict[str, tuple[Precision, Precision]] = {  # experts' gate and up, down; the rest is the same in both
-    "ds4-q2": (Counted.IQ2_XXS, Counted.Q2_K),
+    "ds4-q2": (Quant.IQ2_XXS, Quant.Q2_K),
     "ds4-q4": (Quant.Q4_K, Quant.Q4_K),
 }
 _DS4_F16 = ("attn_compressor", "indexer", "hc_")

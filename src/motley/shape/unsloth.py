@@ -9,21 +9,21 @@ ones lift some layers. Totals come out within 3 % of most files (a test holds th
 
 from motley.shape import llama_cpp
 from motley.shape.place import Facts, Place
-from motley.shape.quant import Counted, Precision, Quant
+from motley.shape.quant import Precision, Quant
 from motley.shape.role import Role
 
 _BASE: dict[str, Precision] = {
-    "ud-q2_k_xl": Counted.Q2_K,
-    "ud-q3_k_s": Counted.IQ3_XXS,
-    "ud-q3_k_m": Counted.Q3_K,
-    "ud-q3_k_xl": Counted.Q3_K,
+    "ud-q2_k_xl": Quant.Q2_K,
+    "ud-q3_k_s": Quant.IQ3_XXS,
+    "ud-q3_k_m": Quant.Q3_K,
+    "ud-q3_k_xl": Quant.Q3_K,
     "ud-q4_k_xl": Quant.Q4_K,
     "ud-q5_k_xl": Quant.Q5_K,
     "ud-q6_k_xl": Quant.Q6_K,
     "ud-q8_k_xl": Quant.Q8_0,
 }
 MIXES = tuple(_BASE)
-_STEPS: tuple[Precision, ...] = (Counted.Q2_K, Counted.Q3_K, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K, Quant.Q8_0)
+_STEPS: tuple[Precision, ...] = (Quant.Q2_K, Quant.Q3_K, Quant.Q4_K, Quant.Q5_K, Quant.Q6_K, Quant.Q8_0)
 _NEWER = frozenset({"qwen35", "qwen35moe", "qwen3next", "gemma4", "nemotron_h_moe", "glm-dsa", "deepseek4", "step35"})
 _ALWAYS = (Role.ATTENTION, Role.SHARED_EXPERT)
 
@@ -75,7 +75,7 @@ def _sparse(base: Precision, place: Place, facts: Facts) -> Precision:
     layer, n = place.layer or 0, facts.n_layers
     if "ffn_down" not in place.part:
         return base
-    if base is Counted.Q2_K:
+    if base is Quant.Q2_K:
         return _step(base, 1)
     if base is Quant.Q6_K:
         return Quant.Q8_0 if llama_cpp.gets_more_bits(layer, n) else base
@@ -88,7 +88,7 @@ def _dense_newer(base: Precision, place: Place) -> Precision:
 
 
 def _dense(base: Precision, place: Place, facts: Facts) -> Precision:
-    alike = {Counted.Q2_K: "q2_k", Counted.Q3_K: "q3_k_m", Quant.Q4_K: "q4_k_m", Quant.Q5_K: "q5_k_m"}
+    alike = {Quant.Q2_K: "q2_k", Quant.Q3_K: "q3_k_m", Quant.Q4_K: "q4_k_m", Quant.Q5_K: "q5_k_m"}
     if base not in alike:
         return _step(base, 1) if place.role is Role.ATTENTION else base
     return llama_cpp.target(alike[base], place, facts)

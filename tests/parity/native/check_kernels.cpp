@@ -60,7 +60,7 @@ struct Acts {
     for (const ActBlock& b : blocks) {
       q.insert(q.end(), b.q, b.q + kBlock);
       d.push_back(b.d);
-      dsum.push_back(b.dsum);
+      dsum.insert(dsum.end(), {b.dsum, b.dsums[0], b.dsums[1]});
       offsets.insert(offsets.end(), {b.off8, b.off32[0], b.off32[1]});
     }
   }
@@ -77,9 +77,15 @@ std::vector<uint8_t> stored_rows(const FormatInfo& f, int rows, int64_t cols, bo
       case Format::F32: bytes[at + 3] = uint8_t(0x3e + (bytes[at + 3] & 0x81)); break;
       case Format::F16: half(0); break;
       case Format::BF16: bytes[at + 1] = uint8_t(0x3e + (bytes[at + 1] & 0x81)); break;
+      case Format::Q4_1:
+      case Format::Q5_1:
       case Format::Q4_K:
       case Format::Q5_K: half(2); half(0); break;
+      case Format::Q2_K: half(80); half(82); break;
+      case Format::Q3_K: half(108); break;
       case Format::Q6_K: half(208); break;
+      case Format::IQ1_M: bytes[at + 55] = 0x20; break;  // the top four bits of its scale
+      case Format::NVFP4: break;
       case Format::MXFP4: bytes[at] = uint8_t(120 + (bytes[at] & 7)); break;
       default: half(0);
     }
@@ -206,7 +212,9 @@ void check_attention(const Kernels& k, bool half, int head_dim, int n_queries, b
 
 void check(const Kernels& k) {
   for (Format f : {Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_K, Format::Q5_K,
-                   Format::Q6_K, Format::MXFP4})
+                   Format::Q6_K, Format::MXFP4, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q2_K, Format::Q3_K,
+                   Format::IQ4_NL, Format::IQ4_XS, Format::IQ2_XXS, Format::IQ2_XS, Format::IQ2_S, Format::IQ3_XXS,
+                   Format::IQ3_S, Format::IQ1_S, Format::IQ1_M, Format::NVFP4})
     for (bool wild : {false, true}) {
       check_format(k, f, 32, 3 * 256, wild);
       check_format(k, f, 21, 7 * 32 + (f == Format::F32 ? 3 : 0), wild);

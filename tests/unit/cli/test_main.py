@@ -118,6 +118,20 @@ def test_an_interrupt_during_the_imports_is_quiet(
     assert capsys.readouterr().err == "motley: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        ([], "kept as int8 with their exact values, 2.6 times the file's bytes"),
+        (["--no-repack"], "unpacked from the file at every use, which makes them several times slower"),
+    ],
+)
+def test_a_format_without_kernels_is_run_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], how: str
+) -> None:
+    assert main(["run", str(write_tiny(tmp_path, "olmoe", "iq3_s")), "-p", "hi", "-n", "4", *words]) == 0
+    assert f"IQ3_S has no kernel of its own: its weights are {how}\n" in capsys.readouterr().err
+
+
 def test_weights_stay_in_the_file_where_memory_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

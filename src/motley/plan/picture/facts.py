@@ -10,7 +10,7 @@ from functools import cached_property
 from motley.lab.lab import Device, Lab
 from motley.page.experts import N_COLOURS
 from motley.plan.plan import Plan
-from motley.predict.memory import memory_needed, packed_bytes, weights_on
+from motley.predict.memory import memory_needed, packed_bytes, runs_native, weights_on
 from motley.predict.routes import Routes
 from motley.shape.model import ModelShape
 
@@ -134,7 +134,7 @@ def held_by_device(asked: Asked) -> dict[str, Held]:
             found[device.name] = Held(of=device.memory_bytes)
             continue
         need, here = needs[device.name], weights[device.name]
-        total = need.weights if device.name in stored else packed_bytes(shape, need.weights)
+        total = need.weights if device.name in stored else packed_bytes(shape, need.weights, runs_native(device))
         home = round(total * here.home / max(1, here.home + here.experts))
         found[device.name] = Held(home, total - home, need.kv, need.work, device.memory_bytes)
     return found
