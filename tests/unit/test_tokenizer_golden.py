@@ -1,6 +1,8 @@
 """Ids equal the published tokenizer's (llama.cpp's for `default` and SentencePiece), for every pre-tokenizer; pieces
 and ends equal llama.cpp's."""
 
+from itertools import combinations
+
 import pytest
 from golden_vocabularies import NAMES, STRINGS, golden, text_of, tokenizer
 
@@ -16,6 +18,16 @@ def test_the_set_is_hard_enough() -> None:
     proven = {PRE_TOKENIZERS[name] for name in NAMES if name in PRE_TOKENIZERS}
     assert proven == set(PRE_TOKENIZERS.values())
     assert {"spm-bpe", "spm-unigram"} <= set(NAMES)
+
+
+def test_no_other_entry_would_do() -> None:
+    """The strings tell any two pre-tokenizers apart that cut differently at all."""
+    cuts: dict[str, list[list[str]]] = {}
+    for name, pre in PRE_TOKENIZERS.items():
+        built = pre.build()
+        cuts[name] = [[word for word, _ in built.pre_tokenize_str(text)] for text in STRINGS]
+    for a, b in combinations(cuts, 2):
+        assert (cuts[a] == cuts[b]) == (PRE_TOKENIZERS[a].steps == PRE_TOKENIZERS[b].steps), (a, b)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -42,7 +42,6 @@ FAMILY_CONTROLS = {
     "gpt-4o": ["<|endoftext|>", "<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>"],
     "llama": ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot|>"],
     "tekken": ["<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]"],
-    "minimax": ["]~!b[", "]~b]", "[e~["],
     "refact": ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"],
     "gemma": ["<bos>", "<eos>", "<pad>", "<|turn>", "<turn|>", "<|tool_response>"],
 }

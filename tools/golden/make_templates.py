@@ -71,7 +71,7 @@ def case(name: str, source: str, told: str, options: dict[str, Any]) -> dict[str
     made: dict[str, Any] = {"template": name, "conversation": told, "options": options}
     try:
         return made | {"text": render(source, tokens_of(name), CONVERSATIONS[told], options)}
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         return made | {"error": type(error).__name__}
 
 

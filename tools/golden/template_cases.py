@@ -250,6 +250,10 @@ OWN = {
     {%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}
     {%- else %}{{ raise_exception('only system, user and assistant are known') }}{% endif %}
 {%- endfor %}""",
+    "llama escaping style": """{% for message in messages %}{{ '<|' ~ message.role ~ '|>' }}
+{{- "said '" | safe + message.content + "'\n" | safe }}{{ message.content | e ~ '<br>' }}
+{{ message.content | indent(2, true) | capitalize }}{{ '%s: %d' | format(message.role, 1) }}
+{% endfor %}""",
     "llama generation style": """{{ bos_token }}{% for message in messages -%}
 {% if message.role == 'assistant' %}{% generation %}{{ message.content ~ eos_token }}{% endgeneration %}
 {% else %}{{ '<|' ~ message.role ~ '|>' }}{{ message.content.strip().split('\\n') | join(' ¶ ') }}{% endif %}

@@ -92,8 +92,9 @@ class _Meter(NodeTransformer):
 
 
 def _literal(value: Any) -> str:
-    """The code for a constant: its strings, also those in lists and the like, are the template's own."""
-    if isinstance(value, str):
+    """The code for a constant: its strings, also those in lists and the like, are the template's own. (Not those marked
+    `safe`: such a string escapes what it meets, and so must stay what it is.)"""
+    if type(value) is str:
         return f"environment.literal({value!r})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"

@@ -89,9 +89,6 @@ _DEEPSEEK_V3 = (
     r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
 )
 _HAN_APART = r"[\p{Han}]+|" + _gpt4o(r"\p{N}{1,3}", tail=r"[\r\n]*", without=r"&&[^\p{Han}]")
-_LING = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"  # sic
-)
 
 _CLASSIC = PreTokenizer((_GPT2,))
 _CLASSIC_NFC = PreTokenizer((_GPT2,), nfc=True)
@@ -102,7 +99,7 @@ _LLAMA3 = PreTokenizer(_GPT4.steps, ignore_merges=True, add_bos=True)
 _GPT4O = PreTokenizer((_gpt4o(r"\p{N}{1,3}"),))
 _DEEPSEEK3 = PreTokenizer(_DEEPSEEK_V3)
 _GLM4 = PreTokenizer(_GPT4.steps, ignore_merges=True)
-_BAILING = PreTokenizer((_LING,))
+_BAILING = PreTokenizer(_QWEN2.steps)  # published in other words, which cut the same
 
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "default": PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9]{3}")),  # llama.cpp's, for files without one
