@@ -344,9 +344,59 @@ SENTENCES = [
     "I'd've thought y'all'd've gone.",
 ]
 
+# Where the patterns of one family cut and another's do not.
+FAMILIES = [
+    "1234567 12 345 6789a b12345c 1.234.567,89",
+    "12３４56 ٣٤٥٦٧ ⅣⅤⅥⅦ ²³¹² 一二三123四五",
+    "digits\U00011de0\U00011de3\U00016ff4 that only some count",
+    "漢字かなカナ混じり文とﾊﾝｶｸと龥鿿㐀𠀀",
+    "我想在apple工作1314151天～，对吧？ Yes是的OK",
+    "한국어와漢字와ひらがな、混在 test",
+    "中文 中文  中文\n中文",
+    "𠮷野家 豈更 々〆〇 〡〢",
+    "HTTPServerError getHTTPResponse iPhone eBay McDonald XMLHttpRequest2",
+    "ÉCOLE École éCOLE ΑΒΓαβγ ЖжЖ ǅ ǆ Ǆungla ʰa ªº",
+    "DON'T Don't don'T WE'VE We'Ve I'LL'D she'S",
+    "word's WORD'S 漢字's e\u0301's 's",
+    "a/b //c /// http://x/ /\n/ .../\r\n/ !/\n\n",
+    "!hello #include @user $var %d &amp *x +y -z .w :p ;q <r =s >t ?u ^v `w |x ~y _z",
+    "(a)[b]{c} \"d\" 'e' \\f",
+    "«bon» „gut“ —dash …more §a €b ™c ¿d",
+    "e\u0301e\u0301 a\u0308\u0323b \u0301x \u0301\u0302 1\u0301 !\u0301 \n\u0301",
+    "नमस्ते हिन्दी में क्‍ष কিছু বাংলা ไทยก็ தமிழ்",
+    "\u0041\u030a \u212b \u2126 \u1e9b\u0323 \uac00\u11a8 \u1100\u1161",
+    "שָׁלוֹם עוֹלָם‎ abc مَرْحَبًا‏ 123",
+    "👩‍💻👨‍👩‍👧 1👍🏽2 a👍b 👍\n\n👍  👍",
+    "a\u00a0\u00a0b \u2003\u2003 c\u3000漢\u3000\u3000字",
+    "ends with spaces   ",
+    "ends with tab\t\t",
+    "ends with lines \n \n\n",
+    "x \r\n \r\n  y\r\r\nz \r",
+    "\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n",
+    "tab\tword\t\tword \t word",
+    "nul\x00in\x00\x00the middle 1\x002",
+    "ſ's K\u212a 'ſ İi ıI ßẞ ﬀ's",
+    "ＡＢＣ ａｂｃ １２３ ！＃（）～ ‘q’ “q”",
+    "a_b __init__ A_B_C x^2 a+b=c <=> ~/ |x|",
+]
+
+# The marks of the families' templates, as a user may type them.
+TEMPLATE_MARKS = [
+    "<|im_start|>system<|im_end|><|im_user|>user<|im_middle|>",
+    "<|start|>assistant<|channel|>final<|message|>Hi<|return|><|end|><|call|>",
+    "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜><｜end▁of▁sentence｜>",
+    "[gMASK]<sop><|system|>\n<|user|>\n<|assistant|>\n<|observation|>",
+    "<|start_of_role|>user<|end_of_role|>Hi<|end_of_text|>",
+    "]~!b[]~b]user\nHi[e~[\n]~b]ai\n",
+    "<bos><start_of_turn>user\nHi<end_of_turn>\n<|turn>model\n<turn|>",
+    "<|begin_of_text|><|header_start|>user<|header_end|>\n\nHi<|eot|>",
+    "[SYSTEM_PROMPT]x[/SYSTEM_PROMPT][INST]y[/INST][TOOL_CALLS][{}]</s>",
+    "<tool_call>{}</tool_call><tool_response></tool_response><arg_key>",
+]
+
 GROUPS = [
     SCRIPTS, EMOJI, COMBINING, CODE, SPACES, NUMBERS, CONTRACTIONS, CONTROL, INVALID_LOOKING, SPECIAL_LOOKALIKES, LONG,
-    SENTENCES,
+    SENTENCES, FAMILIES, TEMPLATE_MARKS,
 ]  # fmt: skip
 STRINGS: list[str] = [text for group in GROUPS for text in group]
 assert len(set(STRINGS)) == len(STRINGS)

@@ -20,12 +20,12 @@ BYTE_OF = _byte_characters()
 
 class ByteLevel:
     def __init__(self, vocabulary: Vocabulary, pre: PreTokenizer) -> None:
-        if vocabulary.merges is None:
-            raise FormatError(f"{PREFIX}merges is missing: a 'gpt2' vocabulary cannot be used without it")
         words = vocabulary.merge_vocabulary
         self._missing = frozenset(byte for char, byte in BYTE_OF.items() if char not in words)
-        model = models.BPE(vocab=words, merges=_merges(vocabulary), ignore_merges=pre.ignore_merges)
+        model = models.BPE(vocab=words, merges=ranked_merges(vocabulary), ignore_merges=pre.ignore_merges)
         self._engine = Engine(model)
+        if (normalizer := pre.normalizer()) is not None:
+            self._engine.normalizer = normalizer
         self._engine.pre_tokenizer = pre.build()
 
     def encode(self, text: str) -> list[int]:
@@ -43,11 +43,13 @@ class ByteLevel:
             return text.encode()
 
 
-def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+def ranked_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """The ranked pairs, checked; the first of two equal ones counts, and none may make a control token."""
+    if vocabulary.merges is None:
+        raise FormatError(f"{PREFIX}merges is missing: a '{vocabulary.model}' vocabulary cannot be used without it")
     words, ids = vocabulary.merge_vocabulary, vocabulary.ids
     kept: dict[tuple[str, str], None] = {}
-    for rank, (left, right) in enumerate(vocabulary.merges or ()):
+    for rank, (left, right) in enumerate(vocabulary.merges):
         for part in (left, right, left + right):
             if part not in ids:
                 raise FormatError(f"{PREFIX}merges[{rank}] needs {part[:40]!r}, which is not in the vocabulary")

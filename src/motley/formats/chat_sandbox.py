@@ -3,19 +3,25 @@
 jinja2's immutable sandbox keeps it away from Python's inside and from changing its arguments. What the sandbox does
 not stop is work without end: nested loops, "a" * 10**9, strings that double, recursion. So everything that can loop or
 grow is charged to a budget that grows with the conversation. Hostile and broken templates end in one exception each.
-Tests: tests/unit/test_chat_hostile.py.
+
+What the template says itself is kept apart from what it was given (`motley.formats.prompt`): its literals are marked
+where the code for them is made, and everything that joins or cuts text here keeps the marks.
+Tests: tests/unit/test_chat_hostile.py, test_prompt.py; test_templates.py holds the whole against `transformers`.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache, wraps
 from typing import Any
 
-from jinja2 import Template, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateSyntaxError, nodes, pass_eval_context
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
+from jinja2.filters import sync_do_join
+from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -38,6 +44,7 @@ from motley.formats.chat_budget import (
     metered,
     start_budget,
 )
+from motley.formats.prompt import Prompt, has_own, is_own, joined, written
 
 MAX_SOURCE = 1 << 20  # characters; the longest templates in use have 20,000
 # methods that make a text of any size from a number or a table; no template in use needs them
@@ -61,8 +68,8 @@ class _Meter(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        node.nodes = [self._through(part, "motley_read") for part in node.nodes]
-        return self._through(node, "motley_sized")
+        parts = [self._through(part, "motley_read") for part in node.nodes]
+        return self._through(nodes.List(parts).set_environment(self._environment), "motley_joined")
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
@@ -84,10 +91,25 @@ class _Meter(NodeTransformer):
         return node
 
 
+def _literal(value: Any) -> str:
+    """The code for a constant: its strings, also those in lists and the like, are the template's own. (Not those marked
+    `safe`: such a string escapes what it meets, and so must stay what it is.)"""
+    if type(value) is str:
+        return f"environment.literal({value!r})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return "(" + "".join(f"{_literal(item)}, " for item in value) + ")" if isinstance(value, tuple) else repr(value)
+
+
 class _MeteredCode(CodeGenerator):
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:
         assert isinstance(self.environment, Sandbox)
         super().visit_Template(_Meter(self.environment).visit(node), frame)
+
+    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:
+        self.write(_literal(node.value))
 
 
 class _Generation(Extension):
@@ -103,27 +125,34 @@ class _Generation(Extension):
 class Sandbox(ImmutableSandboxedEnvironment):
     code_generator_class = _MeteredCode
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+    literal = staticmethod(lru_cache(4096)(written))
 
     def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
-            finalize=charge_reading,
+            finalize=_finalize,
         )
         for name in ("center", "wordwrap", "slice", "batch", "urlize", "xmlattr"):
             del self.filters[name]
-        self.filters = {name: guarded(name, function) for name, function in self.filters.items()}
+        self.filters |= {"tojson": _tojson, "join": _join}
+        self.filters = {name: _told(guarded(name, function)) for name, function in self.filters.items()}
         self.filters |= {
-            "tojson": guarded("tojson", _tojson),
             "motley_counted": counted,
             "motley_sized": charge_size,
             "motley_read": charge_reading,
+            "motley_joined": _concatenated,
         }
         tests: dict[str, Any] = dict(self.tests)
         self.tests = {name: metered(function) for name, function in tests.items()}
         del self.globals["lipsum"]
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> Prompt:
+        """What a block puts out: plain strings are the template's text, and all else went through `_finalize`."""
+        return joined(written(piece) if type(piece) is str else piece for piece in pieces)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return attr not in REFUSED and super().is_safe_attribute(obj, attr, value)
@@ -142,7 +171,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(getattr(original, "__self__", None), str):
             check_arguments([*args, *kwargs.values()])
             check_growth("format", original.__self__, (*args, *kwargs.values()))  # type: ignore[union-attr]
-        return charge_size(super().call(__context, __obj, *args, **kwargs))
+        made = charge_size(super().call(__context, __obj, *args, **kwargs))
+        owner = getattr(original, "__self__", owner)
+        return _of_origin(made, owner, *args, *kwargs.values())
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "*":
@@ -151,7 +182,52 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise Refused("it raises a number to a huge power")
         elif operator == "%" and isinstance(left, str):
             check_format(left, right)
-        return charge_size(super().call_binop(context, operator, left, right))
+        elif operator == "+" and _is_text(left) and _is_text(right):
+            return charge_size(joined((left, right)))
+        made = charge_size(super().call_binop(context, operator, left, right))
+        return _of_origin(made, left, *(right if isinstance(right, tuple) else (right,)))
+
+
+def _is_text(value: Any) -> bool:
+    """Strings; not Markup, which has rules of its own."""
+    return type(value) in (str, Prompt)
+
+
+def _finalize(value: Any) -> Any:
+    value = charge_reading(value)
+    return value if isinstance(value, Prompt) else Prompt(str(value))
+
+
+def _concatenated(values: Iterable[Any]) -> Prompt:
+    made = joined(value if isinstance(value, Prompt) else str(value) for value in values)
+    charge_size(made)
+    return made
+
+
+def _of_origin(made: Any, *sources: Any) -> Any:
+    """A string that a call or filter made is the template's if all that went in was; what knows better, stays."""
+    if type(made) is str:
+        made = Prompt(made)
+    if type(made) is Prompt and not has_own(made) and sources and all(map(is_own, sources)):
+        return written(made)
+    return made
+
+
+def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter whose result says where it is from."""
+
+    @wraps(function)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        own = 1 if hasattr(function, "jinja_pass_arg") else 0
+        return _of_origin(function(*args, **kwargs), *args[own:], *kwargs.values())
+
+    return told
+
+
+@pass_eval_context
+def _join(context: EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    """jinja2's, which forgets where its items are from unless the text between them knows."""
+    return sync_do_join(context, value, d or Prompt(), attribute)
 
 
 def _tojson(
@@ -188,7 +264,7 @@ def compile_template(source: str, name: str) -> Template:
         raise FormatError(f"{name} is not a valid template: {_said(error)}") from error
 
 
-def render_template(template: Template, name: str, variables: Mapping[str, Any], characters: int) -> str:
+def render_template(template: Template, name: str, variables: Mapping[str, Any], characters: int) -> Prompt:
     """`characters`: the conversation's size, which the template's work may grow with."""
     start_budget(characters)
     pieces = []
@@ -203,7 +279,7 @@ def render_template(template: Template, name: str, variables: Mapping[str, Any],
         raise
     except (Exception, RecursionError) as error:
         raise FormatError(f"{name} fails on this conversation: {_said(error)}") from error
-    return "".join(pieces)
+    return Sandbox.concat(pieces)
 
 
 def _said(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Text to token ids and back, as the model's own file says; ids equal llama.cpp's.
+"""Text to token ids and back, as the model's own file says; ids equal the published tokenizer's.
 
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
     ids = tokenizer.encode_prompt("Once upon a time")
@@ -6,21 +6,24 @@
     for id in generated: print(stream.push(id), end="")
     print(stream.end())
 
-Built on `tokenizers`. Known: byte-level BPE (`gpt2`) with the pre-tokenizers of `pretokenizers.py`, and
-SentencePiece-style BPE (`llama`). Anything else is an UnsupportedError. Tests: tests/unit/test_tokenizer_*.py.
+Built on `tokenizers`. Known: byte-level BPE (`gpt2`) with the pre-tokenizers of `pretokenizers.py`, BPE over plain
+text (`gemma4`), and SentencePiece-style BPE (`llama`). Anything else is an UnsupportedError, never a guess.
+What is proven, and where llama.cpp differs: docs/tokenizers.md. Tests: tests/unit/test_tokenizer_*.py.
 """
 
 import codecs
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from motley.errors import UnsupportedError, UsageError
 from motley.formats.bytelevel import ByteLevel
+from motley.formats.plainbpe import PlainBpe
 from motley.formats.pretokenizers import pre_tokenizer
+from motley.formats.prompt import Prompt, is_own, part, reserved
 from motley.formats.sentencepiece import SentencePiece
 from motley.formats.vocabulary import PREFIX, TokenType, Vocabulary
 
-MODELS = ("gpt2", "llama")
+MODELS = ("gpt2", "llama", "gemma4")
 
 
 class Tokenizer:
@@ -37,6 +40,7 @@ class Tokenizer:
         self._add_space = vocabulary.model == "llama" and vocabulary.add_space_prefix is not False
         self._user_defined = vocabulary.parsed(control=False)
         self._special = vocabulary.parsed(control=True)
+        self._control = frozenset(id for _, id in self._special).difference(id for _, id in self._user_defined)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
@@ -47,12 +51,19 @@ class Tokenizer:
         """Ids of `text`, without BOS (see `encode_prompt`).
 
         special=False: a text that looks like a control token is plain text and can never become one.
-        special=True: control tokens are parsed, as a rendered chat template needs.
-        User-defined tokens (runs of spaces, tags) are ordinary text and found in both.
+        special=True: control tokens are parsed. In a `Prompt` (what `ChatTemplate.render` returns) only the template's
+        own are: those that somebody's message spells stay text.
+        User-defined tokens (runs of spaces, tags) are ordinary text and found in both; in a Prompt those that its
+        template speaks of (`<think>`, `<tool_call>`) are the template's, too.
         """
+        text = _well_formed(text)
+        if isinstance(text, Prompt) and special:
+            pieces = _partition_prompt(text, self._special, self._control)
+        else:
+            pieces = _partition(text, self._special if special else self._user_defined)
         ids: list[int] = []
         prefix = self._add_space
-        for piece in _partition(_well_formed(text), self._special if special else self._user_defined):
+        for piece in pieces:
             if isinstance(piece, int):
                 ids.append(piece)
             else:
@@ -134,11 +145,11 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def _text_model(vocabulary: Vocabulary) -> tuple[ByteLevel | SentencePiece, bool]:
+def _text_model(vocabulary: Vocabulary) -> tuple[ByteLevel | PlainBpe | SentencePiece, bool]:
     """How plain text becomes ids, and whether prompts begin with BOS when the file does not say."""
-    if vocabulary.model == "gpt2":
+    if vocabulary.model in ("gpt2", "gemma4"):
         pre = pre_tokenizer(vocabulary.pre)
-        return ByteLevel(vocabulary, pre), pre.add_bos
+        return (ByteLevel if pre.spelled else PlainBpe)(vocabulary, pre), pre.add_bos
     if vocabulary.model == "llama":
         return SentencePiece(vocabulary), True
     raise UnsupportedError(f"{PREFIX}model is '{vocabulary.model}': Motley knows {', '.join(MODELS)}")
@@ -155,16 +166,49 @@ def _partition(text: str, tokens: list[tuple[str, int]]) -> list[str | int]:
             if isinstance(piece, int):
                 cut.append(piece)
                 continue
-            for i, part in enumerate(piece.split(token)):
-                cut += [id] * (i > 0) + [part] * bool(part)
+            for i, between in enumerate(piece.split(token)):
+                cut += [id] * (i > 0) + [between] * bool(between)
         pieces = cut
     return pieces
 
 
+def _partition_prompt(prompt: Prompt, tokens: list[tuple[str, int]], guarded: frozenset[int]) -> list[str | int]:
+    """`_partition`, but a token that is `guarded` or that the template speaks of counts only where it is its own."""
+    pieces: list[Prompt | int] = [prompt] if prompt else []
+    for token, id in tokens:
+        if token not in prompt:
+            continue
+        mine = id in guarded or reserved(prompt, token)
+        cut: list[Prompt | int] = []
+        for piece in pieces:
+            cut += [piece] if isinstance(piece, int) else _cut(piece, token, id, mine)
+        pieces = cut
+    return [piece if isinstance(piece, int) else str.__str__(piece) for piece in pieces]
+
+
+def _cut(piece: Prompt, token: str, id: int, mine: bool) -> Iterator[Prompt | int]:
+    done = at = 0
+    while (at := piece.find(token, at)) >= 0:
+        end = at + len(token)
+        if mine and not is_own(piece, at, end):
+            at += 1
+            continue
+        if at > done:
+            yield part(piece, done, at)
+        yield id
+        done = at = end
+    if done < len(piece):
+        yield part(piece, done, len(piece))
+
+
 def _well_formed(text: str) -> str:
-    """Lone surrogates, which a Python string may hold and UTF-8 may not, become U+FFFD."""
+    """Lone surrogates, which a Python string may hold and UTF-8 may not, become U+FFFD.
+
+    (A `Prompt` with one becomes a Prompt that owns nothing: where its characters moved to is not worth finding out.)
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text, kind = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), type(text)
+        return kind(text)
     return text

@@ -6,7 +6,7 @@ Anything else is a FormatError naming the key. Tests: tests/unit/test_tokenizer_
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -40,10 +40,11 @@ def _words(text: str) -> frozenset[str]:
 
 
 # Texts that end a generation wherever they are in a vocabulary: converters often fail to say so, therefore llama.cpp
-# goes by these texts too (llama-vocab.cpp, 2026-08) and so must whoever wants to stop where it stops.
+# goes by these texts too (llama-vocab.cpp, 2026-10) and so must whoever wants to stop where it stops.
 END_TEXTS = _words(
     "</s> <|eot_id|> <|eom_id|> <|im_end|> <|end|> <|endoftext|> <|end_of_text|> <|return|> <|call|> <|flush|> "
-    "<|calls|> <end_of_turn> <end_of_utterance> <EOT> _<EOT> [EOT] [EOS] <eos> <｜end▁of▁sentence｜> "
+    "<|calls|> <end_of_turn> <end_of_utterance> <EOT> _<EOT> [EOT] [EOS] <eos> <｜end▁of▁sentence｜> <turn|> "
+    "<|tool_response> [e~[ "
     # file boundaries of the fill-in-the-middle vocabularies
     "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> "
     "<|file_sep|>"
@@ -56,11 +57,22 @@ MARKER_TEXTS = _words(
 )
 
 
+def _end_texts(tokens: Collection[str]) -> frozenset[str]:
+    """Those of `END_TEXTS` that end a generation in a vocabulary of these tokens."""
+    ends = END_TEXTS
+    harmony = {"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"}, {"<|call|>", "<|flush|>"}
+    if any(marks.issubset(tokens) for marks in harmony):
+        ends -= {"<|end|>"}  # ends a message, and the next one may follow
+    if "<|tool_response>" in tokens:
+        ends -= {"</s>"}  # Gemma 4's, where it is a piece of HTML
+    return ends
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """`tokens`, `types` and `scores` have one entry per id."""
 
-    model: str  # gpt2 | llama | ...
+    model: str  # gpt2 | llama | gemma4 | ...
     pre: str
     tokens: tuple[str, ...]
     types: tuple[TokenType, ...]
@@ -78,10 +90,11 @@ class Vocabulary:
         tokens = _tokens(metadata)
         bos, eos, unknown = _DEFAULT_IDS.get(model, (None, None, None))
         ends = {_id(metadata, "eos", len(tokens), eos), *(_id(metadata, key, len(tokens)) for key in ("eot", "eom"))}
-        ends |= {id for id, text in enumerate(tokens) if text in END_TEXTS}
+        end_texts = _end_texts(frozenset(tokens))
+        ends |= {id for id, text in enumerate(tokens) if text in end_texts}
         return cls(
             model=model,
-            pre=get_str(metadata, PREFIX + "pre", "") or "default",
+            pre="gemma4" if model == "gemma4" else get_str(metadata, PREFIX + "pre", "") or "default",
             tokens=tokens,
             types=_types(metadata, tokens),
             scores=_scores(metadata, len(tokens)),
@@ -167,8 +180,9 @@ def _types(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tuple[TokenTyp
         known = {int(kind): kind for kind in TokenType}
         stored = _one_per_token(metadata, "token_type", int, len(tokens))
         types = [known.get(value, TokenType.UNDEFINED) for value in stored]
+    control = _end_texts(frozenset(tokens)) | MARKER_TEXTS
     for id, text in enumerate(tokens):
-        if text in END_TEXTS or text in MARKER_TEXTS:
+        if text in control:
             types[id] = TokenType.CONTROL
         elif types[id] == TokenType.BYTE and not _BYTE.fullmatch(text):
             raise FormatError(f"{PREFIX}tokens[{id}] is {text[:40]!r}, but its type is byte: '<0x00>' to '<0xFF>'")
