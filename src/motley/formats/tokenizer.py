@@ -7,7 +7,8 @@
     print(stream.end())
 
 Built on `tokenizers`. Known: byte-level BPE (`gpt2`) with the pre-tokenizers of `pretokenizers.py`, and
-SentencePiece-style BPE (`llama`). Anything else is an UnsupportedError. Tests: tests/unit/test_tokenizer_*.py.
+SentencePiece-style BPE (`llama`); of a Hugging Face directory, its tokenizer.json as it is. Anything else is an
+UnsupportedError. Tests: tests/unit/test_tokenizer_*.py, tests/unit/test_hf_tokenizer.py.
 """
 
 import codecs
@@ -16,6 +17,9 @@ from typing import Any
 
 from motley.errors import UnsupportedError, UsageError
 from motley.formats.bytelevel import ByteLevel
+from motley.formats.hf_text import HuggingFaceText
+from motley.formats.hf_tokenizer import WHOLE
+from motley.formats.metadata import get_str
 from motley.formats.pretokenizers import pre_tokenizer
 from motley.formats.sentencepiece import SentencePiece
 from motley.formats.vocabulary import PREFIX, TokenType, Vocabulary
@@ -26,9 +30,10 @@ MODELS = ("gpt2", "llama")
 class Tokenizer:
     """Immutable after construction and safe to share between threads."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, huggingface: str = "") -> None:
+        """`huggingface`: the model's tokenizer.json, where that is to cut and merge."""
         self._vocabulary = vocabulary
-        self._text_model, add_bos = _text_model(vocabulary)
+        self._text_model, add_bos = _text_model(vocabulary, huggingface)
         self.vocab_size = len(vocabulary.tokens)
         self.bos: int | None = vocabulary.bos
         self.eos: frozenset[int] = vocabulary.eos  # every id that ends a generation
@@ -41,7 +46,7 @@ class Tokenizer:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
         """From GGUF's `tokenizer.ggml.*` keys. Corrupt: FormatError naming the key; unknown kind: UnsupportedError."""
-        return cls(Vocabulary.from_metadata(metadata))
+        return cls(Vocabulary.from_metadata(metadata), get_str(metadata, WHOLE, ""))
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Ids of `text`, without BOS (see `encode_prompt`).
@@ -52,9 +57,11 @@ class Tokenizer:
         """
         ids: list[int] = []
         prefix = self._add_space
-        for piece in _partition(_well_formed(text), self._special if special else self._user_defined):
+        for i, piece in enumerate(_partition(_well_formed(text), self._special if special else self._user_defined)):
             if isinstance(piece, int):
                 ids.append(piece)
+            elif isinstance(self._text_model, HuggingFaceText):
+                ids += self._text_model.encode(piece, first=i == 0)
             else:
                 ids += self._text_model.encode(" " + piece if prefix else piece)
             prefix = self._add_space and isinstance(piece, int)
@@ -134,8 +141,10 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def _text_model(vocabulary: Vocabulary) -> tuple[ByteLevel | SentencePiece, bool]:
+def _text_model(vocabulary: Vocabulary, huggingface: str) -> tuple[ByteLevel | SentencePiece | HuggingFaceText, bool]:
     """How plain text becomes ids, and whether prompts begin with BOS when the file does not say."""
+    if huggingface:
+        return HuggingFaceText(huggingface, vocabulary), False
     if vocabulary.model == "gpt2":
         pre = pre_tokenizer(vocabulary.pre)
         return ByteLevel(vocabulary, pre), pre.add_bos
