@@ -47,11 +47,11 @@ _EXPERTS = {
 
 
 def f32(values: np.ndarray) -> tuple[str, np.ndarray]:
-    return "F32", np.ascontiguousarray(values, np.float32)
+    return "F32", np.asarray(values, np.float32, order="C")
 
 
 def f16(values: np.ndarray) -> tuple[str, np.ndarray]:
-    return "F16", np.ascontiguousarray(values, np.float16)
+    return "F16", np.asarray(values, np.float16, order="C")
 
 
 def bf16(values: np.ndarray) -> tuple[str, np.ndarray]:

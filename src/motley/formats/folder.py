@@ -181,11 +181,17 @@ class _Planner:
         return name.endswith(".bias") and found.mapped is not None and not found.mapped.any()
 
     def _everyone(self, name: str) -> list[str]:
-        """The same parameter of all experts; those that are not there are missed when they are read."""
+        """The same parameter of all experts, checked to be there and alike."""
         if not _EXPERT.search(name):
             return [name]
-        names = (_EXPERT.sub(f".experts.{e}.", name) for e in range(self._shape.n_experts))
-        return [name for name in names if name in self._state]
+        names = [_EXPERT.sub(f".experts.{e}.", name) for e in range(self._shape.n_experts)]
+        for other in names:
+            if other not in self._state:
+                raise FormatError(f"tensor {shown(other)} is missing: the folder is incomplete, or of another model")
+            if self._state[other].dims != self._state[name].dims:
+                dims = [list(self._state[each].dims) for each in (other, name)]
+                raise FormatError(f"tensor {shown(other)} has the dimensions {dims[0]}, but {shown(name)} {dims[1]}")
+        return names
 
     def _way(self, t: TensorShape) -> _Way:
         key = (t.name.replace(f"blk.{t.layer}.", "blk.*."), self._kinds.get(t.layer))

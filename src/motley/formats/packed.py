@@ -169,7 +169,7 @@ def floats(entry: Entry) -> F32:
         return np.take(table, _array(entry, "u1"))
     if entry.dtype == "F8_E8M0":
         byte = _array(entry, "u1").astype(np.int32)
-        return np.where(byte == 255, np.float32(np.nan), np.ldexp(np.float32(1), byte - 127)).astype(np.float32)
+        return np.where(byte == 255, np.float32(np.nan), np.ldexp(np.float32(1), byte.clip(max=254) - 127))
     raise FormatError(f"tensor {shown(entry.name)} is {entry.dtype}, but must hold floating-point numbers")
 
 

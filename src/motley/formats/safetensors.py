@@ -164,7 +164,7 @@ def _entry(path: Path, name: str, what: Any, raw: NDArray[np.uint8]) -> Entry:
     if not isinstance(what, dict):
         raise FormatError(f"{told} is described by {shown(what)}, not by an object; {AGAIN}")
     dtype, dims, offsets = what.get("dtype"), what.get("shape"), what.get("data_offsets")
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise FormatError(f"{told} has the type {shown(dtype)}, but Motley knows {', '.join(BITS)}")
     if not (_whole_numbers(dims) and len(dims) <= MAX_DIMS):
         raise FormatError(f"{told} has the shape {shown(dims)}, not up to {MAX_DIMS} whole numbers; {AGAIN}")
