@@ -12,7 +12,10 @@ from tokenizers.processors import TemplateProcessing
 STRINGS: list[str] = json.loads((Path(__file__).parent / "golden" / "tokenizers" / "strings.json").read_text())
 TEXT = [text for text in STRINGS if "<" not in text]  # what is learned must not spell special tokens
 # as in the models' own files
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 SPACE = "▁"

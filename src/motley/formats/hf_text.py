@@ -7,11 +7,8 @@ tokens: `Tokenizer` finds those itself, so that a text which looks like a contro
 import json
 from typing import Any
 
-from tokenizers import Tokenizer as Engine
-
-from motley.errors import FormatError
 from motley.formats.bytelevel import ByteLevel
-from motley.formats.hf_tokenizer import parts
+from motley.formats.hf_tokenizer import engine, parts
 from motley.formats.sentencepiece import SentencePiece
 from motley.formats.vocabulary import Vocabulary
 
@@ -19,14 +16,14 @@ from motley.formats.vocabulary import Vocabulary
 class HuggingFaceText:
     def __init__(self, whole: str, vocabulary: Vocabulary) -> None:
         described = _plain(json.loads(whole), vocabulary)
-        self._first = _engine(described)
-        self._later = _engine(described) if _only_first(described) else self._first
+        self._first = engine(described)
+        self._later = engine(described) if _only_first(described) else self._first
         self.bytes_of = ByteLevel.bytes_of if vocabulary.model == "gpt2" else SentencePiece.bytes_of
 
     def encode(self, text: str, first: bool) -> list[int]:
         """`first`: the text begins here, and no token stands before it."""
-        engine = self._first if first else self._later
-        ids: list[int] = engine.encode(text, add_special_tokens=False).ids
+        chosen = self._first if first else self._later
+        ids: list[int] = chosen.encode(text, add_special_tokens=False).ids
         return ids
 
 
@@ -52,10 +49,3 @@ def _only_first(described: dict[str, Any]) -> bool:
     for part in found:
         part["prepend_scheme"] = "never"
     return bool(found)
-
-
-def _engine(described: dict[str, Any]) -> Engine:
-    try:
-        return Engine.from_str(json.dumps(described))
-    except Exception as error:  # the library raises nothing narrower
-        raise FormatError(f"tokenizer.json cannot be used: {str(error)[:200]}; download the file again") from None

@@ -21,7 +21,12 @@ TEMPLATE, TEMPLATE_JSON, TEMPLATES = "chat_template.jinja", "chat_template.json"
 FILES = (TOKENIZER, SETTINGS, GENERATION, TEMPLATE, TEMPLATE_JSON)
 WHOLE = "tokenizer.huggingface.json"
 _CHAT = "tokenizer.chat_template"
-_SPACE = "▁"
+# What pre-tokenizers disagree about: contractions, digits, cases, marks, scripts, runs of spaces and line ends.
+DIFFERENCES = (
+    "Hello World's WE'LL they'Ve I'm don't 1234567 12 3 x=y+1;\n\n  \n \t tabs   end.  über Élan HELLOworld camelCase "
+    "ÀÉ 你好世界 カタカナ 한국어 हिन्दी ١٢٣ ½ 😀😀!!!?? \r\n\r\n a\u0301b $100 __under_score #tag @me 'quoted' 3.14 "
+    '...wait  \u3000wide https://a.b/c?d=1 {"k": [1, 2]}  \n'
+)
 
 
 def tokenizer_metadata(folder: Path, config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
@@ -47,6 +52,36 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any], vocab_size: int)
     found[PREFIX + "add_bos_token"] = _adds_bos(whole, settings, texts, special.get("bos"))
     found[WHOLE] = json.dumps(whole, ensure_ascii=False)
     return found | templates
+
+
+def with_pre_tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """`tokenizer.ggml.pre`, for a file that is read without tokenizer.json: the first of Motley's pre-tokenizers that
+    cuts a text full of their differences as tokenizer.json does. UnsupportedError where none does."""
+    from motley.formats.pretokenizers import PRE_TOKENIZERS, known_pre_tokenizers
+
+    if metadata[PREFIX + "model"] != "gpt2":
+        return {PREFIX + "pre": "default"}
+    whole = json.loads(metadata[WHOLE])
+    library = engine(whole)
+    cut = library.pre_tokenizer.pre_tokenize_str(DIFFERENCES) if library.pre_tokenizer else None
+    ignore_merges = whole["model"].get("ignore_merges") is True
+    for name, pre in PRE_TOKENIZERS.items():
+        if pre.ignore_merges == ignore_merges and pre.build().pre_tokenize_str(DIFFERENCES) == cut:
+            return {PREFIX + "pre": name}
+    raise UnsupportedError(
+        f"{TOKENIZER} cuts text in a way that has no name among GGUF's pre-tokenizers that Motley knows "
+        f"({known_pre_tokenizers()}): a GGUF file would give other tokens; run the folder itself"
+    )
+
+
+def engine(whole: Mapping[str, Any]) -> Any:
+    """`tokenizers`' own tokenizer of the file."""
+    from tokenizers import Tokenizer as Engine
+
+    try:
+        return Engine.from_str(json.dumps(whole))
+    except Exception as error:  # the library raises nothing narrower
+        raise FormatError(f"{TOKENIZER} cannot be used: {str(error)[:200]}; download the file again") from None
 
 
 def is_byte_level(whole: Mapping[str, Any]) -> bool:
