@@ -13,7 +13,7 @@ from motley.formats.convert import convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face model's folder, or a GGUF file")
+    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder, hf:owner/name, or a GGUF file")
     parser.add_argument("-o", "--output", required=True, type=output_file, metavar="FILE")
     quant = "what matrices become, e.g. q4_k_m, q8_0, bf16 (default: as near as possible to what they are)"
     parser.add_argument("--quant", metavar="Q", help=quant)

@@ -12,7 +12,7 @@ from motley.errors import UsageError
 from motley.shape.catalogue import find
 from motley.shape.model import ModelShape
 
-MODEL_HELP = "a GGUF file, or a Hugging Face model's folder (default: the bundled model)"
+MODEL_HELP = "a GGUF file, a Hugging Face folder, or hf:owner/name[:FILE] (default: the bundled model)"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -90,8 +90,12 @@ def no_repack(parser: argparse.ArgumentParser) -> None:
 
 
 def model_file(given: str | None) -> Path:
-    """The named file or Hugging Face directory, or the bundled model. Where it names a shape of the catalogue instead,
-    the error says what can be done with that."""
+    """The named file or Hugging Face directory, what `hf:` names (downloaded where it is not here), or the bundled
+    model. Where it names a shape of the catalogue instead, the error says what can be done with that."""
+    if given and given.startswith("hf:"):
+        from motley.formats.hub import download
+
+        return download(given)
     path = Path(given) if given else model_path()
     if path.is_dir():
         return path

@@ -75,7 +75,7 @@ def read_folder(folder: Path) -> list[SafetensorsFile]:
     """The files of a checkpoint: those that `model.safetensors.index.json` names, else `model.safetensors`, else all
     `*.safetensors`. Their tensors are distinct, and every one that the index names is there."""
     index = folder / INDEX
-    where = _weight_map(index) if index.is_file() else {}
+    where = weight_map(index) if index.is_file() else {}
     paths = [folder / name for name in sorted(set(where.values()))] or _without_index(folder)
     for path in paths:
         if not path.is_file():
@@ -109,7 +109,8 @@ def _without_index(folder: Path) -> list[Path]:
     return found
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file beside the index."""
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise FormatError(f"{index}: has no weight_map; {AGAIN}")
