@@ -50,7 +50,7 @@ def test_every_precision_is_that_of_the_whole_tensor(
     monkeypatch.setattr(module, "PIECE", 30_000)  # so that tensors come in several pieces
     source = open_checkpoint(write_tiny(tmp_path, "qwen3moe", "f32"))
     out = tmp_path / "x.gguf"
-    assert convert(source, out, quant) == []
+    assert convert(source, out, quant, threads=3) == []
     wanted = {t.name: t.quant for t in tiny_shape("qwen3moe", quant).tensors}
     written = open_checkpoint(out).tensors
     assert {t.name: t.quant for t in written.values()} == wanted

@@ -6,10 +6,11 @@ import time
 
 from rich.console import Console
 
-from motley.cli.options import model_file, output_file
+from motley.cli.options import model_file, output_file, positive
 from motley.cli.show import shown
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.convert import convert
+from motley.lab.machine import usable_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, type=output_file, metavar="FILE")
     quant = "what matrices become, e.g. q4_k_m, q8_0, bf16 (default: as near as possible to what they are)"
     parser.add_argument("--quant", metavar="Q", help=quant)
+    parser.add_argument("--threads", type=positive, default=usable_cores(), help="default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> int:
     source = open_checkpoint(model_file(args.source))
     started = time.perf_counter()
     with shown(Console(stderr=True)) as progress:
-        notes = convert(source, args.output, args.quant, progress)
+        notes = convert(source, args.output, args.quant, progress, args.threads)
     seconds = time.perf_counter() - started
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

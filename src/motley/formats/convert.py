@@ -1,15 +1,18 @@
 """Write any opened checkpoint, GGUF or Hugging Face directory, as one GGUF file that llama.cpp loads too.
 
 Streaming: the largest thing in memory is one matrix of the source as it is stored (one expert's, where experts are put
-together; nothing of what is mapped), and beside it some 100 MB for 4 M values on their way to their blocks. Norms,
-router and vectors are F32. What already has the wanted precision is copied, not decoded.
+together; nothing of what is mapped), and beside it some 30 MB a thread for values on their way to their blocks. Norms,
+router and vectors are F32. What already has the wanted precision is copied, not decoded. Measured on 2 shared cores of
+a Sapphire Rapids VM, one thread: 60 M values/s to Q8_0 or BF16, 5 M to K-quants (see `encode`).
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import prod
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +32,9 @@ from motley.shape.quant import Quant, require_quant
 from motley.shape.role import Role
 from motley.shape.tensors import TensorShape
 
-PIECE = 1 << 22  # values that are decoded and encoded at a time
+T = TypeVar("T")
+R = TypeVar("R")
+PIECE = 1 << 20  # values that are decoded and encoded at a time
 _FLOATS = (Quant.F32, Quant.F16, Quant.BF16)
 _NOT_KEPT = (WHOLE, "general.file_type", "general.quantization_version", "general.alignment")
 
@@ -42,9 +47,17 @@ class Target:
     dims: tuple[int, ...]
     quant: Quant
 
+    @property
+    def n_bytes(self) -> int:
+        return self.quant.n_bytes(prod(self.dims))
+
 
 def convert(
-    source: Checkpoint, path: str | PathLike[str], quant: str | None = None, progress: Progress = silent
+    source: Checkpoint,
+    path: str | PathLike[str],
+    quant: str | None = None,
+    progress: Progress = silent,
+    threads: int = 1,
 ) -> list[str]:
     """Write `source` to `path`; returns what the user should know of it, a sentence each.
 
@@ -53,16 +66,18 @@ def convert(
     """
     shape = shape_of(source)
     targets, notes = _targets(shape, quant)
-    total, done = sum(t.quant.n_bytes(int(np.prod(t.dims))) for t in targets), 0
+    total, done = sum(t.n_bytes for t in targets), 0
+    metadata = _metadata(source.metadata, targets)
+    with ThreadPoolExecutor(threads) as pool:
 
-    def counted(target: Target) -> Iterator[NDArray[np.uint8]]:
-        nonlocal done
-        for chunk in _chunks(source.tensors[target.name], target):
-            yield chunk
-            done += chunk.nbytes
-            progress(f"writing: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done / total)
+        def counted(target: Target) -> Iterator[NDArray[np.uint8]]:
+            nonlocal done
+            for chunk in _chunks(source.tensors[target.name], target, pool, threads):
+                yield chunk
+                done += chunk.nbytes
+                progress(f"writing: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done / total)
 
-    write_gguf(path, _metadata(source.metadata, targets), [(target, counted(target)) for target in targets])
+        write_gguf(path, metadata, [(target, counted(target)) for target in targets])
     return [*source.notes, *notes]
 
 
@@ -72,7 +87,7 @@ def _metadata(given: Mapping[str, Any], targets: list[Target]) -> dict[str, Any]
         kept |= with_pre_tokenizer(given)
     sizes = Counter[Quant]()
     for target in targets:
-        sizes[target.quant] += target.quant.n_bytes(int(np.prod(target.dims)))
+        sizes[target.quant] += target.n_bytes
     return {
         "general.architecture": kept.pop("general.architecture"),
         **kept,
@@ -153,24 +168,42 @@ def _twice_note(twice: list[TensorShape]) -> Iterator[str]:
 # --- the bytes
 
 
-def _chunks(tensor: QuantTensor, target: Target) -> Iterator[NDArray[np.uint8]]:
+def _chunks(tensor: QuantTensor, target: Target, pool: Executor, ahead: int) -> Iterator[NDArray[np.uint8]]:
     if tensor.dims != target.dims:
         raise FormatError(f"tensor {tensor.name} has dimensions {list(tensor.dims)}, expected {list(target.dims)}")
-    by_parts = len(tensor.dims) > 2 and (tensor.quant is not target.quant or isinstance(tensor, AssembledTensor))
-    for part in (tensor.part(i) for i in range(tensor.dims[0])) if by_parts else (tensor,):
-        stored = part.read()
-        if tensor.quant is target.quant:
-            yield stored.data
-            continue
-        for piece in _pieces(stored):
-            yield _encoded(piece, target)
+    if tensor.quant is not target.quant:
+        yield from _in_order(pool, ahead, lambda piece: _encoded(piece, target), _pieces(tensor))
+        return
+    for part in _parts(tensor) if isinstance(tensor, AssembledTensor) else (tensor,):
+        yield part.read().data
+
+
+def _parts(tensor: QuantTensor) -> Iterator[QuantTensor]:
+    """Experts one by one; anything else whole."""
+    if len(tensor.dims) < 3:
+        yield tensor
+        return
+    for i in range(tensor.dims[0]):
+        yield tensor.part(i)
 
 
 def _pieces(tensor: QuantTensor) -> Iterator[QuantTensor]:
     """Some rows at a time."""
-    rows = max(1, PIECE // int(np.prod(tensor.dims[1:])))
-    for first in range(0, tensor.dims[0], rows):
-        yield tensor.rows(first, min(first + rows, tensor.dims[0]))
+    for part in map(QuantTensor.read, _parts(tensor)):
+        rows = max(1, PIECE // prod(part.dims[1:]))
+        for first in range(0, part.dims[0], rows):
+            yield part.rows(first, min(first + rows, part.dims[0]))
+
+
+def _in_order(pool: Executor, ahead: int, work: Callable[[T], R], given: Iterable[T]) -> Iterator[R]:
+    """`work` of each, in order; at most `ahead` are under way, so that no more are in memory."""
+    waiting: deque[Future[R]] = deque()
+    for each in given:
+        waiting.append(pool.submit(work, each))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _encoded(piece: QuantTensor, target: Target) -> NDArray[np.uint8]:
