@@ -47,7 +47,9 @@ def unevenly(shape: ModelShape) -> Placement:
     """The last layer apart, and five of eight experts on a device without layers."""
     return Placement(
         tuple(
-            LayerPlacement("b" if i == shape.n_layers - 1 else "a", tuple("ccbcaccb"[e % 8] for e in range(shape.experts_in(i))))
+            LayerPlacement(
+                "b" if i == shape.n_layers - 1 else "a", tuple("ccbcaccb"[e % 8] for e in range(shape.experts_in(i)))
+            )
             for i in range(shape.n_layers)
         )
     )

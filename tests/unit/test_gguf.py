@@ -338,7 +338,7 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be opened: No such file"):
         open_checkpoint(tmp_path / "none.gguf")
-    with pytest.raises(UsageError, match="is a folder"):
+    with pytest.raises(UsageError, match="is a folder without"):
         open_checkpoint(tmp_path)
 
 

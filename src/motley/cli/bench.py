@@ -19,7 +19,17 @@ from motley.bench.trace import write_trace
 from motley.bundled import heldout_path, routes_path
 from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
 from motley.cli.keep import keep
-from motley.cli.options import counts, memory, model_file, no_repack, output_file, positive, whole_numbers, writing
+from motley.cli.options import (
+    MODEL_HELP,
+    counts,
+    memory,
+    model_file,
+    no_repack,
+    output_file,
+    positive,
+    whole_numbers,
+    writing,
+)
 from motley.cli.session import Seat, Session, local_seats
 from motley.cli.show import shown
 from motley.engine.local import LocalRunner
@@ -50,7 +60,7 @@ CHECK_CONTEXT = 256  # what the check's prompts and answers need
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", metavar="FILE", help="a GGUF file (default: the bundled model)")
+    parser.add_argument("model", nargs="?", metavar="FILE", help=MODEL_HELP)
     parser.add_argument("--shape", metavar="NAME", help="instead of a file: random weights of a catalogue shape")
     parser.add_argument("--quant", default="q4_k", metavar="Q", help="of --shape (default: %(default)s)")
     parser.add_argument("--layers", type=positive, metavar="N", help="of --shape: only the first N layers")
@@ -152,6 +162,8 @@ def _open_target(args: argparse.Namespace, progress: Progress) -> Target:
     if args.shape and args.model:
         raise UsageError("give a FILE or --shape, not both")
     path = _synthetic_file(args, progress) if args.shape else model_file(args.model)
+    if args.peer and path.is_dir():
+        raise UsageError(f"--peer: llama.cpp reads GGUF only: `motley convert {path} -o FILE.gguf` makes one")
     checkpoint = open_checkpoint(path)
     shape = shape_of(checkpoint)
     if args.shape or args.model:
@@ -250,7 +262,7 @@ def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room,
         threads=threads,
         int8_gops=meter.int8_gops(),
         open_reference=whole if check else None,
-        reasons=(*plan.reason, *_said_of(session)),
+        reasons=(*plan.reason, *target.checkpoint.notes, *_said_of(session)),
         file=target.path,
         file_hash=target.checkpoint.hash,
         peak_memory=lambda runner: runner.node_memory() if isinstance(runner, PlacedRunner) else {},

@@ -28,6 +28,7 @@ COMMANDS = {
     "nodes": "show who is in the cluster now",
     "doctor": "find what is in the way on this machine or between machines, and say what to do",
     "synth": "write a model file of a real shape with random weights",
+    "convert": "write a model as one GGUF file, quantised if asked",
     "report": "show past benchmark results side by side",
 }
 

@@ -12,6 +12,7 @@ from motley.errors import UsageError
 from motley.shape.catalogue import find
 from motley.shape.model import ModelShape
 
+MODEL_HELP = "a GGUF file, a Hugging Face folder, or hf:owner/name[:FILE] (default: the bundled model)"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -89,16 +90,22 @@ def no_repack(parser: argparse.ArgumentParser) -> None:
 
 
 def model_file(given: str | None) -> Path:
-    """The named file, or the bundled model. Where it names a shape of the catalogue instead, the error says what can be
-    done with that."""
+    """The named file or Hugging Face directory, what `hf:` names (downloaded where it is not here), or the bundled
+    model. Where it names a shape of the catalogue instead, the error says what can be done with that."""
+    if given and given.startswith("hf:"):
+        from motley.formats.hub import download
+
+        return download(given)
     path = Path(given) if given else model_path()
     if path.is_dir():
-        raise UsageError(f"{path} is a folder: give a GGUF file in it")
+        return path
     if given and not path.exists() and path.suffix != ".gguf" and (shape := find(given)):
         ModelShape.named(shape).require_runs()
         raise UsageError(
             f"{given} is a shape, not a file: `motley synth --shape {shape} -o FILE` writes random weights"
         )
     if not path.is_file():
-        raise UsageError(f"there is no file {path}: give a GGUF file, or nothing for the bundled model")
+        raise UsageError(
+            f"there is no file {path}: give a GGUF file, a Hugging Face folder, or nothing for the bundled model"
+        )
     return path

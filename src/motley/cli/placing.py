@@ -22,7 +22,7 @@ from motley.shape.model import ModelShape
 def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Not `required`: the command has something to do without a model and a lab, and checks for itself."""
     many = None if required else "?"
-    parser.add_argument("model", nargs=many, metavar="MODEL_OR_SHAPE", help="a GGUF file, or a name of the catalogue")
+    parser.add_argument("model", nargs=many, metavar="MODEL_OR_SHAPE", help="a file, or a name of the catalogue")
     parser.add_argument("--quant", default="q4_k", metavar="Q", help="of a catalogue shape (default: %(default)s)")
     lab = "a lab file (`motley probe` writes one), a name of --labs, or shorthand: 'rtx-5090 + 2x m3-ultra-512 @10gbe'"
     parser.add_argument("--lab", required=required, metavar="LAB", help=lab)
@@ -76,7 +76,7 @@ def check_length(shape: ModelShape, workloads: Sequence[Workload]) -> None:
 
 def model_shape(model: str, quant: str) -> ModelShape:
     """Of a file where there is one of that name, else of the catalogue."""
-    if not _is_file(model):
+    if not _is_model(model):
         _check_name(model)
         return ModelShape.named(model, quant=quant)
     from motley.formats.checkpoint import open_checkpoint
@@ -85,9 +85,10 @@ def model_shape(model: str, quant: str) -> ModelShape:
     return shape_of(open_checkpoint(model))
 
 
-def _is_file(name: str) -> bool:
+def _is_model(name: str) -> bool:
+    """A file, or a Hugging Face directory."""
     try:
-        return Path(name).is_file()
+        return Path(name).is_file() or (Path(name) / "config.json").is_file()
     except OSError:  # too long a name
         return False
 

@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
-from motley.cli.options import memory, model_file, no_repack, positive
+from motley.cli.options import MODEL_HELP, memory, model_file, no_repack, positive
 from motley.cli.session import Session, local_seats
 from motley.cli.show import shown
 from motley.engine.engine import Engine
@@ -29,7 +30,7 @@ from motley.shape.model import ModelShape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="a GGUF file (default: the bundled model)")
+    parser.add_argument("model", nargs="?", help=MODEL_HELP)
     parser.add_argument("-p", "--prompt", help="the prompt (default: standard input)")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("-n", "--max-tokens", type=positive, default=128, help="new tokens (default: %(default)s)")
@@ -55,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty, args.seed)
     prompt = args.prompt if args.prompt is not None else sys.stdin.read()
-    checkpoint = open_checkpoint(model_file(args.model))
+    path = model_file(args.model)
+    if path.is_dir() and not (path / "tokenizer.json").is_file():
+        raise UsageError(f"{path} has no tokenizer.json, which text needs: download it too")
+    checkpoint = open_checkpoint(path)
+    for note in checkpoint.notes:
+        print(f"note: {note}", file=sys.stderr)
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
     tokens = _encode(tokenizer, checkpoint.metadata, prompt, args.chat)
     context = args.context or len(tokens) + args.max_tokens
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             f"{shape.name} was trained for: shorten the prompt, or ask for fewer tokens with -n"
         )
     if args.nodes > 1 or args.cluster:
-        with _over_nodes(args, shape, context) as engine:
+        with _over_nodes(args, path, shape, context) as engine:
             _stream(engine, tokenizer, tokens, args, sampling)
         return 0
     repack = args.repack and _repacked_fits(shape, context)
@@ -81,18 +87,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _over_nodes(args: argparse.Namespace, shape: ModelShape, context: int) -> Iterator[Engine]:
+def _over_nodes(args: argparse.Namespace, path: Path, shape: ModelShape, context: int) -> Iterator[Engine]:
     """What becomes of the nodes goes to standard error."""
 
     def tell(sentence: str) -> None:
         print(f"\n[{sentence}]", file=sys.stderr, flush=True)
 
-    model = str(model_file(args.model))
     with _session(args, shape, context) as session:
         print(f"nodes: {session.processes()}; measuring them", file=sys.stderr, flush=True)
         _say(without_kernels(shape, args.repack))
         lab = session.probe()
-        with session.surviving(model, lab, shape, slots=1, context=context, repack=args.repack, tell=tell) as engine:
+        with session.surviving(
+            str(path), lab, shape, slots=1, context=context, repack=args.repack, tell=tell
+        ) as engine:
             print(f"the model is on {', '.join(engine.used)}", file=sys.stderr, flush=True)
             yield engine
 

@@ -138,9 +138,10 @@ class NodeRuntime:
     # -- the head's own device, in process
 
     def serve_file(self, path: str) -> str:
-        """Let other nodes fetch their parts of it; returns its hash. The parts of a split set are not served."""
+        """Let other nodes fetch their parts of it; returns its hash. Of split sets and folders nothing is served."""
         checkpoint = open_checkpoint(path)
-        if checkpoint.hash not in self._served and "split.count" not in checkpoint.metadata:
+        one_file = Path(path).is_file() and "split.count" not in checkpoint.metadata
+        if checkpoint.hash not in self._served and one_file:
             file = read_gguf(Path(path))
             self._served = {checkpoint.hash: Served(memoryview(file.bytes), file.data_offset)}
         return checkpoint.hash
@@ -181,7 +182,7 @@ class NodeRuntime:
 
     def _checkpoint(self, assignment: Assignment, progress: Progress) -> Checkpoint:
         """The file at the same path here, if it is the same file; else what this node keeps of it, or fetches."""
-        if Path(assignment.model).is_file():
+        if Path(assignment.model).exists():
             checkpoint = open_checkpoint(assignment.model)
             if checkpoint.hash == assignment.hash:
                 return checkpoint
@@ -204,7 +205,9 @@ class NodeRuntime:
         finally:
             link.close()
         if not facts:
-            raise FormatError(f"{assignment.model} is not here, and the head can't send it (a split set?): copy it")
+            raise FormatError(
+                f"{assignment.model} is not here, and the head can't send it (a split set, a folder?): copy it"
+            )
         size, header = int(facts["bytes"]), int(facts["header_bytes"])
         kept = Kept.open(store, assignment.hash, size)
         fetch(kept, assignment.hash, [(0, header), *sampled(header, size)], connect, progress)

@@ -1,9 +1,11 @@
-"""Open a model file, split or whole, and give it an identity.
+"""Open a model file, split or whole, or a Hugging Face directory, and give it an identity.
 
-Owns split sets (`NAME-00001-of-00003.gguf`, keys `split.*`) and the content hash; the grammar is `gguf_reader`'s.
+Owns split sets (`NAME-00001-of-00003.gguf`, keys `split.*`) and the content hash; the grammar is `gguf_reader`'s, and
+directories are `folder`'s.
 """
 
 import hashlib
+import mmap
 import re
 from collections.abc import Sequence
 from os import PathLike
@@ -20,16 +22,18 @@ SAMPLE_BYTES = 4096
 
 
 def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """Open a GGUF file, or the first file of a split set, in well under a second whatever its size.
+    """Open a GGUF file, the first file of a split set, or a Hugging Face directory (config.json, safetensors), reading
+    headers only.
 
     `hash` is 128 bits of blake2b in hex over, for each file in order: its size; all header bytes (metadata, tensor
     names, dimensions, types, offsets); and 16 blocks of 4 KiB spread evenly over the tensor data, first and last
     bytes included (all of the data where it is no larger). Equal hashes therefore mean the same header and, for
     anything but a deliberately edited file, the same weights; the file's name and folder don't matter.
+    A directory's covers the same of its safetensors files, and config and tokenizer whole.
     """
     first = Path(path)
     if first.is_dir():
-        raise UsageError(f"{first}: is a folder; pass a .gguf file")
+        return _open_folder(first)
     files = _open_parts(read_gguf(first))
     tensors: dict[str, QuantTensor] = {}
     for file in files:
@@ -39,6 +43,14 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             tensors[name] = tensor
     _check_total(files, len(tensors))
     return Checkpoint(files[0].metadata, tensors, content_hash(files))
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    from motley.formats.folder import CONFIG, open_folder
+
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder}: is a folder without {CONFIG}; pass a .gguf file or a Hugging Face model's folder")
+    return open_folder(folder)
 
 
 def _open_parts(first: GGUFFile) -> list[GGUFFile]:
@@ -89,12 +101,17 @@ def content_hash(files: Sequence[GGUFFile]) -> str:
     """See `open_checkpoint` for what it covers."""
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
-        size = len(file.bytes)
-        digest.update(size.to_bytes(8, "little"))
-        digest.update(file.bytes[: file.data_offset])
-        for start, end in sampled(min(file.data_offset, size), size):
-            digest.update(file.bytes[start:end])
+        update_hash(digest, file.bytes, file.data_offset)
     return digest.hexdigest()
+
+
+def update_hash(digest: "hashlib.blake2b", data: mmap.mmap, data_offset: int) -> None:
+    """Of one file: its size, its header, and samples of the rest."""
+    size = len(data)
+    digest.update(size.to_bytes(8, "little"))
+    digest.update(data[:data_offset])
+    for start, end in sampled(min(data_offset, size), size):
+        digest.update(data[start:end])
 
 
 def sampled(start: int, end: int) -> list[tuple[int, int]]:

@@ -100,11 +100,16 @@ def _metadata(shape: ModelShape) -> dict[str, Any]:
     return {
         "general.architecture": shape.architecture,
         "general.name": f"synthetic {shape.name}",
-        "general.file_type": _FILE_TYPES[matrices.most_common(1)[0][0]],
+        "general.file_type": file_type(matrices),
         "general.quantization_version": 2,
         **shape.attrs,
         **byte_level_tokenizer(shape.architecture, shape.vocab_size),
     }
+
+
+def file_type(sizes: Counter[Quant]) -> int:
+    """llama.cpp's `general.file_type` of a file with so many bytes of each precision."""
+    return _FILE_TYPES[sizes.most_common(1)[0][0]]
 
 
 # --- the tokenizer: any text can be encoded, every id can be decoded

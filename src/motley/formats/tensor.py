@@ -3,7 +3,7 @@
 Every file format hands out these two, and nothing outside `formats` knows which file they came from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -27,6 +27,11 @@ class QuantTensor:
     @property
     def n_bytes(self) -> int:
         return self.data.nbytes
+
+    def read(self, parts: Sequence[int] | None = None) -> "QuantTensor":
+        """A tensor with its bytes at hand: itself, unless they are put together when they are needed
+        (`AssembledTensor`). `parts`: the slices of the leading dimension that are used; others may hold anything."""
+        return self
 
     def part(self, index: int) -> "QuantTensor":
         """Slice `index` of the leading dimension, still a view: one expert's matrix of [E, rows, cols]."""
@@ -53,6 +58,47 @@ class QuantTensor:
         return decode(self.data, self.quant).reshape(self.dims)
 
 
+Assemble = Callable[[int | None], NDArray[np.uint8]]
+
+
+class AssembledTensor(QuantTensor):
+    """A tensor whose stored bytes are put together from elsewhere whenever they are asked for: `assemble(None)` gives
+    all of them; where `by_parts`, `assemble(i)` those of slice `i` of the leading dimension, and nothing else is read.
+    Nothing is kept: whoever uses `data` more than once takes `read()` first."""
+
+    _assemble: Assemble
+    by_parts: bool
+
+    def __init__(self, name: str, dims: tuple[int, ...], quant: Quant, assemble: Assemble, by_parts: bool) -> None:
+        for key, value in (("name", name), ("dims", dims), ("quant", quant), ("_assemble", assemble)):
+            object.__setattr__(self, key, value)
+        object.__setattr__(self, "by_parts", by_parts)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.quant.n_bytes(prod(self.dims))
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        return self.read().data
+
+    def read(self, parts: Sequence[int] | None = None) -> QuantTensor:
+        if not self.by_parts:
+            return QuantTensor(self.name, self.dims, self.quant, self._assemble(None))
+        size = self.n_bytes // self.dims[0]
+        whole = np.empty(self.n_bytes, np.uint8)  # memory is taken for those slices only that are written
+        for i in range(self.dims[0]) if parts is None else parts:
+            whole[i * size : (i + 1) * size] = self._assemble(i)
+        return QuantTensor(self.name, self.dims, self.quant, whole)
+
+    def part(self, index: int) -> QuantTensor:
+        if not self.by_parts or not 0 <= index < self.dims[0]:
+            return super().part(index)
+        return AssembledTensor(
+            f"{self.name}[{index}]", self.dims[1:], self.quant, lambda _: self._assemble(index), by_parts=False
+        )
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened model file (or files)."""
@@ -60,6 +106,7 @@ class Checkpoint:
     metadata: Mapping[str, Any]  # GGUF keys; arrays are lists
     tensors: Mapping[str, QuantTensor]
     hash: str  # identifies the content: see the opener's docstring for what it covers
+    notes: tuple[str, ...] = ()  # what the user should know of how the weights are used
 
     @property
     def architecture(self) -> str:

@@ -7,8 +7,9 @@
     print(stream.end())
 
 Built on `tokenizers`. Known: byte-level BPE (`gpt2`) with the pre-tokenizers of `pretokenizers.py`, BPE over plain
-text (`gemma4`), and SentencePiece-style BPE (`llama`). Anything else is an UnsupportedError, never a guess.
-What is proven, and where llama.cpp differs: docs/tokenizers.md. Tests: tests/unit/test_tokenizer_*.py.
+text (`gemma4`), and SentencePiece-style BPE (`llama`); of a Hugging Face directory, its tokenizer.json as it is. Anything
+else is an UnsupportedError, never a guess. What is proven, and where llama.cpp differs: docs/tokenizers.md. Tests:
+tests/unit/test_tokenizer_*.py, tests/unit/test_hf_tokenizer.py.
 """
 
 import codecs
@@ -17,6 +18,9 @@ from typing import Any
 
 from motley.errors import UnsupportedError, UsageError
 from motley.formats.bytelevel import ByteLevel
+from motley.formats.hf_text import HuggingFaceText
+from motley.formats.hf_tokenizer import WHOLE
+from motley.formats.metadata import get_str
 from motley.formats.plainbpe import PlainBpe
 from motley.formats.pretokenizers import pre_tokenizer
 from motley.formats.prompt import Prompt, is_own, part, reserved
@@ -29,9 +33,10 @@ MODELS = ("gpt2", "llama", "gemma4")
 class Tokenizer:
     """Immutable after construction and safe to share between threads."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, huggingface: str = "") -> None:
+        """`huggingface`: the model's tokenizer.json, where that is to cut and merge."""
         self._vocabulary = vocabulary
-        self._text_model, add_bos = _text_model(vocabulary)
+        self._text_model, add_bos = _text_model(vocabulary, huggingface)
         self.vocab_size = len(vocabulary.tokens)
         self.bos: int | None = vocabulary.bos
         self.eos: frozenset[int] = vocabulary.eos  # every id that ends a generation
@@ -45,7 +50,7 @@ class Tokenizer:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
         """From GGUF's `tokenizer.ggml.*` keys. Corrupt: FormatError naming the key; unknown kind: UnsupportedError."""
-        return cls(Vocabulary.from_metadata(metadata))
+        return cls(Vocabulary.from_metadata(metadata), get_str(metadata, WHOLE, ""))
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Ids of `text`, without BOS (see `encode_prompt`).
@@ -63,9 +68,11 @@ class Tokenizer:
             pieces = _partition(text, self._special if special else self._user_defined)
         ids: list[int] = []
         prefix = self._add_space
-        for piece in pieces:
+        for i, piece in enumerate(pieces):
             if isinstance(piece, int):
                 ids.append(piece)
+            elif isinstance(self._text_model, HuggingFaceText):
+                ids += self._text_model.encode(piece, first=i == 0)
             else:
                 ids += self._text_model.encode(" " + piece if prefix else piece)
             prefix = self._add_space and isinstance(piece, int)
@@ -145,8 +152,12 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def _text_model(vocabulary: Vocabulary) -> tuple[ByteLevel | PlainBpe | SentencePiece, bool]:
+def _text_model(
+    vocabulary: Vocabulary, huggingface: str
+) -> tuple[ByteLevel | PlainBpe | SentencePiece | HuggingFaceText, bool]:
     """How plain text becomes ids, and whether prompts begin with BOS when the file does not say."""
+    if huggingface:
+        return HuggingFaceText(huggingface, vocabulary), False
     if vocabulary.model in ("gpt2", "gemma4"):
         pre = pre_tokenizer(vocabulary.pre)
         return (ByteLevel if pre.spelled else PlainBpe)(vocabulary, pre), pre.add_bos

@@ -177,7 +177,7 @@ class NativeOps:
         _check_quant(tensor)
         if len(tensor.dims) != 2:
             raise ValueError(f"table {tensor.name} has dimensions {list(tensor.dims)}, not [rows, cols]")
-        return tensor
+        return tensor.read()
 
     def experts_weight(
         self,
@@ -196,8 +196,9 @@ class NativeOps:
             raise ValueError(
                 f"experts' dimensions do not fit: gate {list(gate.dims)}, up {list(up.dims)}, down {list(down.dims)}"
             )
-        g, u, d = ((t.data, t.quant.ggml_type) for t in (gate, up, down))
         ids = [int(e) for e in owned]
+        gate, up, down = (t.read(ids) for t in (gate, up, down))
+        g, u, d = ((t.data, t.quant.ggml_type) for t in (gate, up, down))
         if upload.repack:
             release = all(_is_file_mapping(t.data) for t in (gate, up, down))
             experts = self._device.pack_experts(*g, *u, *d, n_experts, d_model, d_expert, ids, release, upload.report)
@@ -424,15 +425,16 @@ def _check_quant(tensor: QuantTensor) -> None:
         known = ", ".join(sorted(q.name for q in SUPPORTED))
         raise UnsupportedError(f"tensor {tensor.name} is {tensor.quant.name}: the native device has {known}")
     expected = tensor.quant.n_bytes(prod(tensor.dims))
-    if tensor.data.nbytes != expected or tensor.dims[-1] % tensor.quant.block:
+    if tensor.n_bytes != expected or tensor.dims[-1] % tensor.quant.block:
         raise ValueError(
             f"tensor {tensor.name} {list(tensor.dims)} as {tensor.quant.name} takes {expected} bytes,"
-            f" not {tensor.data.nbytes}"
+            f" not {tensor.n_bytes}"
         )
 
 
 def _matrix(device: "_native.Device", tensor: QuantTensor, upload: Upload) -> "_native.Matrix":
     rows, cols = tensor.dims
+    tensor = tensor.read()
     if not upload.repack:
         return device.stored(tensor.data, tensor.quant.ggml_type, rows, cols)
     release = _is_file_mapping(tensor.data)
