@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "generate text from a model",
     "plan": "show where attention and every expert would live, how fast that is, and why",
     "predict": "say how fast a model would run on a lab, and the sum behind it; predict published measurements",
+    "eval": "judge a quantisation or a placement: perplexity of a text, divergence from a reference run",
     "probe": "measure this machine: memory, compute and links, into a lab file",
     "cluster": "make a cluster, print the command by which machines join it, list and revoke tokens",
     "node": "offer this machine to its cluster; with --join, join it first",
@@ -39,7 +40,7 @@ class Command(Protocol):
 
 
 def command(name: str) -> Command:
-    return cast(Command, import_module(f"motley.cli.{name}"))
+    return cast(Command, import_module(f"motley.cli.{name.replace('-', '_')}"))
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
