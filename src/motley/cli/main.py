@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "show where attention and every expert would live, how fast that is, and why",
     "predict": "say how fast a model would run on a lab, and the sum behind it; predict published measurements",
     "eval": "judge a quantisation or a placement: perplexity of a text, divergence from a reference run",
+    "trace-routes": "record which experts the tokens of texts choose, for plan and predict, and say what that shows",
     "probe": "measure this machine: memory, compute and links, into a lab file",
     "cluster": "make a cluster, print the command by which machines join it, list and revoke tokens",
     "node": "offer this machine to its cluster; with --join, join it first",
