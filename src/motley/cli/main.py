@@ -29,6 +29,7 @@ COMMANDS = {
     "node": "offer this machine to its cluster; with --join, join it first",
     "nodes": "show who is in the cluster now",
     "doctor": "find what is in the way on this machine or between machines, and say what to do",
+    "models": "list the families that run, with the proof of each, and those that are predicted only",
     "synth": "write a model file of a real shape with random weights",
     "report": "show past benchmark results side by side",
 }
