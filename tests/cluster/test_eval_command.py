@@ -94,7 +94,7 @@ def test_the_same_file_is_apart_by_nothing_and_another_by_little(folder: Path) -
     assert found["windows"] == 2
     assert 0 < found["mean_kl"] < 1e-2
     assert found["same_top"] > 0.9
-    assert found["reference"]["model"] == "Motley 8M"
+    assert found["reference"]["model"]["name"] == "Motley 8M"
     assert found["perplexity_ratio"] == pytest.approx(1, abs=0.01)
 
 

@@ -132,7 +132,7 @@ def _perplexity(args: argparse.Namespace) -> int:
         },
     )
     of = "" if whole else f" of {len(windows)}, interrupted"
-    print(f"perplexity {score.value:.4f} ± {score.error:.4f}  ({target.shape.name} on {text.name})")
+    print(f"perplexity {score.value:.4f} ± {score.error:.4f}  ({target.path.name} on {text.name})")
     print(f"mean negative log-likelihood {score.mean_nll:.5f} ± {score.nll_error:.5f} nats a token")
     print(f"{score.windows} windows{of} of {context} tokens, {score.tokens:,} scored, in {seconds:.1f} s; {place}")
     if args.save_logits:
@@ -161,10 +161,11 @@ def _kl(args: argparse.Namespace) -> int:
         whole = _windows(len(windows), window, progress)
         seconds = time.perf_counter() - started
     found = divergence.summary()
-    made_by = {"model": reference.header.model, "hash": reference.header.model_hash, "text": reference.header.text}
+    h = reference.header
+    made_by = {"model": {"name": h.model, "file": h.model_file, "hash": h.model_hash}, "text": h.text}
     facts = {"reference": made_by, "context": context, "complete": whole, **asdict(found)}
     _write(args, target, {**facts, "where": place, "seconds": seconds})
-    print(f"{target.shape.name} beside {reference.header.model} on {reference.header.text}")
+    print(f"{target.path.name} beside {h.model_file} on {h.text}")
     print("\n".join(_kl_lines(found)))
     of = "" if whole else f" of {len(windows)}, interrupted"
     print(f"{found.windows} windows{of} of {context} tokens, {found.tokens:,} scored, in {seconds:.1f} s; {place}")
@@ -196,6 +197,7 @@ def _saver(
 def header_of(target: Target, windows: Windows, text: Path) -> Header:
     return Header(
         model=target.shape.name,
+        model_file=target.path.name,
         model_hash=target.checkpoint.hash,
         text=text.name,
         vocabulary=vocabulary_hash(target.tokenizer),

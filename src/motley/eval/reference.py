@@ -28,6 +28,7 @@ HEADER_BYTES = 4096
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
+    model_file: str  # its name
     model_hash: str
     text: str  # its file's name
     vocabulary: str  # `vocabulary_hash`
@@ -93,7 +94,8 @@ class Writer:
 
 
 def _encoded(header: Header) -> bytes:
-    cut = msgspec.structs.replace(header, model=header.model[:200], text=header.text[:200])
+    short = {name: getattr(header, name)[:200] for name in ("model", "model_file", "text")}
+    cut = msgspec.structs.replace(header, **short)
     return (MAGIC + msgspec.json.encode(cut)).ljust(HEADER_BYTES - 1) + b"\n"
 
 

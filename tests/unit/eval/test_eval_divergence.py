@@ -21,7 +21,8 @@ WINDOWS = Windows(np.random.default_rng(3).integers(0, V, (N, CONTEXT)).astype(n
 
 
 def header(**other: object) -> Header:
-    facts = {"model": "toy", "model_hash": "0", "text": "t.txt", "vocabulary": "v", "n_vocab": V, "context": CONTEXT}
+    facts = {"model": "toy", "model_file": "toy.gguf", "model_hash": "0", "text": "t.txt", "vocabulary": "v"}
+    facts |= {"n_vocab": V, "context": CONTEXT}  # type: ignore[dict-item]
     return Header(**{**facts, "windows": N, **other})  # type: ignore[arg-type]
 
 
