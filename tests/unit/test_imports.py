@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "cluster": {"ops", "formats", "shape"},
     "doctor": {"ops"},
     "engine": {"models", "cluster", "plan", "predict", "ops", "formats", "shape", "lab"},
+    "eval": {"engine", "models", "predict", "ops", "formats", "shape"},
     "bench": {"page", "engine", "plan", "predict", "models", "ops", "formats", "shape", "lab"},
     "cli": {"*"},
     "__init__": {"*"},

@@ -17,20 +17,10 @@ from motley.bench.run import Settings, Subject, asked_workloads, require_sense, 
 from motley.bench.table import result_view
 from motley.bench.trace import write_trace
 from motley.bundled import heldout_path, routes_path
-from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
+from motley.cli import where
 from motley.cli.keep import keep
-from motley.cli.options import (
-    MODEL_HELP,
-    counts,
-    memory,
-    model_file,
-    no_repack,
-    output_file,
-    positive,
-    whole_numbers,
-    writing,
-)
-from motley.cli.session import Seat, Session, local_seats
+from motley.cli.options import MODEL_HELP, counts, model_file, output_file, positive, whole_numbers, writing
+from motley.cli.session import Session
 from motley.cli.show import shown
 from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner
@@ -42,11 +32,9 @@ from motley.formats.synth import synthesize
 from motley.formats.tensor import Checkpoint
 from motley.formats.tokenizer import Tokenizer
 from motley.lab.lab import Lab
-from motley.lab.machine import usable_cores
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch
 from motley.plan.plan import Plan
-from motley.plan.search import find_placement
 from motley.predict.predict import predict
 from motley.predict.routes import Routes
 from motley.predict.workload import Workload
@@ -64,27 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", metavar="NAME", help="instead of a file: random weights of a catalogue shape")
     parser.add_argument("--quant", default="q4_k", metavar="Q", help="of --shape (default: %(default)s)")
     parser.add_argument("--layers", type=positive, metavar="N", help="of --shape: only the first N layers")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--nodes", type=positive, default=2, metavar="N", help="local nodes (default: %(default)s)")
-    where.add_argument("--lab", type=Path, metavar="FILE", help="a lab file: its devices as local nodes, its figures")
-    where.add_argument(
-        "--cluster", nargs="?", const=DEFAULT, metavar="NAME", help="the joined nodes of a cluster, this machine first"
-    )
-    add_trusted_lan(parser)
-    memory_help = "with --cluster: what this machine gives, e.g. 8GB (default: what is free)"
-    parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help=memory_help)
-    parser.add_argument("--threads", type=positive, metavar="N", help="of the first node (default: most of the cores)")
-    parser.add_argument(
-        "--home", metavar="DEVICE", help="attention lives here; `any`: the planner chooses (default: the first node)"
-    )
+    where.add_arguments(parser, nodes=2)
     parser.add_argument("--pp", type=whole_numbers, default=[128, 512], metavar="N,..", help="prompts (128,512)")
     parser.add_argument("--tg", type=whole_numbers, default=[64], metavar="N,..", help="tokens to generate (64)")
     parser.add_argument("--depth", type=whole_numbers, default=[0], metavar="D,..", help="tokens before (0)")
     parser.add_argument("--batch", type=counts, default=[1], metavar="B,..", help="sequences at once (1)")
     parser.add_argument("--repeat", type=positive, default=5, metavar="R", help="samples a test (default: %(default)s)")
     parser.add_argument("--peer", choices=["llama.cpp"], help="alternate with a rival on the same file")
-    no_repack(parser)
-    parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison with one device")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result for programs")
     trace = "write what every device and link did in a prompt of 64 and 16 tokens, for Chrome or Perfetto"
@@ -112,13 +86,12 @@ def bench(args: argparse.Namespace, progress: Progress) -> Result:
     target = _open_target(args, progress)
     require_sense(settings, target.shape, target.path)
     context = max(CHECK_CONTEXT, *(w.context for w in workloads))
-    room = Room(context, slots=max(args.batch))
-    given = Lab.load(args.lab) if args.lab else None
-    with _session(args, target.shape, given, room) as session:
+    room = where.Room(context, slots=max(args.batch))
+    with where.session(args, target.shape, room) as (session, given):
         progress("measuring the devices and the links", 0.0)
         lab = given or session.probe()
         progress("searching for the best placement", 0.0)
-        plan = _plan(args, target, lab, _main(workloads), room, session.own.name)
+        plan = where.placement(args, target.shape, lab, _main(workloads), room, session.own.name, target.routes)
         subject = _subject(target, session, lab, plan, room, check=not args.no_check)
         return run_bench(subject, settings, progress)
 
@@ -148,14 +121,6 @@ class Target:
     shape: ModelShape
     text: Text
     routes: Routes | None  # known for the bundled model
-
-
-@dataclass(frozen=True)
-class Room:
-    """Of the KV cache."""
-
-    context: int
-    slots: int
 
 
 def _open_target(args: argparse.Namespace, progress: Progress) -> Target:
@@ -191,35 +156,9 @@ def _held_out_tokens(checkpoint: Checkpoint) -> NDArray[np.int32]:
     return np.array(tokenizer.encode(heldout_path().read_text(encoding="utf-8")[:40_000]), np.int32)
 
 
-def _session(args: argparse.Namespace, shape: ModelShape, given: Lab | None, room: Room) -> Session:
-    if args.cluster:
-        return joined_session(args, args.threads or usable_cores())
-    if given:
-        return Session.local([Seat(d.name, d.threads, d.memory_bytes) for d in given.devices])
-    return Session.local(local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads))
-
-
 def _main(workloads: list[Workload]) -> Workload:
     """What the placement is chosen for: generating, where that is asked."""
     return next((w for w in workloads if w.kind == "decode"), workloads[0])
-
-
-def _plan(args: argparse.Namespace, target: Target, lab: Lab, workload: Workload, room: Room, head: str) -> Plan:
-    home = args.home or head
-    homes = None if home == "any" else [home]
-    return find_placement(
-        target.shape,
-        lab,
-        workload,
-        target.routes,
-        room.context,
-        room.slots,
-        head=head,
-        homes=homes,
-        repack=args.repack,
-        copies=args.copies,
-        split_head=True,
-    )
 
 
 def _said_of(session: Session) -> list[str]:
@@ -228,7 +167,7 @@ def _said_of(session: Session) -> list[str]:
     return ["Activations crossed the network in the clear (--trusted-lan); the members were authenticated"]
 
 
-def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: Room, *, check: bool) -> Subject:
+def _subject(target: Target, session: Session, lab: Lab, plan: Plan, room: where.Room, *, check: bool) -> Subject:
     threads = session.own.threads if session.across_machines else sum(device.threads for device in lab.devices)
     meter = session.meter(threads)
 

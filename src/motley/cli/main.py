@@ -22,11 +22,14 @@ COMMANDS = {
     "run": "generate text from a model",
     "plan": "show where attention and every expert would live, how fast that is, and why",
     "predict": "say how fast a model would run on a lab, and the sum behind it; predict published measurements",
+    "eval": "judge a quantisation or a placement: perplexity of a text, divergence from a reference run",
+    "trace-routes": "record which experts the tokens of texts choose, for plan and predict, and say what that shows",
     "probe": "measure this machine: memory, compute and links, into a lab file",
     "cluster": "make a cluster, print the command by which machines join it, list and revoke tokens",
     "node": "offer this machine to its cluster; with --join, join it first",
     "nodes": "show who is in the cluster now",
     "doctor": "find what is in the way on this machine or between machines, and say what to do",
+    "models": "list the families that run, with the proof of each, and those that are predicted only",
     "synth": "write a model file of a real shape with random weights",
     "convert": "write a model as one GGUF file, quantised if asked",
     "report": "show past benchmark results side by side",
@@ -40,7 +43,7 @@ class Command(Protocol):
 
 
 def command(name: str) -> Command:
-    return cast(Command, import_module(f"motley.cli.{name}"))
+    return cast(Command, import_module(f"motley.cli.{name.replace('-', '_')}"))
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         with _over_nodes(args, path, shape, context) as engine:
             _stream(engine, tokenizer, tokens, args, sampling)
         return 0
-    repack = args.repack and _repacked_fits(shape, context)
+    repack = args.repack and repacked_fits(shape, context)
     _say(without_kernels(shape, repack))
     with shown(Console(stderr=True)) as progress:
         ops = NativeOps(threads=args.threads)
@@ -112,7 +112,7 @@ def _session(args: argparse.Namespace, shape: ModelShape, context: int) -> Sessi
     return Session.local(local_seats(args.nodes, cores, shape, context, 1, threads))
 
 
-def _repacked_fits(shape: ModelShape, context: int) -> bool:
+def repacked_fits(shape: ModelShape, context: int) -> bool:
     """Says so where it does not: then the weights stay in the mapped file."""
     need = packed_bytes(shape, shape.n_bytes) + kv_bytes(shape, range(shape.n_layers), context, 1)
     need += work_bytes(shape, STEP_TOKENS, home=True)

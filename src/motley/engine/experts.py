@@ -179,6 +179,7 @@ class PlacedExperts:
         self._shared = shared
         self._counts = np.zeros((n_layers, n_experts), np.int64)
         self._uncounted: list[tuple[int, NDArray[np.int32]]] = []  # counted later: a step has better things to do
+        self.watch: Callable[[int, NDArray[np.int32]], None] | None = None  # told each layer's choices, int32 [T, A]
 
     def __call__(
         self, layer: int, h: Array, ids: Array, weights: Array, meanwhile: Meanwhile = None
@@ -194,7 +195,10 @@ class PlacedExperts:
 
     def note(self, layer: int, ids: NDArray[np.int32]) -> None:
         """These experts were chosen: int32 [T, A]. A copy is kept: a remembered step writes over its arrays."""
-        self._uncounted.append((layer, ids.copy()))
+        ids = ids.copy()
+        if self.watch:
+            self.watch(layer, ids)
+        self._uncounted.append((layer, ids))
         if len(self._uncounted) > _MOST_UNCOUNTED or len(ids) > _SMALL:
             self._count()
 

@@ -1,7 +1,7 @@
 """A whole model on one device in this process: `motley.load`, and the reference that a placed model is checked
 against."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Self
@@ -60,6 +60,10 @@ class LocalRunner:
 
     def routes(self) -> NDArray[np.int64]:
         return self.model.placed.chosen()
+
+    def watch_routes(self, watch: Callable[[int, NDArray[np.int32]], None] | None) -> None:
+        """`watch(layer, ids)` is told which experts the tokens of each step chose, int32 [T, A]; None: nobody is."""
+        self.model.placed.watch = watch
 
     def exchanges(self) -> list[ExchangeCount]:
         return []

@@ -65,8 +65,9 @@ def with_pre_tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
     library = engine(whole)
     cut = library.pre_tokenizer.pre_tokenize_str(DIFFERENCES) if library.pre_tokenizer else None
     ignore_merges = whole["model"].get("ignore_merges") is True
+    nfc = any(part.get("type") == "NFC" for part in parts(whole, "normalizer"))
     for name, pre in PRE_TOKENIZERS.items():
-        if pre.ignore_merges == ignore_merges and pre.build().pre_tokenize_str(DIFFERENCES) == cut:
+        if (pre.ignore_merges, pre.nfc) == (ignore_merges, nfc) and pre.build().pre_tokenize_str(DIFFERENCES) == cut:
             return {PREFIX + "pre": name}
     raise UnsupportedError(
         f"{TOKENIZER} cuts text in a way that has no name among GGUF's pre-tokenizers that Motley knows "

@@ -7,9 +7,9 @@
     print(stream.end())
 
 Built on `tokenizers`. Known: byte-level BPE (`gpt2`) with the pre-tokenizers of `pretokenizers.py`, BPE over plain
-text (`gemma4`), and SentencePiece-style BPE (`llama`); of a Hugging Face directory, its tokenizer.json as it is. Anything
-else is an UnsupportedError, never a guess. What is proven, and where llama.cpp differs: docs/tokenizers.md. Tests:
-tests/unit/test_tokenizer_*.py, tests/unit/test_hf_tokenizer.py.
+text (`gemma4`), and SentencePiece-style BPE (`llama`); of a Hugging Face directory, its tokenizer.json as it is.
+Anything else is an UnsupportedError, never a guess. What is proven, and where llama.cpp differs: docs/tokenizers.md.
+Tests: tests/unit/test_tokenizer_*.py, tests/unit/test_hf_tokenizer.py.
 """
 
 import codecs

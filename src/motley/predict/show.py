@@ -7,7 +7,8 @@ from typing import Any
 from motley.predict.predict import Prediction
 from motley.predict.workload import Workload
 
-_LEFT = ("", "workload", "limited by", "on", "device", "term", "of", "rate from")
+_WORDS = ("architecture", "family", "status", "proof")
+_LEFT = ("", "workload", "limited by", "on", "device", "term", "of", "rate from", *_WORDS)
 
 
 @dataclass(frozen=True)

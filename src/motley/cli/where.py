@@ -1,0 +1,146 @@
+"""Where a model runs: local nodes, a lab file's devices as local nodes, or the joined nodes of a cluster. The arguments
+that say so (`bench`, `eval`), and the session, the placement and the runner that they mean."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
+from motley.cli.options import memory, no_repack, positive
+from motley.cli.run import repacked_fits
+from motley.cli.session import Seat, Session, local_seats
+from motley.engine.local import LocalRunner
+from motley.engine.runner import Runner
+from motley.formats.shape_of import shape_of
+from motley.formats.tensor import Checkpoint
+from motley.lab.lab import Lab
+from motley.lab.machine import usable_cores
+from motley.ops.native import NativeOps
+from motley.plan.plan import Plan
+from motley.plan.search import find_placement
+from motley.predict.routes import Routes
+from motley.predict.workload import Workload
+from motley.progress import Progress
+from motley.shape.model import ModelShape
+
+
+@dataclass(frozen=True)
+class Room:
+    """Of the KV cache."""
+
+    context: int
+    slots: int
+
+
+def add_arguments(parser: argparse.ArgumentParser, nodes: int) -> None:
+    """`nodes`: how many local ones, unless something else is asked for."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--nodes", type=positive, default=nodes, metavar="N", help="local nodes (default: %(default)s)")
+    where.add_argument("--lab", type=Path, metavar="FILE", help="a lab file: its devices as local nodes, its figures")
+    where.add_argument(
+        "--cluster", nargs="?", const=DEFAULT, metavar="NAME", help="the joined nodes of a cluster, this machine first"
+    )
+    add_trusted_lan(parser)
+    memory_help = "with --cluster: what this machine gives, e.g. 8GB (default: what is free)"
+    parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help=memory_help)
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the first node (default: most of the cores)")
+    parser.add_argument(
+        "--home", metavar="DEVICE", help="attention lives here; `any`: the planner chooses (default: the first node)"
+    )
+    parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
+    no_repack(parser)
+
+
+@contextmanager
+def session(args: argparse.Namespace, shape: ModelShape, room: Room) -> Iterator[tuple[Session, Lab | None]]:
+    """A session on the nodes that are asked for, and the figures that were given for them."""
+    given = Lab.load(args.lab) if args.lab else None
+    with _session(args, shape, given, room) as found:
+        yield found, given
+
+
+def _session(args: argparse.Namespace, shape: ModelShape, given: Lab | None, room: Room) -> Session:
+    if args.cluster:
+        return joined_session(args, args.threads or usable_cores())
+    if given:
+        return Session.local([Seat(d.name, d.threads, d.memory_bytes) for d in given.devices])
+    return Session.local(local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads))
+
+
+def placement(
+    args: argparse.Namespace,
+    shape: ModelShape,
+    lab: Lab,
+    workload: Workload,
+    room: Room,
+    head: str,
+    routes: Routes | None = None,
+) -> Plan:
+    home = args.home or head
+    homes = None if home == "any" else [home]
+    return find_placement(
+        shape,
+        lab,
+        workload,
+        routes,
+        room.context,
+        room.slots,
+        head=head,
+        homes=homes,
+        repack=args.repack,
+        copies=args.copies,
+        split_head=True,
+    )
+
+
+@contextmanager
+def running(
+    args: argparse.Namespace, path: Path, checkpoint: Checkpoint, workload: Workload, progress: Progress
+) -> Iterator[tuple[Runner, str]]:
+    """A model ready to run, and in words where it is: in this process alone, or placed for `workload` on the nodes that
+    are asked for."""
+    shape, room = shape_of(checkpoint), Room(workload.context, workload.batch)
+    if args.nodes == 1 and not (args.lab or args.cluster):
+        threads = args.threads or usable_cores()
+        repack = args.repack and repacked_fits(shape, room.context)
+        runner = LocalRunner(
+            checkpoint,
+            NativeOps(threads=threads),
+            n_slots=room.slots,
+            context=room.context,
+            repack=repack,
+            progress=progress,
+        )
+        try:
+            yield runner, "one device"
+        finally:
+            runner.close()
+        return
+    with session(args, shape, room) as (found, given):
+        progress("measuring the devices and the links", 0.0)
+        lab = given or found.probe()
+        progress("searching for the best placement", 0.0)
+        plan = placement(args, shape, lab, workload, room, found.own.name)
+        with found.placed(
+            str(path),
+            plan.placement,
+            slots=room.slots,
+            context=room.context,
+            stored=plan.stored,
+            progress=progress,
+        ) as placed:
+            yield placed, placement_words(plan)
+
+
+def placement_words(plan: Plan) -> str:
+    """`layers on node0; experts on node0 (40 of 128), node1 (88)`"""
+    layers = plan.placement.layers
+    homes = dict.fromkeys(layer.home for layer in layers)
+    held: dict[str, int] = {}
+    for layer in layers:
+        for device in layer.experts:
+            held[device] = held.get(device, 0) + 1
+    experts = ", ".join(f"{device} ({n} of {sum(held.values())})" for device, n in held.items())
+    return f"layers on {', '.join(homes)}; experts on {experts}"
