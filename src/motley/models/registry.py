@@ -8,7 +8,7 @@ from motley.errors import UnsupportedError
 from motley.models.config import Config
 from motley.models.family import Family
 
-FAMILIES = {
+_FILES = {
     "llama": "llama",
     "olmoe": "olmoe",
     "qwen2moe": "qwen2moe",
@@ -28,13 +28,14 @@ FAMILIES = {
     "dots1": "dots1",
     "hunyuan-moe": "hunyuan_moe",
 }
+FAMILIES = {architecture: f"motley.models.{file}" for architecture, file in _FILES.items()}
 
 
 def family(architecture: str) -> Family:
     """Imported when asked for. Raises UnsupportedError for an architecture without a file."""
     if architecture not in FAMILIES:
         raise UnsupportedError(f"architecture {architecture!r} is not supported: Motley runs {', '.join(FAMILIES)}")
-    return cast(Family, import_module(f"motley.models.{FAMILIES[architecture]}"))
+    return cast(Family, import_module(FAMILIES[architecture]))
 
 
 def config_of(architecture: str, metadata: Mapping[str, Any]) -> Config:
