@@ -8,9 +8,9 @@ import pytest
 
 APART = json.loads((Path(__file__).parents[1] / "golden" / "llamacpp_models.json").read_text())["apart"]
 KNOWN = {
-    "gpt-oss": "llama.cpp rounds YaRN's borders to whole pairs, transformers does not; with that rounding Motley is
-    1e-6 apart", "llama4": "llama.cpp has chunks of 8,192 tokens only, the golden model of 16", "gemma4": "0.4 apart
-    with weights decoded to float32, 0.004 with the file's float16: not looked into",
+    "gpt-oss": "llama.cpp rounds YaRN's borders to whole pairs, transformers does not; so rounded Motley is 1e-6 apart",
+    "llama4": "llama.cpp has chunks of 8,192 tokens only, the golden model of 16",
+    "gemma4": "0.4 apart with weights decoded to float32, 0.004 with the file's float16: not looked into",
 }
 
 

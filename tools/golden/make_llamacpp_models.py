@@ -45,7 +45,8 @@ def write_deepseek(path: Path) -> None:
         noise = (rng.standard_normal(shape) * (0.15 if len(shape) > 1 else 0.2) * 32).round() / 32
         quant = Quant.F32 if len(shape) == 1 or "gate_inp" in name else Quant.F16
         values = noise if len(shape) > 1 else 1 + noise
-        tensors.append(
+        values = values.astype(np.float32 if quant is Quant.F32 else np.float16)
+        tensors.append((TensorShape(f"{name}.weight", shape, quant, Role.NORM), values))
             (
                 TensorShape(f"{name}.weight", shape, quant, Role.NORM),
                 values.astype(np.float32 if quant is Quant.F32 else np.float16),
