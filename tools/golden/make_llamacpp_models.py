@@ -47,11 +47,6 @@ def write_deepseek(path: Path) -> None:
         values = noise if len(shape) > 1 else 1 + noise
         values = values.astype(np.float32 if quant is Quant.F32 else np.float16)
         tensors.append((TensorShape(f"{name}.weight", shape, quant, Role.NORM), values))
-            (
-                TensorShape(f"{name}.weight", shape, quant, Role.NORM),
-                values.astype(np.float32 if quant is Quant.F32 else np.float16),
-            )
-        )
     keys = {
         "block_count": L,
         "context_length": 256,

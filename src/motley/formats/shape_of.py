@@ -56,7 +56,7 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
         "head_dim": numbers.int("attention.key_length", d_model // max(n_heads, 1)),
         "n_experts": n_experts,
         "n_experts_used": numbers.int("expert_used_count") if n_experts else 0,
-        "d_expert": _expert_width(tensors) if n_experts else 0,
+        "d_expert": _expert_width(tensors, numbers) if n_experts else 0,
         "vocab_size": embedding.dims[0],
         "context": numbers.int("context_length"),
         "source": f"GGUF {checkpoint.hash}",
@@ -81,8 +81,10 @@ def _tensor(tensors: Mapping[str, QuantTensor], name: str, n_dims: int) -> Quant
     return tensor
 
 
-def _expert_width(tensors: Mapping[str, QuantTensor]) -> int:
-    """F, from the first layer that has experts."""
+def _expert_width(tensors: Mapping[str, QuantTensor], numbers: Numbers) -> int:
+    """F, from the first layer that has experts; a model cut to its leading dense layers has none."""
+    if numbers.int("leading_dense_block_count", 0) >= numbers.int("block_count"):
+        return numbers.int("expert_feed_forward_length")
     for name in tensors:
         if name.endswith(".ffn_up_exps.weight"):
             return _tensor(tensors, name, 3).dims[1]  # [E, F, D]

@@ -55,7 +55,7 @@ def expert_map(
 ) -> Markup:
     """Layers down, experts across. `experts[l][e]`, `homes[l]`: device numbers. Hue is the device, strength the
     popularity; one path per (device, popularity), so that thousands of cells stay small."""
-    n = len(experts[0]) if experts else 0
+    n = max(map(len, experts), default=0)  # a layer may have none
     paths: dict[tuple[int, int], list[str]] = {}
     for y, row in enumerate(experts):
         total = sum(counts[y]) if counts else 0

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Self
 
 from motley.errors import UnsupportedError, UsageError
+from motley.shape.attrs import SYNTHESISED, attrs_of
 from motley.shape.catalogue import lookup
 from motley.shape.dims import ARCHITECTURES, RUNS, Dims, dims_of
 from motley.shape.hf import dims_from_hf
@@ -92,7 +93,7 @@ class ModelShape:
             vocab_size=spec.vocab_size,
             context=spec.context,
             tensors=tensors_of(spec, mix),
-            attrs=dims.metadata() if dims else {},
+            attrs=dims.metadata() if dims else attrs_of(spec),
             source=spec.source,
             mixers=tuple(spec.layer_mixer(i) for i in range(spec.n_layers)),
             mtp=mtp_tensors_of(spec, mix),
@@ -125,8 +126,8 @@ class ModelShape:
         if not self.runs:
             if self.architecture in RUNS:
                 raise UnsupportedError(
-                    f"{self.name}: Motley runs {self.architecture} from files, but can't make one of it: "
-                    f"it makes {', '.join(ARCHITECTURES)} with experts"
+                    f"{self.name}: Motley runs {self.architecture} from files, but makes no files of it: "
+                    f"of {', '.join(sorted({*ARCHITECTURES, *SYNTHESISED}))} it does"
                 )
             raise UnsupportedError(
                 f"{self.name} is predicted only: Motley runs {', '.join(sorted(RUNS))}, not {self.architecture}; "

@@ -149,9 +149,11 @@ def _map(result: Result) -> Markup:
 
 
 def busiest(result: Result) -> list[tuple[int, int, float, str, int]]:
-    """Per layer: its most chosen expert, as a multiple of an even share, its device, and how many were never chosen."""
+    """Per layer with experts: its most chosen expert, as a multiple of an even share, its device, and how many were never chosen."""
     found = []
     for i, counts in enumerate(result.routes or ()):
+        if not result.placement.layers[i].experts:
+            continue  # a dense layer
         top = max(range(len(counts)), key=lambda e: counts[e])
         even = (sum(counts) or 1) / len(counts)
         found.append((i, top, counts[top] / even, result.placement.layers[i].experts[top], counts.count(0)))
