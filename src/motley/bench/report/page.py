@@ -149,7 +149,8 @@ def _map(result: Result) -> Markup:
 
 
 def busiest(result: Result) -> list[tuple[int, int, float, str, int]]:
-    """Per layer with experts: its most chosen expert, as a multiple of an even share, its device, and how many were never chosen."""
+    """Per layer with experts: its most chosen one, as a multiple of an even share, its device, and how many were never
+    chosen."""
     found = []
     for i, counts in enumerate(result.routes or ()):
         if not result.placement.layers[i].experts:
