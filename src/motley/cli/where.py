@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser, nodes: int) -> None:
     parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help=memory_help)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the first node (default: most of the cores)")
     parser.add_argument(
-        "--home", metavar="DEVICE", help="attention lives here; `any`: the planner chooses (default: the first node)"
+        "--home",
+        metavar="DEVICE",
+        help="attention lives here; `any`: the planner chooses (default: the first node; dense models: any)",
     )
     parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
     no_repack(parser)
@@ -78,7 +80,7 @@ def placement(
     head: str,
     routes: Routes | None = None,
 ) -> Plan:
-    home = args.home or head
+    home = args.home or (head if shape.n_experts else "any")  # a dense model has nothing else to spread
     homes = None if home == "any" else [home]
     return find_placement(
         shape,
