@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from motley.errors import FormatError, UnsupportedError, UsageError
+from motley.formats.keys import Keys
 from motley.formats.metadata import get_str, shown
-from motley.formats.mixers import Numbers, mixers_of
+from motley.formats.mixers import mixers_of
 from motley.formats.tensor import Checkpoint, QuantTensor
 from motley.shape.dims import ARCHITECTURES, Dims
 from motley.shape.mix import Facts, Mix
@@ -40,36 +41,37 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
     """Raises FormatError (a key or tensor is missing or disagrees) or UnsupportedError (a tensor of unknown role)."""
     metadata, tensors = checkpoint.metadata, checkpoint.tensors
     architecture = checkpoint.architecture
-    numbers = Numbers(metadata, architecture)
-    n_mtp = numbers.int("nextn_predict_layers", 0)
+    keys = Keys(metadata, architecture)
+    n_mtp = keys.whole("nextn_predict_layers", 0)
     embedding = _tensor(tensors, "token_embd.weight", 2)
-    n_heads = numbers.most("attention.head_count")
-    n_experts = numbers.int("expert_count", 0)
-    d_model = numbers.int("embedding_length")
+    n_heads = keys.most("attention.head_count")
+    n_experts = keys.whole("expert_count", 0)
+    d_model = keys.whole("embedding_length")
     dims: dict[str, Any] = {
         "name": get_str(metadata, "general.name", architecture)[:200],
         "architecture": architecture,
-        "n_layers": max(numbers.int("block_count") - n_mtp, 0),
+        "n_layers": max(keys.whole("block_count") - n_mtp, 0),
         "d_model": d_model,
         "n_heads": n_heads,
-        "n_kv_heads": numbers.most("attention.head_count_kv", n_heads),
-        "head_dim": numbers.int("attention.key_length", d_model // max(n_heads, 1)),
+        "n_kv_heads": keys.most("attention.head_count_kv", n_heads),
+        "head_dim": keys.whole("attention.key_length", d_model // max(n_heads, 1)),
         "n_experts": n_experts,
-        "n_experts_used": numbers.int("expert_used_count") if n_experts else 0,
-        "d_expert": _expert_width(tensors, numbers) if n_experts else 0,
+        "n_experts_used": keys.whole("expert_used_count") if n_experts else 0,
+        "d_expert": _expert_width(tensors, keys) if n_experts else 0,
         "vocab_size": embedding.dims[0],
-        "context": numbers.int("context_length"),
+        "context": keys.whole("context_length"),
         "source": f"GGUF {checkpoint.hash}",
     }
-    every = tuple(_tensor_shape(tensor) for tensor in tensors.values())
-    found = tuple(t for t in every if t.layer is None or not dims["n_layers"] <= t.layer < dims["n_layers"] + n_mtp)
+    every = [_tensor_shape(tensor) for tensor in tensors.values()]
+    further = range(dims["n_layers"], dims["n_layers"] + n_mtp)
+    found = tuple(t for t in every if t.layer not in further)
     _check_layers(found, dims["n_layers"])
     attrs = {key: value for key, value in metadata.items() if key.startswith(f"{architecture}.")}
     if architecture in ARCHITECTURES and n_experts:
-        attrs = {**_check_family(dims, numbers, tensors), **attrs}
-    further = tuple(t for t in every if t not in found) if len(found) < len(every) else ()
-    mixers = mixers_of(numbers, dims["n_layers"], dims["d_model"])
-    return ModelShape(**dims, tensors=found, attrs=attrs, mixers=mixers, mtp=further)
+        attrs = {**_check_family(dims, keys, tensors), **attrs}
+    mtp = tuple(t for t in every if t.layer in further)
+    mixers = mixers_of(keys, dims["n_layers"], dims["d_model"])
+    return ModelShape(**dims, tensors=found, attrs=attrs, mixers=mixers, mtp=mtp)
 
 
 def _tensor(tensors: Mapping[str, QuantTensor], name: str, n_dims: int) -> QuantTensor:
@@ -81,10 +83,10 @@ def _tensor(tensors: Mapping[str, QuantTensor], name: str, n_dims: int) -> Quant
     return tensor
 
 
-def _expert_width(tensors: Mapping[str, QuantTensor], numbers: Numbers) -> int:
+def _expert_width(tensors: Mapping[str, QuantTensor], keys: Keys) -> int:
     """F, from the first layer that has experts; a model cut to its leading dense layers has none."""
-    if numbers.int("leading_dense_block_count", 0) >= numbers.int("block_count"):
-        return numbers.int("expert_feed_forward_length")
+    if keys.whole("leading_dense_block_count", 0) >= keys.whole("block_count"):
+        return keys.whole("expert_feed_forward_length")
     for name in tensors:
         if name.endswith(".ffn_up_exps.weight"):
             return _tensor(tensors, name, 3).dims[1]  # [E, F, D]
@@ -93,16 +95,14 @@ def _expert_width(tensors: Mapping[str, QuantTensor], numbers: Numbers) -> int:
     return _tensor(tensors, "blk.0.ffn_up_exps.weight", 3).dims[1]  # raises: it is missing
 
 
-def _check_family(
-    dims: Mapping[str, Any], numbers: Numbers, tensors: Mapping[str, QuantTensor]
-) -> Mapping[str, object]:
+def _check_family(dims: Mapping[str, Any], keys: Keys, tensors: Mapping[str, QuantTensor]) -> Mapping[str, object]:
     """Every tensor that the family needs is there with its dimensions; the family's metadata, defaults filled in."""
     try:
         expected = Dims(
             **dims,
-            d_dense=numbers.int("feed_forward_length", dims["d_expert"]),
-            rms_eps=numbers.float("attention.layer_norm_rms_epsilon"),
-            rope_theta=numbers.float("rope.freq_base", 1e4),  # llama.cpp's default
+            d_dense=keys.whole("feed_forward_length", dims["d_expert"]),
+            rms_eps=keys.real("attention.layer_norm_rms_epsilon"),
+            rope_theta=keys.real("rope.freq_base", 1e4),  # llama.cpp's default
             tied_embeddings="output.weight" not in tensors,
         )
     except UsageError as error:

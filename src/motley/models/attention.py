@@ -3,13 +3,14 @@
 B sequences, T tokens, D model width, H heads, K key/value heads, N head width.
 """
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from motley.models.config import Config, Heads
 from motley.models.loader import Loader
-from motley.ops.protocol import Array, Batch, KVCache, Ops, Rope, Weight
+from motley.ops.protocol import Array, Batch, KVCache, Ops, Weight
 
 QkNorm = Literal["", "given", "given after rope", "unit after rope"]
 
@@ -122,17 +123,18 @@ class Temper(NamedTuple):
 class LatentAttention:
     """Keys and values of all heads come from one latent of R elements a position, which alone is remembered, with the
     rope part that all heads share. The up-projections are absorbed: each head's query is taken into the latent space,
-    and what it finds there out of it, so that attention has one key/value head. `rope` turns the last elements of a
-    head."""
+    and what it finds there out of it, so that attention has one key/value head. `config.heads.rope` turns the last
+    elements of a head."""
 
-    def __init__(self, config: Config, load: Loader, layer: int, rope: Rope, scale: float) -> None:
-        blk, keys, d = f"blk.{layer}.", config.keys, config.d_model
-        self.config, self.scale, self.n_heads = config, scale, config.heads.n_heads
+    def __init__(self, config: Config, load: Loader, layer: int) -> None:
+        blk, keys, d, rope = f"blk.{layer}.", config.keys, config.d_model, config.heads.rope
+        assert rope is not None
+        self.config, self.scale, self.n_heads = config, config.heads.scale, config.heads.n_heads
         self.rank = rank = keys.whole("attention.kv_lora_rank")
-        self.head_dim = keys.whole("attention.key_length_mla", config.heads.head_dim)
+        self.head_dim = config.heads.head_dim
         self.value_dim = keys.whole("attention.value_length_mla", keys.whole("attention.value_length", self.head_dim))
         self.nope = self.head_dim - rope.dim
-        self.rope = rope
+        self.rope, self.shared_rope = rope, replace(rope, start=0)
         q, q_rank = self.n_heads * self.head_dim, keys.whole("attention.q_lora_rank", 0)
         self.attn_norm = load.weight(blk + "attn_norm.weight", d)
         if q_rank:
@@ -163,14 +165,9 @@ class LatentAttention:
         q = ops.rope(q, self.head_dim, batch.positions, self.rope)
         latent = ops.rms_norm(ops.columns(kv, rank + turned, 0, rank), self.attn_kv_a_norm, c.eps)
         shared = ops.columns(kv, rank + turned, rank, rank + turned)
-        shared = ops.rope(shared, turned, batch.positions, self._shared_rope)
+        shared = ops.rope(shared, turned, batch.positions, self.shared_rope)
         absorbed = ops.heads_linear(ops.columns(q, n + turned, 0, n), self.attn_k_b)  # [T, H*R]
         q = ops.join(absorbed, rank, ops.columns(q, n + turned, n, n + turned), turned)
         found = ops.attention(q, ops.join(latent, rank, shared, turned), latent, state, batch, self.scale)  # [T, H*R]
         (o,) = ops.linear(ops.heads_linear(found, self.attn_v_b), self.attn_output)
         return residual(ops, x, o, c)
-
-    @property
-    def _shared_rope(self) -> Rope:
-        r = self.rope
-        return Rope(r.dim, r.theta, r.interleaved, 0, r.factors, r.magnitude)

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from motley.errors import FormatError, UnsupportedError
+from motley.formats.keys import Keys
 from motley.formats.metadata import get_int
-from motley.models.keys import Keys
+from motley.formats.mixers import window_of
 from motley.models.rope import read_rope
 from motley.ops.protocol import EVERYTHING, Activation, Rope, Routing, Span
+
+Score = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Config:
     heads: Heads  # of every layer, or of those that a family does not know better
     routing: Routing
     keys: Keys = field(repr=False, compare=False)
+    windows: tuple[int, ...]  # of each layer: `formats.mixers.window_of`
     activation: Activation = Activation.SILU
     d_dense: int = 0  # of a dense block
     d_shared: int = 0  # of all shared experts together
@@ -59,18 +63,18 @@ def read_config(
     *,
     rope: Literal["neox", "interleaved"],
     normalize: bool = True,
-    score: Literal["softmax", "sigmoid"] = "softmax",
+    score: Score = "softmax",
     truncate_yarn: bool = True,
 ) -> Config:
     """What all families have in common; `normalize` and `score` where no key says otherwise. Raises FormatError naming
     the key that is missing or odd."""
     keys = Keys(metadata, architecture)
     mtp = keys.whole("nextn_predict_layers", 0)
-    n_layers = keys.whole("block_count") - mtp
+    n_layers = max(keys.whole("block_count") - mtp, 0)
     d_model = keys.whole("embedding_length")
     n_experts = keys.whole("expert_count", 0)
-    n_heads = max(keys.per_layer("attention.head_count", 1))
-    n_kv_heads = max(keys.per_layer("attention.head_count_kv", 1, n_heads))
+    n_heads = keys.most("attention.head_count")
+    n_kv_heads = keys.most("attention.head_count_kv", n_heads)
     head_dim = keys.whole("attention.key_length", d_model // n_heads if n_heads else 0)
     if not n_heads or not n_kv_heads or n_heads % n_kv_heads or head_dim % 2:
         raise FormatError(f"{n_heads} heads of {head_dim} over {n_kv_heads} key/value heads cannot be grouped")
@@ -91,13 +95,14 @@ def read_config(
         heads=Heads(n_heads, n_kv_heads, head_dim, turned, head_dim**-0.5),
         routing=_routing(keys, n_experts, normalize, score),
         keys=keys,
+        windows=tuple(window_of(keys, layer) for layer in range(n_layers)),
         d_dense=d_dense,
         d_shared=keys.whole("expert_shared_feed_forward_length", n_shared * d_expert) if n_experts else 0,
         dense_layers=frozenset(range(n_dense)),
     )
 
 
-def _routing(keys: Keys, n_experts: int, normalize: bool, score: Literal["softmax", "sigmoid"]) -> Routing:
+def _routing(keys: Keys, n_experts: int, normalize: bool, score: Score) -> Routing:
     if not n_experts:
         return Routing(0, normalize)
     n_used = keys.whole("expert_used_count")
@@ -105,10 +110,11 @@ def _routing(keys: Keys, n_experts: int, normalize: bool, score: Literal["softma
         raise FormatError(
             f"{keys.name('expert_used_count')} = {n_used} must be between 1 and expert_count = {n_experts}"
         )
-    functions: dict[int, Literal["softmax", "sigmoid"]] = {1: "softmax", 2: "sigmoid"}
+    functions: dict[int, Score] = {0: score, 1: "softmax", 2: "sigmoid"}
     function = keys.whole("expert_gating_func", 0)
-    if function not in (0, *functions):
+    if function not in functions:
         raise UnsupportedError(f"{keys.name('expert_gating_func')} = {function}: Motley knows 1 (softmax), 2 (sigmoid)")
+    found = functions[function]
     n_groups = keys.whole("expert_group_count", 1) or 1
     used = keys.whole("expert_group_used_count", 1) or 1
     if n_experts % n_groups or used > n_groups:
@@ -116,10 +122,11 @@ def _routing(keys: Keys, n_experts: int, normalize: bool, score: Literal["softma
     return Routing(
         n_used,
         keys.flag("expert_weights_norm", normalize),
-        functions.get(function, score),
+        found,
         keys.real("expert_weights_scale", 1.0) or 1.0,
         n_groups,
         used,
+        group_sum=2 if found == "sigmoid" else 1,  # DeepSeek V3's way and V2's
     )
 
 

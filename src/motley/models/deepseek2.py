@@ -8,10 +8,10 @@ transformers.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from motley.models.attention import LatentAttention
-from motley.models.config import Config, read_config
+from motley.models.config import Config, Score, read_config
 from motley.models.feed_forward import feed_forward
 from motley.models.layers import Layer
 from motley.models.loader import Loader
@@ -20,23 +20,19 @@ from motley.models.rope import yarn_mscale
 
 def config(metadata: Mapping[str, Any]) -> Config:
     c = read_config(metadata, "deepseek2", rope="interleaved", normalize=False, score=_score(metadata))
-    c.keys.expect("rope.scaling.yarn_log_multiplier")
-    group_sum = 2 if c.routing.score == "sigmoid" else 1
-    return replace(
-        c,
-        routing=replace(c.routing, group_sum=group_sum),
-    )
+    assert c.heads.rope is not None
+    head_dim = c.keys.whole("attention.key_length_mla", c.heads.head_dim)
+    rope = replace(c.heads.rope, start=head_dim - c.heads.rope.dim, magnitude=1.0)  # the scores are scaled in its place
+    scale = head_dim**-0.5 * yarn_mscale(c.keys) ** 2
+    return replace(c, heads=replace(c.heads, head_dim=head_dim, rope=rope, scale=scale))
 
 
 def layer(config: Config, load: Loader, index: int) -> Layer:
-    keys, turned = config.keys, config.heads.rope
-    assert turned is not None
-    head_dim = keys.whole("attention.key_length_mla", config.heads.head_dim)
-    rope = replace(turned, start=head_dim - turned.dim, magnitude=1.0)  # DeepSeek scales the scores in its place
-    attention = LatentAttention(config, load, index, rope, head_dim**-0.5 * yarn_mscale(keys) ** 2)
-    return Layer(attention, feed_forward(config, load, index))
+    return Layer(LatentAttention(config, load, index), feed_forward(config, load, index))
 
 
-def _score(metadata: Mapping[str, Any]) -> Literal["softmax", "sigmoid"]:
-    """Files of GLM-4.7-Flash, alone with 47 layers, do not say that they score by sigmoid."""
-    return "sigmoid" if metadata.get("deepseek2.block_count") in (47, 48) else "softmax"
+def _score(metadata: Mapping[str, Any]) -> Score:
+    """Files of GLM-4.7-Flash, known by their layers and vocabulary, do not say that they score by sigmoid."""
+    n_vocab = len(metadata.get("tokenizer.ggml.tokens", ())) or metadata.get("deepseek2.vocab_size")
+    glm = metadata.get("deepseek2.block_count") in (47, 48) and n_vocab == 154880
+    return "sigmoid" if glm else "softmax"

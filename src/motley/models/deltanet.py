@@ -3,6 +3,7 @@
 Source: Gated Delta Networks, arXiv:2412.06464; the architecture of `Qwen3NextForCausalLM` in transformers.
 """
 
+from motley.errors import FormatError
 from motley.models.attention import residual
 from motley.models.config import Config
 from motley.models.loader import Loader
@@ -21,6 +22,11 @@ class GatedDeltaNet:
         v_heads, inner = keys.whole("ssm.time_step_rank"), keys.whole("ssm.inner_size")
         k_heads, k_dim = keys.whole("ssm.group_count"), keys.whole("ssm.state_size")
         taps = keys.whole("ssm.conv_kernel")
+        if not k_heads or not v_heads or v_heads % k_heads or inner % v_heads or not taps:
+            raise FormatError(
+                f"{config.architecture}.ssm.*: {v_heads} value heads over {k_heads} key heads, {inner} wide, "
+                f"{taps} taps: that cannot be"
+            )
         self.net = net = DeltaNet(k_heads, v_heads, k_dim, inner // v_heads, taps, 1e-6, tiled)
         self.attn_norm = load.weight(blk + "attn_norm.weight", d)
         self.attn_qkv = load.weight(blk + "attn_qkv.weight", net.channels, d)

@@ -18,12 +18,11 @@ from motley.models.feed_forward import GatedLinear, Lap, RunExperts
 from motley.models.layers import Layer
 from motley.models.loader import Loader
 from motley.models.rope import read_rope
-from motley.ops.protocol import Activation, Array, Ops, RouterVectors, Routing, Span
+from motley.ops.protocol import Activation, Array, Ops, RouterVectors, Span
 
 
 def config(metadata: Mapping[str, Any]) -> Config:
     c = read_config(metadata, "gemma4", rope="neox")
-    c.keys.expect("attention.sliding_window")
     cap = c.keys.real("final_logit_softcapping", 0.0)
     return replace(c, embedding_scale=float(c.d_model**0.5), logit_cap=cap, activation=Activation.GELU)
 
@@ -42,13 +41,13 @@ def layer(config: Config, load: Loader, index: int) -> Layer:
 
 
 def _heads(config: Config, load: Loader, index: int) -> Heads:
-    keys, n, whole = config.keys, config.n_layers, load.turned(config.heads.rope)
-    n_heads, n_kv = (keys.per_layer(f"attention.head_count{end}", n)[index] for end in ("", "_kv"))
-    if not keys.flags("attention.sliding_window_pattern")[index]:
+    keys, whole = config.keys, load.turned(config.heads.rope)
+    n_heads, n_kv = (keys.of_layer(f"attention.head_count{end}", index) for end in ("", "_kv"))
+    if not (window := config.windows[index]):
         return Heads(n_heads, n_kv, config.heads.head_dim, whole, 1.0)
     head_dim = keys.whole("attention.key_length_swa")
     rope = read_rope(keys, head_dim, interleaved=False, ending="_swa")
-    return Heads(n_heads, n_kv, head_dim, rope, 1.0, Span(keys.whole("attention.sliding_window")))
+    return Heads(n_heads, n_kv, head_dim, rope, 1.0, Span(window))
 
 
 class SideBySide:
@@ -71,9 +70,8 @@ class SideBySide:
     def __call__(self, ops: Ops, x: Array, experts: RunExperts, lap: Lap) -> Array:
         """x [T, D] -> [T, D]"""
         c = self.config
-        routing: Routing = c.routing
         votes = ops.rms_norm(x, self.router_norm, c.eps)
-        ids, weights = ops.router(votes, self.ffn_gate_inp, routing, self.vectors)
+        ids, weights = ops.router(votes, self.ffn_gate_inp, c.routing, self.vectors)
         lap("router")
         beside: list[Array] = []
 

@@ -19,12 +19,10 @@ from motley.ops.protocol import Activation, Span
 
 def config(metadata: Mapping[str, Any]) -> Config:
     c = read_config(metadata, "gpt-oss", rope="neox", truncate_yarn=False)
-    c.keys.expect("attention.sliding_window")
     return replace(c, activation=Activation.CLAMPED)
 
 
 def layer(config: Config, load: Loader, index: int) -> Layer:
-    window = 0 if index % 2 else config.keys.whole("attention.sliding_window")
-    attention = GroupedQueryAttention(config, load, index, replace(config.heads, span=Span(window)))
-    ffn = feed_forward(config, load, index, "post_attention_norm")
-    return Layer(attention, ffn)
+    heads = replace(config.heads, span=Span(config.windows[index]))
+    attention = GroupedQueryAttention(config, load, index, heads)
+    return Layer(attention, feed_forward(config, load, index, "post_attention_norm"))

@@ -17,25 +17,23 @@ from motley.models.layers import Layer
 from motley.models.loader import Loader
 from motley.ops.protocol import Span
 
-CHUNK, TEMPER_LENGTH, TEMPER_SCALE = 8192, 8192, 0.1
+TEMPER_LENGTH, TEMPER_SCALE = 8192, 0.1
 
 
 def config(metadata: Mapping[str, Any]) -> Config:
     c = read_config(metadata, "llama4", rope="interleaved", normalize=False, score="sigmoid")
-    c.keys.expect("attention.sliding_window", "attention.temperature_length")
     step = c.keys.whole("interleave_moe_layer_step", 1) or 1
     dense = frozenset(i for i in range(c.n_layers) if (i + 1) % step)
     return replace(c, dense_layers=dense, d_shared=c.d_expert)
 
 
 def layer(config: Config, load: Loader, index: int) -> Layer:
-    keys, heads = config.keys, replace(config.heads, rope=load.turned(config.heads.rope))
-    if (index + 1) % 4:
-        span = Span(chunk=keys.whole("attention.sliding_window", CHUNK))
-        heads = replace(heads, span=span)
+    heads = replace(config.heads, rope=load.turned(config.heads.rope))
+    if chunk := config.windows[index]:
+        heads = replace(heads, span=Span(chunk=chunk))
         normed = config.n_experts != 128  # all but Maverick
         attention = GroupedQueryAttention(config, load, index, heads, qk_norm="unit after rope" if normed else "")
     else:
-        temper = Temper(TEMPER_SCALE, keys.whole("attention.temperature_length", TEMPER_LENGTH))
+        temper = Temper(TEMPER_SCALE, config.keys.whole("attention.temperature_length", TEMPER_LENGTH))
         attention = GroupedQueryAttention(config, load, index, replace(heads, rope=None), temper=temper)
     return Layer(attention, feed_forward(config, load, index, scales_input=True))

@@ -59,7 +59,7 @@ class Loader:
         return self.vector(name, values.reshape((1, n) if as_row else (n,)))
 
     def vector(self, name: str, values: Array) -> Weight:
-        """Float32 values [n] that the file does not have as they are."""
+        """A vector or matrix of float32 values that the file does not have as they are."""
         data = np.ascontiguousarray(values, np.float32)
         return self.ops.weight(QuantTensor(name, data.shape, Quant.F32, data.reshape(-1).view(np.uint8)))
 

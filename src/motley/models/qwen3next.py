@@ -8,6 +8,7 @@ latter's rotation in sections is the plain one.
 from collections.abc import Mapping
 from typing import Any
 
+from motley.formats.mixers import is_recurrent
 from motley.models.attention import GroupedQueryAttention
 from motley.models.config import Config, read_config
 from motley.models.deltanet import GatedDeltaNet
@@ -22,14 +23,8 @@ def config(metadata: Mapping[str, Any]) -> Config:
 
 def layer(config: Config, load: Loader, index: int) -> Layer:
     attention: Attention
-    if is_recurrent(config, index):
+    if is_recurrent(config.keys, index):
         attention = GatedDeltaNet(config, load, index, tiled=config.architecture == "qwen35moe")
     else:
         attention = GroupedQueryAttention(config, load, index, qk_norm="given", gated=True)
     return Layer(attention, feed_forward(config, load, index, "post_attention_norm"))
-
-
-def is_recurrent(config: Config, index: int) -> bool:
-    if config.keys.has("attention.recurrent_layers"):
-        return config.keys.flags("attention.recurrent_layers")[index]
-    return (index + 1) % config.keys.whole("full_attention_interval", 4) != 0

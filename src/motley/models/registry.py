@@ -30,6 +30,29 @@ _FILES = {
 }
 FAMILIES = {architecture: f"motley.models.{file}" for architecture, file in _FILES.items()}
 
+# Keys that change the arithmetic, and the values at which they change nothing: for families that do not read them.
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "attention.clamp_kqv": (0.0,),
+    "attention.indexer.top_k": (0,),
+    "attention.output_scale": (0.0, 1.0),
+    "attention.scale": (0.0,),
+    "attention.shared_kv_layers": (0,),
+    "attention.sliding_window": (0,),
+    "attention.temperature_scale": (0.0,),
+    "attention.value_scale": (0.0, 1.0),
+    "attn_logit_softcapping": (0.0,),
+    "embedding_length_per_layer_input": (0,),
+    "embedding_scale": (0.0, 1.0),
+    "expert_latent_length": (0,),
+    "final_logit_softcapping": (0.0,),
+    "interleave_moe_layer_step": (0, 1),
+    "logit_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "rope.scaling.attn_factor": (0.0, 1.0),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
+    "router_logit_softcapping": (0.0,),
+}
+
 
 def family(architecture: str) -> Family:
     """Imported when asked for. Raises UnsupportedError for an architecture without a file."""
@@ -41,5 +64,8 @@ def family(architecture: str) -> Family:
 def config_of(architecture: str, metadata: Mapping[str, Any]) -> Config:
     """The family's; UnsupportedError too for a key that changes the arithmetic and that the family does not know."""
     config = family(architecture).config(metadata)
-    config.keys.require_harmless()
+    for key, values in HARMLESS.items():
+        value = metadata.get(f"{architecture}.{key}", values[0])
+        if key not in config.keys.read and value not in values:
+            raise UnsupportedError(f"{architecture}.{key} = {value!r} is not supported here (only {values[0]!r} is)")
     return config

@@ -10,7 +10,7 @@ from math import ceil, floor, log, pi
 import numpy as np
 
 from motley.errors import FormatError, UnsupportedError
-from motley.models.keys import Keys
+from motley.formats.keys import Keys
 from motley.ops.protocol import Rope
 
 
@@ -31,6 +31,8 @@ def read_rope(keys: Keys, head_dim: int, *, interleaved: bool, ending: str = "",
         raise UnsupportedError(f"{keys.name('rope.scaling.type')} = {kind!r}: Motley knows none, linear and yarn")
     trained = keys.whole("rope.scaling.original_context_length")
     fast, slow = (keys.real(f"rope.scaling.yarn_beta_{n}", b) for n, b in (("fast", 32.0), ("slow", 1.0)))
+    if theta <= 1 or min(factor, trained, fast, slow) <= 0:
+        raise FormatError(f"{keys.name('rope.scaling.type')} = yarn with factor {factor} from {trained}: no rotation")
     first, last = (dim * log(trained / (beta * 2 * pi)) / (2 * log(theta)) for beta in (fast, slow))
     if truncate:
         first, last = floor(first), ceil(last)
