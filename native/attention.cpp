@@ -95,33 +95,27 @@ void Device::attention(const float* q, const float* k, const float* v, Cache& ca
     attend_pieces(runs);
     return;
   }
-  // Where old positions make room for new ones, no more are stored than leave everybody's past in place.
-  const bool all_fit = cache.capacity() >= cache.context;
-  std::vector<Run> pieces;
-  for (size_t i = 0; i < runs.size();) {
-    pieces.clear();
-    const int64_t begin = runs[i].first;
-    int64_t end = begin;
-    if (all_fit) {
-      end = T;
-      i = runs.size();
-    } else {
-      end += runs[i].n;
-      ++i;
+  // Where old positions make room for new ones, no more of a run is stored at a time than leaves its past in place.
+  std::vector<Run> portions;
+  if (cache.capacity() >= cache.context) {
+    portions.push_back({0, T});
+  } else {
+    for (const Run& r : runs)
+      for (int64_t t = 0; t < r.n; t += Cache::kTogether)
+        portions.push_back({r.first + t, std::min(Cache::kTogether, r.n - t)});
+  }
+  for (const Run& portion : portions) {
+    const int64_t end = portion.first + portion.n;
+    over_tokens(K, portion.n * N * 8, [&](int64_t head, int) {
+      for (int64_t t = portion.first; t < end; ++t) store(t, head);
+    });
+    std::vector<Run> pieces;
+    for (const Run& r : runs) {
+      const int64_t last = std::min(end, r.first + r.n);
+      for (int64_t t = std::max(portion.first, r.first); t < last; t += together)
+        pieces.push_back({t, std::min(together, last - t)});
     }
-    for (int64_t from = begin; from < end;) {
-      const int64_t upto = all_fit ? end : std::min(end, from + Cache::kTogether);
-      over_tokens(K, (upto - from) * N * 8, [&](int64_t head, int) {
-        for (int64_t t = from; t < upto; ++t) store(t, head);
-      });
-      pieces.clear();
-      for (const Run& r : runs) {
-        const int64_t first = std::max(from, r.first), last = std::min(upto, r.first + r.n);
-        for (int64_t t = first; t < last; t += together) pieces.push_back({t, std::min(together, last - t)});
-      }
-      attend_pieces(pieces);
-      from = upto;
-    }
+    attend_pieces(pieces);
   }
 }
 

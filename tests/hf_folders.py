@@ -13,7 +13,12 @@ GOLDEN = Path(__file__).parent / "golden" / "models"
 Tensors = Mapping[str, tuple[str, np.ndarray]]  # dtype by the format's name, and an array with the bytes
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "olmoe": {"architectures": ["OlmoeForCausalLM"], "norm_topk_prob": False, "num_experts": 8},
+    "olmoe": {
+        "architectures": ["OlmoeForCausalLM"],
+        "norm_topk_prob": False,
+        "num_experts": 8,
+        "num_key_value_heads": 4,
+    },
     "qwen3moe": {
         "architectures": ["Qwen3MoeForCausalLM"],
         "norm_topk_prob": True,

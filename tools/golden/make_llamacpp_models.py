@@ -3,8 +3,9 @@ computes for the golden models that transformers made (make_models.py): two impl
 
     pip install .[peers] && PYTHONPATH=src:tests python tools/golden/make_llamacpp_models.py
 
-Writes tests/golden/models/deepseek.gguf and .npz (as make_models.py does), and tests/golden/llamacpp_models.json: per
-golden model the largest difference of llama.cpp's logits from the golden ones, relative to the largest logit.
+Writes tests/golden/models/deepseek.gguf and .npz (as make_models.py does); tests/golden/llamacpp_models.json: per
+golden model that transformers made, the largest difference of llama.cpp's logits, relative to the largest logit; and
+tests/golden/llamacpp_gpt-oss.npy: llama.cpp's logits, float32 [T, V], where the two differ by more than rounding.
 """
 
 import json
@@ -101,6 +102,8 @@ def main() -> None:
     np.savez_compressed(MODELS / "deepseek.npz", prompt=prompt, logits=logits, ids=np.array(ids[37:], np.int32))
     apart = {}
     for path in sorted(MODELS.glob("*.npz")):
+        if path.stem == "deepseek":  # llama.cpp's own
+            continue
         golden = np.load(path)
         got = llamacpp_logits(path.with_suffix(".gguf"), golden["prompt"].tolist())
         if got is None:
@@ -108,6 +111,8 @@ def main() -> None:
             continue
         apart[path.stem] = float(f"{np.abs(got - golden['logits']).max() / np.abs(golden['logits']).max():.2g}")
         print(path.stem, apart[path.stem], flush=True)
+        if path.stem == "gpt-oss":
+            np.save(GOLDEN / "llamacpp_gpt-oss.npy", got)
     (GOLDEN / "llamacpp_models.json").write_text(
         json.dumps({"llama_cpp": llama_cpp.__version__, "apart": apart}) + "\n"
     )

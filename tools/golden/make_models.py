@@ -67,7 +67,10 @@ DELTANET = {
 }
 # family: (class without its ending, settings beside COMMON)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "olmoe": ("Olmoe", {"intermediate_size": 32, "num_experts": 8, "norm_topk_prob": False, **ROPE}),
+    "olmoe": (
+        "Olmoe",
+        {"intermediate_size": 32, "num_experts": 8, "norm_topk_prob": False, "num_key_value_heads": 4, **ROPE},
+    ),
     "qwen3moe": (
         "Qwen3Moe",
         {
@@ -84,6 +87,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama",
         {
             "intermediate_size": 96,
+            "num_experts_per_tok": None,
             "rope_parameters": {
                 "rope_type": "llama3",
                 "rope_theta": 10000.0,
@@ -94,7 +98,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
-    "qwen3": ("Qwen3", {"intermediate_size": 96, "head_dim": 32, "tie_word_embeddings": True, **ROPE}),
+    "qwen3": (
+        "Qwen3",
+        {"intermediate_size": 96, "head_dim": 32, "tie_word_embeddings": True, "num_experts_per_tok": None, **ROPE},
+    ),
     "qwen2moe": (
         "Qwen2Moe",
         {
@@ -187,7 +194,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "minimax-m2": (
         "MiniMaxM2",
-        {"intermediate_size": 32, "num_local_experts": 8, "head_dim": 32, "rotary_dim": 16, **PARTIAL},
+        {"intermediate_size": 32, "num_local_experts": 8, "head_dim": 32, "rotary_dim": 16, **PARTIAL}
+        | {"scoring_func": "sigmoid"},
     ),
     "llama4": (
         "Llama4",
@@ -253,6 +261,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Dots1",
         {
             "intermediate_size": 96,
+            "num_key_value_heads": 4,
+            "scoring_func": "sigmoid",
             "moe_intermediate_size": 32,
             "n_routed_experts": 8,
             "n_shared_experts": 2,

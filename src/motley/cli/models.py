@@ -32,9 +32,11 @@ def _lines(found: Coverage) -> Iterator[str]:
         of = f"{shapes[f.name, 'runs']} of {shapes[f.name, 'runs'] + shapes[f.name, 'predicted only']}"
         proof = f.proof or ("NOT PROVEN" if f.status == "runs" else "")
         rows.append([f.name, f.title, f.status, of, error, proof])
-    head = ["architecture", "family", "status", "shapes that run", "relative error", "proof"]
+    head = ["architecture", "family", "status", "made by synth", "relative error", "proof"]
     yield from table(head, rows)
     runs = sum(shape.status == "runs" for shape in found.shapes)
-    yield f"\n{len(running)} architectures run, {runs} of {len(found.shapes)} shapes; the others are predicted only."
+    yield f"\n{len(running)} architectures run, from files; the others are predicted only."
+    yield "Made by synth: of the catalogue's shapes, those that `motley synth` and `bench --shape` fill with random"
+    yield f"weights; {runs} of {len(found.shapes)} in all."
     yield f"Weights of those that run may be {', '.join(running[0].formats)}."
     yield "Relative error: a logit's largest difference from golden ones over the largest of those; float32 weights."

@@ -45,7 +45,7 @@ class Family:
 class KnownShape:
     name: str
     architecture: str
-    status: Status
+    status: Status  # "runs": by name, with random weights; files of a family that runs do so either way
 
 
 @dataclass(frozen=True)

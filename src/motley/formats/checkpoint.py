@@ -12,7 +12,8 @@ from os import PathLike
 from pathlib import Path
 
 from motley.errors import FormatError, UsageError
-from motley.formats.gguf_reader import AGAIN, GGUFFile, read_gguf
+from motley.formats.gguf_reader import GGUFFile, read_gguf
+from motley.formats.mapping import AGAIN
 from motley.formats.metadata import get_int, shown
 from motley.formats.tensor import Checkpoint, QuantTensor
 

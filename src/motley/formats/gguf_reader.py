@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from motley.errors import FormatError, UnsupportedError, UsageError
+from motley.errors import FormatError, UnsupportedError
+from motley.formats.mapping import AGAIN, map_file
 from motley.formats.metadata import shown
 from motley.formats.tensor import QuantTensor
 from motley.shape.quant import Quant
@@ -34,7 +35,6 @@ MAX_ELEMENTS = 1 << 24
 _MIN_PAIR = 8 + 4 + 1  # bytes of the shortest key-value pair: key length, type, one-byte value
 _MIN_INFO = 8 + 4 + 8 + 4 + 8  # bytes of the shortest tensor info: name length, n_dims, one dim, type, offset
 
-AGAIN = "download or copy the file again"
 RECONVERT = "convert the model again with a current converter"
 
 
@@ -102,7 +102,7 @@ class _Info:
 
 def read_gguf(path: Path) -> GGUFFile:
     """Map a file and read its header. FormatError says what is wrong with it, UsageError that it can't be opened."""
-    mapped = _map(path)
+    mapped = map_file(path)
     cursor = _Cursor(mapped, path)
     n_tensors, n_pairs = _read_start(cursor)
     metadata = _read_metadata(cursor, n_pairs)
@@ -116,16 +116,6 @@ def read_gguf(path: Path) -> GGUFFile:
         start = data_offset + info.offset
         tensors[info.name] = QuantTensor(info.name, info.dims, info.quant, raw[start : start + info.n_bytes])
     return GGUFFile(path, metadata, tensors, mapped, data_offset)
-
-
-def _map(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) == 0:
-                raise FormatError(f"{path}: the file is empty; {AGAIN}")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be opened: {error.strerror or error}") from error
 
 
 class _Cursor:

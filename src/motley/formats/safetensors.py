@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.errors import FormatError, UsageError
+from motley.formats.mapping import AGAIN, map_file
 from motley.formats.metadata import shown
 
 MAX_HEADER = 100_000_000  # bytes: the limit of the format's own reader
 MAX_DIMS = 8
 INDEX = "model.safetensors.index.json"
-AGAIN = "download or copy the file again"
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
@@ -54,7 +54,7 @@ class SafetensorsFile:
 
 def read_safetensors(path: Path) -> SafetensorsFile:
     """Map a file and read its header. FormatError says what is wrong with it, UsageError that it can't be opened."""
-    mapped = _map(path)
+    mapped = map_file(path)
     if len(mapped) < 8:
         raise FormatError(f"{path}: {len(mapped)} bytes are no safetensors file; {AGAIN}")
     length = int.from_bytes(mapped[:8], "little")
@@ -118,16 +118,6 @@ def weight_map(index: Path) -> dict[str, str]:
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise FormatError(f"{index}: {shown(name)} is said to be in {shown(file)}, which is no .safetensors file")
     return where
-
-
-def _map(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) == 0:
-                raise FormatError(f"{path}: the file is empty; {AGAIN}")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be opened: {error.strerror or error}") from error
 
 
 def _header(path: Path, text: bytes) -> dict[str, Any]:

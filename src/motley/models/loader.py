@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from motley.errors import FormatError, UnsupportedError
 from motley.formats.shape_of import role_of
-from motley.formats.tensor import Checkpoint, QuantTensor
+from motley.formats.tensor import AssembledTensor, Checkpoint, QuantTensor
 from motley.models.config import Config
 from motley.ops.protocol import Array, ExpertBiases, Experts, Ops, Rope, Upload, Weight
 from motley.progress import Progress, silent
@@ -124,9 +125,15 @@ class Loader:
 
 
 def _halves(tensor: QuantTensor) -> tuple[QuantTensor, QuantTensor]:
-    """[E, 2F, D] -> copies of the first and of the last F rows of each expert."""
+    """[E, 2F, D] -> the first and the last F rows of each expert; only those that are used are copied."""
     n, rows, cols = tensor.dims
-    by_expert = tensor.data.reshape(n, 2, -1)
-    first, last = (np.ascontiguousarray(by_expert[:, half]).reshape(-1) for half in (0, 1))
-    dims = (n, rows // 2, cols)
-    return QuantTensor(tensor.name, dims, tensor.quant, first), QuantTensor(tensor.name, dims, tensor.quant, last)
+    f = rows // 2
+
+    def half(first: int) -> QuantTensor:
+        def of(expert: int | None) -> NDArray[np.uint8]:
+            assert expert is not None
+            return tensor.part(expert).rows(first, first + f).data
+
+        return AssembledTensor(tensor.name, (n, f, cols), tensor.quant, of, by_parts=True)
+
+    return half(0), half(f)
