@@ -12,39 +12,11 @@ from typing import IO
 import pytest
 
 from motley.bench.result import load_result
+from two_devices import small_and_big
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
-# Figures that need no probing; small can't hold the model.
-LAB = """
-[[device]]
-name = "small"
-node = "small"
-kind = "cpu"
-memory_bytes = 102_900_000
-threads = 1
-read_gb_s = 10.0
-int8_gops = 100.0
-f32_gflops = 50.0
-op_overhead_us = 5.0
-
-[[device]]
-name = "big"
-node = "big"
-kind = "cpu"
-memory_bytes = 1_000_000_000
-threads = 1
-read_gb_s = 5.0
-int8_gops = 50.0
-f32_gflops = 25.0
-op_overhead_us = 5.0
-
-[[link]]
-a = "small"
-b = "big"
-transport = "tcp"
-rtt_us = 50.0
-gb_s = 1.0
-"""
+# small can't hold the model
+LAB = small_and_big(102_900_000)
 SHORT = ["--pp", "16", "--tg", "4", "--repeat", "2"]
 
 

@@ -12,38 +12,10 @@ from typing import Any
 import pytest
 
 from perplexity_models import write_variant
+from two_devices import small_and_big
 
-# Figures that need no probing; experts on both.
-LAB = """
-[[device]]
-name = "small"
-node = "small"
-kind = "cpu"
-memory_bytes = 125_000_000
-threads = 1
-read_gb_s = 10.0
-int8_gops = 100.0
-f32_gflops = 50.0
-op_overhead_us = 5.0
-
-[[device]]
-name = "big"
-node = "big"
-kind = "cpu"
-memory_bytes = 1_000_000_000
-threads = 1
-read_gb_s = 5.0
-int8_gops = 50.0
-f32_gflops = 25.0
-op_overhead_us = 5.0
-
-[[link]]
-a = "small"
-b = "big"
-transport = "tcp"
-rtt_us = 50.0
-gb_s = 1.0
-"""
+# experts on both
+LAB = small_and_big(125_000_000)
 
 
 def started(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
