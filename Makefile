@@ -14,7 +14,7 @@ bench: $(VENV)/installed
 	$(VENV)/bin/motley bench
 
 test: $(VENV)/installed-for-tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --no-loadscope-reorder
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -51,4 +51,21 @@ class Array {
   Py_buffer view_;
 };
 
+// The bytes of anything C-contiguous, whatever it holds.
+class Bytes {
+ public:
+  explicit Bytes(nanobind::handle h) {
+    if (PyObject_GetBuffer(h.ptr(), &view_, PyBUF_C_CONTIGUOUS) != 0) nanobind::raise_python_error();
+  }
+  ~Bytes() { PyBuffer_Release(&view_); }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+
+  const uint8_t* data() const { return static_cast<const uint8_t*>(view_.buf); }
+  int64_t size() const { return view_.len; }
+
+ private:
+  Py_buffer view_;
+};
+
 }  // namespace motley

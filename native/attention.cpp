@@ -45,47 +45,56 @@ void Device::attention(const float* q, const float* k, const float* v, Cache& ca
   }
 
   const int64_t K = cache.kv_heads, N = cache.head_dim, M = cache.value_dim, group = q_heads / K;
-  const KvShape shape{int(N), int(M), int(cache.padded_dim()), cache.capacity(), 0};
+  const KvShape shape{int(N), int(M), int(cache.row_dim()), cache.capacity(), 0, cache.one};
   auto store = [&](int64_t t, int64_t head) {
-    kernels_->store_kv(cache.half, shape, k + (t * K + head) * N, v + (t * K + head) * M,
+    kernels_->store_kv(cache.type, shape, k + (t * K + head) * N, v + (t * K + head) * M,
                        cache.keys(slots[t], head), cache.values(slots[t], head), positions[t]);
   };
 
-  // An item is a key head and a few consecutive tokens, so that four queries or more share what is read. A decode
-  // step stores its token in the same item; otherwise all keys are stored first.
+  // An item is a key head, a few consecutive tokens and all of the group's queries or some: several queries share what is
+  // read. A decode step stores its token in the same item where there is one for each; otherwise all keys are stored first.
   const std::vector<Run> runs = find_runs(positions, slots, T);
   const bool decode = one_token_per_slot(runs, slots, cache.slots);
   const int64_t together = std::max<int64_t>(1, 16 / group);
+  constexpr int64_t kMost = 64, kMostOfRows = 32;  // queries of an item; rows are turned for all, whose weights wait meanwhile
+  auto heads_of_item = [&](int64_t n_pieces) {
+    int64_t heads = std::min(group, cache.one ? kMostOfRows : kMost);
+    while (heads > 4 && n_pieces * K * ((group + heads - 1) / heads) < pool_->threads()) heads = (heads / 2 + 3) / 4 * 4;
+    return heads;
+  };
 
-  const int64_t ld = (longest + together + 15) / 16 * 16 + 16, per_worker = 4 * ld;
+  const int64_t ld = (longest + together + 15) / 16 * 16 + 16;
+  const int64_t per_worker = cache.one ? kMostOfRows * (ld + 1) + 16 * cache.row_dim() : 4 * ld;
   auto* scratch = reinterpret_cast<float*>(scratch_.grow(size_t(per_worker * pool_->threads()) * sizeof(float)));
   auto attend_pieces = [&](const std::vector<Run>& pieces) {
+    const int64_t per_item = heads_of_item(int64_t(pieces.size())), shares = (group + per_item - 1) / per_item;
+    const bool stores = decode && shares == 1;
+    if (decode && !stores)
+      for (int64_t i = 0; i < T * K; ++i) store(i / K, i % K);
     auto attend = [&](int64_t item, int worker) {
       // A head's pieces one after the other: its keys and values stay in the cache, and every worker has long and short.
-      const Run& r = pieces[size_t(item % int64_t(pieces.size()))];
-      int64_t head = item / int64_t(pieces.size()), slot = slots[r.first];
-      if (decode) store(r.first, head);
-      constexpr int64_t kMost = 64;
+      const Run& r = pieces[size_t(item / shares % int64_t(pieces.size()))];
+      const int64_t head = item / shares / int64_t(pieces.size()), slot = slots[r.first];
+      const int64_t h0 = item % shares * per_item, heads = std::min(per_item, group - h0);
+      if (stores) store(r.first, head);
       const float* queries[kMost];
       float* outs[kMost];
       Seen seen[kMost];
-      for (int64_t h0 = 0; h0 < group; h0 += kMost) {  // more than 64 heads in a group: in portions
-        int64_t heads = std::min(kMost, group - h0), n = 0;
-        for (int64_t t = r.first; t < r.first + r.n; ++t)
-          for (int64_t h = 0; h < heads; ++h, ++n) {
-            const int64_t at = t * q_heads + head * group + h0 + h;
-            queries[n] = q + at * N;
-            outs[n] = out + at * M;
-            seen[n] = {cache.first(positions[t]), positions[t] + 1, sinks ? sinks[at % q_heads] : -INFINITY};
-          }
-        KvShape s = shape;
-        s.n_queries = int(n);
-        kernels_->attend(cache.half, s, queries, seen, cache.keys(slot, head), cache.values(slot, head), scale,
-                         scratch + worker * per_worker, outs);
-      }
+      int64_t n = 0;
+      for (int64_t t = r.first; t < r.first + r.n; ++t)
+        for (int64_t h = 0; h < heads; ++h, ++n) {
+          const int64_t at = t * q_heads + head * group + h0 + h;
+          queries[n] = q + at * N;
+          outs[n] = out + at * M;
+          seen[n] = {cache.first(positions[t]), positions[t] + 1, sinks ? sinks[at % q_heads] : -INFINITY};
+        }
+      KvShape s = shape;
+      s.n_queries = int(n);
+      kernels_->attend(cache.type, s, queries, seen, cache.keys(slot, head), cache.values(slot, head), scale,
+                       scratch + worker * per_worker, outs);
     };
-    const int64_t n_items = int64_t(pieces.size()) * K;
-    if (n_items * longest * N * 2 < (1 << 16)) {  // short pasts: not worth waking anybody
+    const int64_t n_items = int64_t(pieces.size()) * K * shares;
+    if (n_items * per_item * longest * N < (1 << 16)) {  // short pasts: not worth waking anybody
       for (int64_t i = 0; i < n_items; ++i) attend(i, 0);
     } else {
       pool_->run(n_items, attend);

@@ -22,8 +22,7 @@ void Acts::reserve(int64_t tokens, int64_t cols) {
 
 // ---------------------------------------------------------------- the device
 
-Device::Device(int threads, const std::string& isa, bool half_kv)
-    : kernels_(choose_kernels(isa)), half_kv_(half_kv) {
+Device::Device(int threads, const std::string& isa) : kernels_(choose_kernels(isa)) {
   if (threads < 1 || threads > 1024) throw bad("threads must be 1 to 1024, not ", threads);
   pool_ = std::make_unique<Pool>(threads);
 }
@@ -140,15 +139,16 @@ std::unique_ptr<ExpertSet> Device::pack_experts(const Source& gate, const Source
 }
 
 std::unique_ptr<Cache> Device::cache(int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim,
-                                     int64_t value_dim, int64_t window, int64_t chunk) {
+                                     int64_t value_dim, int64_t window, int64_t chunk, KvType type, bool one) {
   if (slots < 1 || context < 1 || kv_heads < 1 || head_dim < 1 || value_dim < 1 || window < 0 || chunk < 0)
     throw bad("no cache of ", slots, " slots, ", context, " positions, ", kv_heads, " heads of ", head_dim, " and ",
               value_dim, ", window ", window, ", chunk ", chunk);
+  if (one && value_dim > head_dim) throw bad("values of ", value_dim, " are not the first elements of keys of ", head_dim);
   long double elements = (long double)slots * kv_heads * (context + 16) * ((long double)head_dim + value_dim + 32);
   if (elements > 1e15L) throw std::bad_alloc();  // before a product below wraps around
   auto c = std::make_unique<Cache>(
-      Cache{slots, context, kv_heads, head_dim, value_dim, window, chunk, half_kv_, {}});
-  c->memory = Buffer(size_t(slots * kv_heads * (c->key_bytes() + c->value_bytes())), Buffer::Pages::small);
+      Cache{slots, context, kv_heads, head_dim, value_dim, window, chunk, type, one, {}});
+  c->memory = Buffer(size_t(slots * kv_heads * (c->key_bytes() + c->value_bytes()) + kKvSlack), Buffer::Pages::small);
   return c;
 }
 

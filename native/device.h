@@ -87,18 +87,19 @@ struct ExpertSet {
   }
 };
 
-// One layer's keys and values, [slot][kv head]: keys in tiles of 16 positions, values in rows (kernels.h). Untouched
+// One layer's keys and values, [slot][kv head]: keys in tiles of 16 positions, values in rows (attend.inc.h). Untouched
 // positions cost no memory.
 struct Cache {
   int64_t slots, context, kv_heads, head_dim, value_dim;
   int64_t window, chunk;  // which positions a token attends to: ops/protocol.py's Span
-  bool half;
+  KvType type;
+  bool one;  // values are the keys' first elements, kept once
   Buffer memory;
 
   // So many tokens are stored before the first of them attends: a window's memory needs no more than that beside it.
   static constexpr int64_t kTogether = 256;
 
-  int64_t padded_dim() const { return (value_dim + 15) / 16 * 16; }
+  int64_t row_dim() const { return ((one ? head_dim : value_dim) + 15) / 16 * 16; }
   // Positions kept, whole tiles of 16.
   int64_t capacity() const {
     int64_t most = context;
@@ -111,9 +112,8 @@ struct Cache {
     int64_t begin = chunk ? position - position % chunk : 0;
     return first > begin ? first : begin;
   }
-  int64_t element() const { return half ? 2 : 4; }
-  int64_t key_bytes() const { return capacity() * head_dim * element(); }
-  int64_t value_bytes() const { return capacity() * padded_dim() * element(); }
+  int64_t key_bytes() const { return one ? 0 : capacity() / 16 * kv_tile_bytes(type, head_dim); }
+  int64_t value_bytes() const { return capacity() * kv_row_bytes(type, row_dim()); }
   uint8_t* keys(int64_t slot, int64_t head) const {
     return memory.data() + (slot * kv_heads + head) * (key_bytes() + value_bytes());
   }
@@ -166,7 +166,7 @@ class Acts {
 class Device {
  public:
   // isa: a name of isa.cpp; "" takes the best this CPU has.
-  Device(int threads, const std::string& isa, bool half_kv);
+  Device(int threads, const std::string& isa);
 
   const char* isa() const { return kernels_->name; }
   int threads() const { return pool_->threads(); }
@@ -189,7 +189,7 @@ class Device {
                                             int64_t n_experts, int64_t d_model, int64_t d_expert,
                                             const std::vector<int32_t>& owned);
   std::unique_ptr<Cache> cache(int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim, int64_t value_dim,
-                               int64_t window, int64_t chunk);
+                               int64_t window, int64_t chunk, KvType type, bool one);
   std::unique_ptr<DeltaState> delta_state(int64_t slots, int64_t k_heads, int64_t v_heads, int64_t k_dim, int64_t v_dim,
                                           int64_t taps, float eps, bool tiled);
 
@@ -246,7 +246,6 @@ class Device {
 
   const Kernels* kernels_;
   std::unique_ptr<Pool> pool_;
-  bool half_kv_;
   std::mutex mutex_;
   std::atomic<int64_t> busy_ns_{0};
 

@@ -35,13 +35,26 @@ struct RowPair {
 // zeros to whole tiles; float32 [cols] for the others.
 using GemmFn = void (*)(const RowPair& w, int64_t cols, const void* const* x, int64_t n, float* out, int64_t ld);
 
+// How keys and values are stored: floats, or int8 in blocks of 32 elements with an f16 scale (GGUF's Q8_0).
+enum class KvType : int { F32 = 0, F16 = 1, Q8_0 = 2 };
+
 struct KvShape {
   int head_dim;      // N, of queries and keys
   int value_dim;     // M
-  int padded_dim;    // M up to a multiple of 16: the width of a stored V row
+  int row_dim;       // elements of a stored row: M up to a multiple of 16, or N where the rows are all there is
   int64_t capacity;  // positions that are kept, a multiple of 16: position p lies where p % capacity is
   int n_queries;     // queries that share the keys: consecutive tokens x heads of the group
+  bool one;          // the values are the keys' first elements: rows hold both, and there are no tiles
 };
+
+// Of a row of values, of a tile of 16 positions' keys.
+static inline int64_t kv_row_bytes(KvType type, int64_t dim) {
+  return type == KvType::Q8_0 ? dim + (dim + 31) / 32 * 2 : dim * (type == KvType::F16 ? 2 : 4);
+}
+static inline int64_t kv_tile_bytes(KvType type, int64_t dim) {
+  return type == KvType::Q8_0 ? dim * 16 + (dim + 31) / 32 * 32 : dim * 16 * (type == KvType::F16 ? 2 : 4);
+}
+constexpr int64_t kKvSlack = 64;  // bytes after the last row that may be read, never used
 
 // What one query attends to: positions [first, end), and `sink`, a logit without a value (minus infinity: none).
 struct Seen {
@@ -78,11 +91,12 @@ struct Kernels {
   void (*accumulate)(double* y, const float* x, float weight, int n);  // y += weight * x, exact products
   void (*exp)(const float* x, int64_t n, float* out);
 
-  // Keys live in tiles of 16 positions, [tile][N][16]; values in rows [position][padded N]. `half`: f16 storage.
-  void (*store_kv)(bool half, const KvShape& s, const float* k, const float* v, void* keys, void* values, int64_t pos);
+  // Keys live in tiles of 16 positions, [tile][N][16]; values in rows: attend.inc.h. Where rows are all, `v` is not read.
+  void (*store_kv)(KvType type, const KvShape& s, const float* k, const float* v, void* keys, void* values, int64_t pos);
   // Query i (float [N]) attends to seen[i]; firsts and ends ascend and differ by less than a few tokens.
-  // scratch: 4 x (the last's end - the first's first, up to a multiple of 16, and 16 more) floats.
-  void (*attend)(bool half, const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
+  // scratch: 4 x (the last's end - the first's first, up to a multiple of 16, and 16 more) floats; where rows are all,
+  // n_queries instead of 4, and (16 row_dim + n_queries) more.
+  void (*attend)(KvType type, const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
                  const void* values, float scale, float* scratch, float* const* out);
 
   int64_t (*read)(const uint8_t* p, int64_t n);          // xor over n bytes (a multiple of 256): bandwidth

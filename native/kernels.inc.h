@@ -22,13 +22,17 @@ constexpr int kAhead = 4096;
 #endif
 #define MOTLEY_EACH(t, n) MOTLEY_UNROLL for (int t = 0; t < (n); ++t)
 
+#ifndef MOTLEY_PAIRS  // 1: the layer has no dot product of four bytes, but dot2, add_dot2 and add_twos
+#define MOTLEY_PAIRS 0
+#endif
+
 static inline void prefetch_lines(const uint8_t* p, int n_bytes) {
   for (int i = 0; i < n_bytes; i += 64) prefetch(p + i);
 }
 
 // ---------------------------------------------------------------- integer formats
 // A format says how its packed tile (layouts: formats.h) reads, block B of 32 elements by block:
-//   vec<B>(w, j)        elements 4j .. 4j+3 of the 16 rows, as unsigned bytes; zero is at kZero
+//   vec<B>(w, j)        elements 4j .. 4j+3 of the 16 rows, as unsigned bytes, kMost at most; zero is at kZero
 //   scale<B>(w)         the rows' scales; with kMinimum also minimum<B>(w): weight = scale * q - minimum
 //   half_scale<B>(w, h) with kHalves: an integer scale more for each half of 16 elements
 //   scale<B>(w, h), minimum<B>(w, h) with kApart: halves of 16 elements are summed apart
@@ -42,14 +46,14 @@ struct WithMinimum : Plain { static constexpr bool kMinimum = true; };
 struct WithHalves : Plain { static constexpr bool kHalves = true; };
 
 struct Q8_0 : Plain {
-  static constexpr int tile = 64, bytes = 1088, kZero = 128;
+  static constexpr int tile = 64, bytes = 1088, kZero = 128, kMost = 255;
   static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return dot4_biased(acc, w, x); }
   template <int B> static inline u8v vec(const uint8_t* w, int j) { return load_bytes(w + 64 + B * 512 + 64 * j); }
   template <int B> static inline f32 scale(const uint8_t* w) { return load_f16((const uint16_t*)(w + 32 * B)); }
 };
 
 struct Q4_0 : Plain {
-  static constexpr int tile = 64, bytes = 576, kZero = 8;
+  static constexpr int tile = 64, bytes = 576, kZero = 8, kMost = 15;
   template <int B> static inline u8v vec(const uint8_t* w, int j) {
     u8v both = load_bytes(w + 64 + B * 256 + 64 * (j & 3));
     return j < 4 ? mask(both, 15) : shift_mask<4>(both, 15);
@@ -66,7 +70,7 @@ static inline f32 mxfp4_scale(const uint8_t* exponents) {
 }
 
 struct MXFP4 : Plain {
-  static constexpr int tile = 128, bytes = 1088, kZero = 16;
+  static constexpr int tile = 128, bytes = 1088, kZero = 16, kMost = 28;
   template <int B> static inline u8v vec(const uint8_t* w, int j) {
     u8v both = load_bytes(w + 64 + B * 256 + 64 * (j & 3));
     return lookup(table16(kMxfp4Values), j < 4 ? mask(both, 15) : shift_mask<4>(both, 15));
@@ -75,7 +79,7 @@ struct MXFP4 : Plain {
 };
 
 struct Q4_K : WithMinimum {
-  static constexpr int tile = 256, bytes = 2368, kZero = 0;
+  static constexpr int tile = 256, bytes = 2368, kZero = 0, kMost = 15;
   template <int B> static inline u8v vec(const uint8_t* w, int j) {  // pairs of blocks share vectors
     u8v both = load_bytes(w + 320 + B / 2 * 512 + 64 * j);
     return B & 1 ? shift_mask<4>(both, 15) : mask(both, 15);
@@ -89,14 +93,14 @@ struct Q4_K : WithMinimum {
 };
 
 struct Q5_K : Q4_K {
-  static constexpr int bytes = 2880;
+  static constexpr int bytes = 2880, kMost = 31;
   template <int B> static inline u8v vec(const uint8_t* w, int j) {  // bit B of the plane of fifth bits, moved to bit 4
     return either(Q4_K::vec<B>(w, j), shift_mask<B - 4>(load_bytes(w + 2368 + 64 * j), 16));
   }
 };
 
 struct Q6_K : WithHalves {
-  static constexpr int tile = 256, bytes = 3392, kZero = 32;
+  static constexpr int tile = 256, bytes = 3392, kZero = 32, kMost = 63;
   template <int B> static inline u8v vec(const uint8_t* w, int j) {
     constexpr int Q = B % 4;  // of four blocks that share a plane of 2-bit tops; two share nibbles
     const uint8_t* v = w + 320 + B / 4 * 1536 + 64 * j;
@@ -111,7 +115,7 @@ struct Q6_K : WithHalves {
 
 // The tiles for everybody: nothing is left to take apart, so they are not widened.
 struct Int8 : Plain {
-  static constexpr int tile = kBlock, bytes = 576, kZero = 128;
+  static constexpr int tile = kBlock, bytes = 576, kZero = 128, kMost = 255;
   static constexpr bool kWidens = false;
   static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return dot4_biased(acc, w, x); }
   template <int B> static inline u8v vec(const uint8_t* w, int j) { return load_bytes(w + 64 * j); }
@@ -140,7 +144,7 @@ struct Int8HalvesMin : Int8Halves {
 // A block of format F made ready for many tokens: 8 vectors of bytes | f32 scale[16] | f32 minimum[16], or i32 half
 // scales [2][16]. Its arithmetic is F's own.
 template <class F> struct Widened {
-  static constexpr int tile = kBlock, bytes = 704, kZero = F::kZero;
+  static constexpr int tile = kBlock, bytes = 704, kZero = F::kZero, kMost = F::kMost;
   static constexpr bool kMinimum = F::kMinimum, kHalves = F::kHalves, kApart = false, kStreams = false;
   static inline i32 dot(i32 acc, u8v w, const int8_t* x) { return F::dot(acc, w, x); }
   template <int B> static inline u8v vec(const uint8_t* w, int j) { return load_bytes(w + 64 * j); }
@@ -160,26 +164,45 @@ template <int Zero> static inline i32 start(const ActBlock& x) {
 
 using Tokens = const ActBlock* const*;
 
-// acc[r][t] += vectors From .. To-1 of block B of group r times token t's activations
-template <class F, int N, int B, int From, int To>
-static inline void dots(i32 (&acc)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
-  MOTLEY_UNROLL for (int j = From; j < To; ++j) {
-    u8v w0 = F::template vec<B>(w[0], j), w1 = F::template vec<B>(w[1], j);
-    MOTLEY_EACH(t, N) {
-      acc[0][t] = F::dot(acc[0][t], w0, x[t][b].q + 4 * j);
-      acc[1][t] = F::dot(acc[1][t], w1, x[t][b].q + 4 * j);
+// acc[r][t] += vectors From .. To-1 of block B of row group r times token t's activations
+template <class F, int N, int G, int B, int From, int To>
+static inline void dots(i32 (&acc)[G][N], const uint8_t* const* w, Tokens x, int64_t b) {
+#if MOTLEY_PAIRS
+  // Sums of two products that stay in 16 bits together: 8 of Q4, 4 of Q5 and MXFP4, 2 of Q6
+  constexpr int fit = 32767 / (2 * 127 * F::kMost), together = fit < To - From ? fit : To - From;
+  if constexpr (together > 1) {
+    static_assert((To - From) % together == 0);
+    MOTLEY_UNROLL for (int first = From; first < To; first += together) {
+      i16 twos[G][N];
+      MOTLEY_UNROLL for (int j = first; j < first + together; ++j) {
+        MOTLEY_EACH(r, G) {
+          u8v v = F::template vec<B>(w[r], j);
+          MOTLEY_EACH(t, N) {
+            const int8_t* four = x[t][b].q + 4 * j;
+            twos[r][t] = j == first ? dot2(v, four) : add_dot2(twos[r][t], v, four);
+          }
+        }
+      }
+      MOTLEY_EACH(r, G) MOTLEY_EACH(t, N) acc[r][t] = add_twos(acc[r][t], twos[r][t]);
     }
+    return;
+  }
+#endif
+  MOTLEY_UNROLL for (int j = From; j < To; ++j) {
+    u8v v[G];
+    MOTLEY_EACH(r, G) v[r] = F::template vec<B>(w[r], j);
+    MOTLEY_EACH(t, N) MOTLEY_EACH(r, G) acc[r][t] = F::dot(acc[r][t], v[r], x[t][b].q + 4 * j);
   }
 }
 
-// f[r][t] += half H of block B of two row groups times that of block b of N tokens
-template <class F, int N, int B, int H>
-static inline void add_half(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
+// f[r][t] += half H of block B of G row groups times that of block b of N tokens
+template <class F, int N, int G, int B, int H>
+static inline void add_half(f32 (*f)[N], const uint8_t* const* w, Tokens x, int64_t b) {
   static_assert(F::kZero == 128);
-  i32 acc[2][N];
-  MOTLEY_EACH(t, N) acc[0][t] = acc[1][t] = start_biased(x[t][b].off32[H] / 4);
-  dots<F, N, B, 4 * H, 4 * H + 4>(acc, w, x, b);
-  MOTLEY_EACH(r, 2) {
+  i32 acc[G][N];
+  MOTLEY_EACH(t, N) MOTLEY_EACH(r, G) acc[r][t] = start_biased(x[t][b].off32[H] / 4);
+  dots<F, N, G, B, 4 * H, 4 * H + 4>(acc, w, x, b);
+  MOTLEY_EACH(r, G) {
     f32 scale = F::template scale<B>(w[r], H);
     MOTLEY_EACH(t, N) f[r][t] = fma(mul(to_float(acc[r][t]), scale), set1(x[t][b].d), f[r][t]);
     if constexpr (F::kMinimum) {
@@ -189,25 +212,25 @@ static inline void add_half(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, i
   }
 }
 
-// f[r][t] += block B of two row groups times block b of N tokens, summed as one
-template <class F, int N, int B>
-static inline void add_whole(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
-  i32 acc[2][N];
+// f[r][t] += block B of G row groups times block b of N tokens, summed as one
+template <class F, int N, int G, int B>
+static inline void add_whole(f32 (*f)[N], const uint8_t* const* w, Tokens x, int64_t b) {
+  i32 acc[G][N];
   if constexpr (F::kHalves) {
-    i32 second[2][N];
-    MOTLEY_EACH(t, N) acc[0][t] = acc[1][t] = set1i(x[t][b].off32[0]);
-    MOTLEY_EACH(t, N) second[0][t] = second[1][t] = set1i(x[t][b].off32[1]);
-    dots<F, N, B, 0, 4>(acc, w, x, b);
-    dots<F, N, B, 4, 8>(second, w, x, b);
-    MOTLEY_EACH(r, 2) {
+    i32 second[G][N];
+    MOTLEY_EACH(t, N) MOTLEY_EACH(r, G) acc[r][t] = set1i(x[t][b].off32[0]);
+    MOTLEY_EACH(t, N) MOTLEY_EACH(r, G) second[r][t] = set1i(x[t][b].off32[1]);
+    dots<F, N, G, B, 0, 4>(acc, w, x, b);
+    dots<F, N, G, B, 4, 8>(second, w, x, b);
+    MOTLEY_EACH(r, G) {
       i32 s0 = F::template half_scale<B>(w[r], 0), s1 = F::template half_scale<B>(w[r], 1);
       MOTLEY_EACH(t, N) acc[r][t] = addi(muli(acc[r][t], s0), muli(second[r][t], s1));
     }
   } else {
-    MOTLEY_EACH(t, N) acc[0][t] = acc[1][t] = start<F::kZero>(x[t][b]);
-    dots<F, N, B, 0, 8>(acc, w, x, b);
+    MOTLEY_EACH(t, N) MOTLEY_EACH(r, G) acc[r][t] = start<F::kZero>(x[t][b]);
+    dots<F, N, G, B, 0, 8>(acc, w, x, b);
   }
-  MOTLEY_EACH(r, 2) {
+  MOTLEY_EACH(r, G) {
     f32 scale = F::template scale<B>(w[r]);
     MOTLEY_EACH(t, N) f[r][t] = fma(mul(to_float(acc[r][t]), scale), set1(x[t][b].d), f[r][t]);
     if constexpr (F::kMinimum) {
@@ -217,13 +240,18 @@ static inline void add_whole(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, 
   }
 }
 
+// f[r][t] += block B of two row groups times block b of N tokens
 template <class F, int N, int B>
 static inline void add_block(f32 (&f)[2][N], const uint8_t* const* w, Tokens x, int64_t b) {
-  if constexpr (F::kApart) {
-    add_half<F, N, B, 0>(f, w, x, b);
-    add_half<F, N, B, 1>(f, w, x, b);
-  } else {
-    add_whole<F, N, B>(f, w, x, b);
+  // Where sums pass through 16 bits, large weights need registers on the way: one group at a time
+  constexpr int G = MOTLEY_PAIRS && F::kMost > 31 ? 1 : 2;
+  MOTLEY_UNROLL for (int r = 0; r < 2; r += G) {
+    if constexpr (F::kApart) {
+      add_half<F, N, G, B, 0>(f + r, w + r, x, b);
+      add_half<F, N, G, B, 1>(f + r, w + r, x, b);
+    } else {
+      add_whole<F, N, G, B>(f + r, w + r, x, b);
+    }
   }
 }
 
@@ -556,168 +584,13 @@ static void accumulate(double* y, const float* x, float weight, int n) {
   for (int i = 0; i < n; ++i) y[i] += (double)weight * (double)x[i];
 }
 
-// ---------------------------------------------------------------- attention
+}  // namespace MOTLEY_ISA
+}  // namespace motley
 
-struct HalfKv {
-  using type = uint16_t;
-  static inline f32 get(const type* p) { return load_f16(p); }
-  static inline void put(type* p, f32 v) { store_f16(p, v); }
-};
-struct FloatKv {
-  using type = float;
-  static inline f32 get(const type* p) { return load(p); }
-  static inline void put(type* p, f32 v) { store(p, v); }
-};
+#include "attend.inc.h"
 
-template <class Kv>
-static void store_position(const KvShape& s, const float* k, const float* v, void* keys, void* values, int64_t pos) {
-  using T = typename Kv::type;
-  pos %= s.capacity;
-  T* column = (T*)keys + pos / 16 * 16 * s.head_dim + pos % 16;  // one of a tile's 16 columns
-  T* row = (T*)values + pos * s.padded_dim;
-  T narrow[16];
-  for (int i = 0; i < s.head_dim; i += 16) {
-    int m = s.head_dim - i < 16 ? s.head_dim - i : 16;
-    Kv::put(narrow, load_n(k + i, m));
-    for (int l = 0; l < m; ++l) column[(i + l) * 16] = narrow[l];
-  }
-  for (int i = 0; i < s.value_dim; i += 16)
-    Kv::put(row + i, load_n(v + i, s.value_dim - i < 16 ? s.value_dim - i : 16));
-}
-
-static void store_kv(bool half, const KvShape& s, const float* k, const float* v, void* keys, void* values,
-                     int64_t pos) {
-  if (half) store_position<HalfKv>(s, k, v, keys, values, pos);
-  else store_position<FloatKv>(s, k, v, keys, values, pos);
-}
-
-// scores[i][p] = scale * q_i . k_p for whole tiles of 16 positions; element n on chain n mod 4, as above
-template <class Kv, int Q>
-static void score_tiles(const KvShape& s, const float* const* q, const typename Kv::type* all, int64_t first_tile,
-                        int64_t n_tiles, float scale, float* scores, int64_t ld) {
-  int dim = s.head_dim;
-  int64_t kept = s.capacity / 16;
-  for (int64_t tile = 0; tile < n_tiles; ++tile) {
-    const typename Kv::type* keys = all + (first_tile + tile) % kept * 16 * dim;
-    f32 f[4][Q];
-    MOTLEY_EACH(c, 4) MOTLEY_EACH(i, Q) f[c][i] = set1(0);
-    int n = 0;
-    for (; n + 4 <= dim; n += 4) {
-      prefetch_lines((const uint8_t*)(keys + n * 16) + kAhead, 4 * 16 * sizeof(*keys));
-      MOTLEY_EACH(c, 4) {
-        f32 k = Kv::get(keys + (n + c) * 16);
-        MOTLEY_EACH(i, Q) f[c][i] = fma(k, set1(q[i][n + c]), f[c][i]);
-      }
-    }
-    MOTLEY_EACH(c, 3) {
-      if (n + c >= dim) break;
-      f32 k = Kv::get(keys + (n + c) * 16);
-      MOTLEY_EACH(i, Q) f[c][i] = fma(k, set1(q[i][n + c]), f[c][i]);
-    }
-    MOTLEY_EACH(i, Q)
-      store(scores + i * ld + tile * 16, mul(add(add(f[0][i], f[1][i]), add(f[2][i], f[3][i])), set1(scale)));
-  }
-}
-
-// In place: exp(score - maximum) over [first, end), zeros around them up to whole tiles of 16. Returns the sum, with the
-// sink's share. Which lane a position falls on depends on nothing but the position.
-static float softmax_sum(float* scores, int64_t first, int64_t end, float sink) {
-  int64_t from = first / 16 * 16, upto = (end + 15) / 16 * 16;
-  for (int64_t p = from; p < first; ++p) scores[p] = -__builtin_inff();
-  for (int64_t p = end; p < upto; ++p) scores[p] = -__builtin_inff();
-  f32 top = load(scores + from);
-  for (int64_t p = from + 16; p < upto; p += 16) top = max(top, load(scores + p));
-  float highest = hmax(top);
-  f32 maximum = set1(sink > highest ? sink : highest), total = set1(0);
-  for (int64_t p = from; p < upto; p += 16) {
-    f32 e = exp_lanes(sub(load(scores + p), maximum));
-    store(scores + p, e);
-    if (p < first || p + 16 > end) {  // the masked lanes: exactly zero
-      for (int64_t i = p; i < first; ++i) scores[i] = 0;
-      for (int64_t i = end > p ? end : p; i < p + 16; ++i) scores[i] = 0;
-      e = load(scores + p);
-    }
-    total = add(total, e);
-  }
-  if (sink == -__builtin_inff()) return sum(total);
-  alignas(64) float tail[16];
-  store(tail, exp_lanes(sub(set1(sink), maximum)));
-  return sum(total) + tail[0];
-}
-
-// acc += sum over positions [from, to) of weight * value, V vectors of 16 lanes from element n0 on, Q queries
-template <class Kv, int Q, int V>
-static inline void weigh(const KvShape& s, const typename Kv::type* values, int64_t from, int64_t to,
-                         const float* weights, int64_t ld, f32 acc[Q][V]) {
-  while (from < to) {
-    const int64_t lap = from / s.capacity * s.capacity;
-    const int64_t upto = to < lap + s.capacity ? to : lap + s.capacity;
-    for (int64_t p = from; p < upto; ++p) {
-      const typename Kv::type* row = values + (p - lap) * s.padded_dim;
-      prefetch_lines((const uint8_t*)row + kAhead, 16 * V * sizeof(*row));
-      MOTLEY_EACH(j, V) {
-        f32 v = Kv::get(row + 16 * j);
-        MOTLEY_EACH(i, Q) acc[i][j] = fma(v, set1(weights[i * ld + p]), acc[i][j]);
-      }
-    }
-    from = upto;
-  }
-}
-
-// weights[i * ld + p]: of query i for position p
-template <class Kv, int Q, int V>
-static void mix_values(const KvShape& s, int n0, const typename Kv::type* values, const Seen* seen,
-                       const float* weights, int64_t ld, const float* sums, float* const* out) {
-  using T = typename Kv::type;
-  f32 acc[Q][V];
-  MOTLEY_EACH(i, Q) MOTLEY_EACH(j, V) acc[i][j] = set1(0);
-  const T* base = values + n0;
-  // What all queries see they read together; what lies before and behind each reads alone: nobody reads a value that it
-  // does not see, and each query's order is ascending.
-  int64_t first = seen[Q - 1].first, end = seen[0].end;
-  if (end < first) end = first;
-  for (int i = 0; i < Q; ++i)
-    weigh<Kv, 1, V>(s, base, seen[i].first, first < seen[i].end ? first : seen[i].end, weights + i * ld, ld, acc + i);
-  weigh<Kv, Q, V>(s, base, first, end, weights, ld, acc);
-  for (int i = 0; i < Q; ++i) weigh<Kv, 1, V>(s, base, end, seen[i].end, weights + i * ld, ld, acc + i);
-  MOTLEY_EACH(i, Q)
-    MOTLEY_EACH(j, V) {
-      int n = n0 + 16 * j, m = s.value_dim - n;
-      if (m > 0) store_n(out[i] + n, div(acc[i][j], set1(sums[i])), m < 16 ? m : 16);
-    }
-}
-
-template <class Kv, int Q>
-static void attend_some(const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
-                        const void* values, float scale, float* scratch, float* const* out) {
-  using T = typename Kv::type;
-  const int64_t first_tile = seen[0].first / 16, n_tiles = (seen[Q - 1].end + 15) / 16 - first_tile, ld = n_tiles * 16;
-  score_tiles<Kv, Q>(s, q, (const T*)keys, first_tile, n_tiles, scale, scratch, ld);
-  const float* weights = scratch - first_tile * 16;  // by position
-  float sums[Q];
-  for (int i = 0; i < Q; ++i)
-    sums[i] = softmax_sum(scratch + i * ld, seen[i].first - first_tile * 16, seen[i].end - first_tile * 16, seen[i].sink);
-  constexpr int V = Q == 1 ? 8 : 4;  // as many accumulators as registers bear
-  int n = 0;
-  for (; n + 16 * V <= s.padded_dim; n += 16 * V)
-    mix_values<Kv, Q, V>(s, n, (const T*)values, seen, weights, ld, sums, out);
-  for (; n < s.padded_dim; n += 16) mix_values<Kv, Q, 1>(s, n, (const T*)values, seen, weights, ld, sums, out);
-}
-
-template <class Kv>
-static void attend_all(const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
-                       const void* values, float scale, float* scratch, float* const* out) {
-  int i = 0;
-  for (; i + 4 <= s.n_queries; i += 4) attend_some<Kv, 4>(s, q + i, seen + i, keys, values, scale, scratch, out + i);
-  for (; i + 2 <= s.n_queries; i += 2) attend_some<Kv, 2>(s, q + i, seen + i, keys, values, scale, scratch, out + i);
-  for (; i < s.n_queries; ++i) attend_some<Kv, 1>(s, q + i, seen + i, keys, values, scale, scratch, out + i);
-}
-
-static void attend(bool half, const KvShape& s, const float* const* q, const Seen* seen, const void* keys,
-                   const void* values, float scale, float* scratch, float* const* out) {
-  if (half) attend_all<HalfKv>(s, q, seen, keys, values, scale, scratch, out);
-  else attend_all<FloatKv>(s, q, seen, keys, values, scale, scratch, out);
-}
+namespace motley {
+namespace MOTLEY_ISA {
 
 // ---------------------------------------------------------------- probes
 
@@ -737,13 +610,26 @@ static int64_t read_bytes(const uint8_t* p, int64_t n) {
 static int32_t int8_tile(int64_t rounds) {
   alignas(64) uint8_t w[128];
   alignas(64) int8_t x[64];
-  for (int i = 0; i < 64; ++i) { w[i] = w[127 - i] = (uint8_t)i; x[i] = (int8_t)(i - 32); }
+  for (int i = 0; i < 64; ++i) { w[i] = w[127 - i] = (uint8_t)(i & 15); x[i] = (int8_t)(i - 32); }
   i32 acc[kProbeChains];
   MOTLEY_EACH(t, kProbeChains) acc[t] = set1i(0);
+#if MOTLEY_PAIRS
+  constexpr int chains = kProbeChains / 2;  // the others' registers hold sums of 8 products in 16 bits, as for Q4
+  for (int64_t r = 0; r < rounds; r += 2) {
+    i16 twos[chains];
+    MOTLEY_EACH(half, 2) {
+      u8v v = load_bytes(w + (r / 2 + half & 1) * 64);  // others each round, so that no product is made once for all
+      MOTLEY_EACH(t, kProbeSteps)
+        twos[t % chains] = half + t / chains ? add_dot2(twos[t % chains], v, x + 4 * t) : dot2(v, x + 4 * t);
+    }
+    MOTLEY_EACH(t, chains) acc[t] = add_twos(acc[t], twos[t]);
+  }
+#else
   for (int64_t r = 0; r < rounds; ++r) {
     u8v v = load_bytes(w + (r & 1) * 64);  // another one each round: where dot4 is several instructions, none is saved
     MOTLEY_EACH(t, kProbeSteps) acc[t % kProbeChains] = dot4(acc[t % kProbeChains], v, x + 4 * t);
   }
+#endif
   MOTLEY_EACH(t, kProbeChains - 1) acc[0] = addi(acc[0], acc[t + 1]);
   return sumi(acc[0]);
 }

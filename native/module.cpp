@@ -13,6 +13,7 @@
 #include "arrays.h"
 #include "isa.h"
 #include "program.h"
+#include "ring.h"
 
 namespace nb = nanobind;
 using namespace motley;
@@ -310,6 +311,49 @@ void take(Device& d, nb::handle x, nb::handle rows, nb::handle out) {
   });
 }
 
+// A ring in a buffer, which stays where it is for as long: control and data begin so many bytes in.
+class SharedRing {
+ public:
+  SharedRing(nb::handle memory, int64_t control, int64_t data, int64_t size)
+      : memory_(memory), ring_(at(control, Ring::kControlBytes), at(data, size), size) {}
+
+  int64_t push(nb::sequence parts) {
+    int64_t left = std::min(ring_.room(), Ring::kPieceBytes), sent = 0;
+    for (nb::handle part : parts) {
+      Bytes bytes(part);
+      int64_t n = std::min(bytes.size(), left);
+      ring_.write(bytes.data(), n);
+      left -= n, sent += n;
+      if (!left) break;
+    }
+    ring_.publish();
+    return sent;
+  }
+
+  int64_t pull(nb::handle room, double seconds) {  // other threads of the interpreter go on while it looks
+    Array<uint8_t> to(room);
+    if (int64_t n = ring_.read(to.data(), to.size(), 0)) return n;
+    NoGil no_gil;
+    return ring_.read(to.data(), to.size(), seconds);
+  }
+
+  bool may_sleep(bool reader) { return ring_.may_sleep(side(reader)); }
+  void woke(bool reader) { ring_.woke(side(reader)); }
+  bool sleeps(bool reader) { return ring_.sleeps(side(reader)); }
+
+ private:
+  static Side side(bool reader) { return reader ? Side::reader : Side::writer; }
+
+  uint8_t* at(int64_t offset, int64_t size) const {
+    if (offset < 0 || size < 1 || offset > memory_.size() - size || offset % Ring::kLine)
+      throw bad(size, " bytes at ", offset, " of ", memory_.size());
+    return memory_.data() + offset;
+  }
+
+  Array<uint8_t> memory_;
+  Ring ring_;
+};
+
 }  // namespace
 
 // A step's arrays come and go by the megabyte. glibc would give each back to the system and fault its pages in again:
@@ -338,6 +382,7 @@ NB_MODULE(_native, m) {
   nb::class_<Cache>(m, "Cache")
       .def_ro("head_dim", &Cache::head_dim)
       .def_ro("value_dim", &Cache::value_dim)
+      .def_ro_static("BESIDE", &Cache::kTogether)
       .def_prop_ro("n_bytes", [n_bytes](const Cache& c) { return n_bytes(c); });
   nb::class_<DeltaState>(m, "DeltaState")
       .def_prop_ro("width", [](const DeltaState& s) { return s.v_heads * s.v_dim; })
@@ -350,8 +395,15 @@ NB_MODULE(_native, m) {
       .def("begin", &Program::begin)
       .def("next", &Program::next)
       .def("marks", &Program::marks);
+  nb::class_<SharedRing>(m, "Ring")
+      .def(nb::init<nb::handle, int64_t, int64_t, int64_t>())
+      .def("push", &SharedRing::push)
+      .def("pull", &SharedRing::pull)
+      .def("may_sleep", &SharedRing::may_sleep)
+      .def("woke", &SharedRing::woke)
+      .def("sleeps", &SharedRing::sleeps);
   nb::class_<Device>(m, "Device")
-      .def(nb::init<int, const std::string&, bool>())
+      .def(nb::init<int, const std::string&>())
       .def_prop_ro("isa", &Device::isa)
       .def_prop_ro("threads", &Device::threads)
       .def("busy_seconds", &Device::busy_seconds)
@@ -361,7 +413,12 @@ NB_MODULE(_native, m) {
       // What is not packed stays in the arrays: they live as long as it does.
       .def("stored", &stored, nb::keep_alive<0, 2>())
       .def("stored_experts", &stored_experts, nb::keep_alive<0, 2>(), nb::keep_alive<0, 4>(), nb::keep_alive<0, 6>())
-      .def("cache", &Device::cache)
+      .def("cache",
+           [](Device& d, int64_t slots, int64_t context, int64_t kv_heads, int64_t head_dim, int64_t value_dim,
+              int64_t window, int64_t chunk, int type, bool one) {
+             if (type < 0 || type > int(KvType::Q8_0)) throw bad("no cache of type ", type);
+             return d.cache(slots, context, kv_heads, head_dim, value_dim, window, chunk, KvType(type), one);
+           })
       .def("delta_state", &Device::delta_state)
       .def("delta_net", &delta_net)
       .def("heads_linear", &heads_linear)

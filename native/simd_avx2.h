@@ -146,16 +146,46 @@ static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
 static inline i32 start_biased(int32_t off8) { return shli<4>(set1i(off8)); }
 static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) { return dot4(acc, w, x); }
 #else
-// Sums of two products pass through 16 bits: 63 * 127 * 2 and 128 * 127 * 2 still fit, 255 * 127 * 2 would not. So
-// biased bytes become signed ones again, and their signs move to the activations.
-static inline __m256i dot4_8(__m256i acc, __m256i w, __m256i x) {
-  // _mm256_maddubs_epi16(w, x) and _mm256_madd_epi16(that, 1), which cost GCC 12's combiner 37 s of compile time
-  __m256i fours;
-  __asm__("vpmaddubsw %2, %1, %0\n\tvpmaddwd %3, %0, %0" : "=&x"(fours) : "x"(w), "x"(x), "x"(_mm256_set1_epi16(1)));
-  return _mm256_add_epi32(acc, fours);
+#define MOTLEY_PAIRS 1
+// 32 sums of two products in 16 bits: 63 * 127 * 2 and 128 * 127 * 2 still fit, 255 * 127 * 2 would not. So biased bytes
+// become signed ones again, and their signs move to the activations. Of small weights several such sums fit.
+// Assembly, each sum with its addition: GCC 12 spends 37 s on the intrinsics, and takes products far ahead of additions,
+// so that they wait in memory.
+struct i16 { __m256i lo, hi; };
+static inline __m256i dot2_8(__m256i w, __m256i x) {
+  __m256i twos;
+  __asm__("vpmaddubsw %2, %1, %0" : "=x"(twos) : "x"(w), "x"(x));
+  return twos;
 }
-static inline __m256i dot4_8_signed(__m256i acc, __m256i w, __m256i x) {
-  return dot4_8(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+static inline __m256i add_dot2_8(__m256i acc, __m256i w, __m256i x) {
+  __m256i twos;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(acc), "=&x"(twos) : "x"(w), "x"(x));
+  return acc;
+}
+static inline __m256i add_twos_8(__m256i acc, __m256i twos) {
+  __asm__("vpmaddwd %2, %1, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "+x"(twos) : "x"(_mm256_set1_epi16(1)));
+  return acc;
+}
+static inline i16 dot2(u8v w, const int8_t* x) {
+  __m256i four = broadcast4(x);
+  return {dot2_8(w.lo, four), dot2_8(w.hi, four)};
+}
+static inline i16 add_dot2(i16 acc, u8v w, const int8_t* x) {
+  __m256i four = broadcast4(x);
+  return {add_dot2_8(acc.lo, w.lo, four), add_dot2_8(acc.hi, w.hi, four)};
+}
+static inline i32 add_twos(i32 acc, i16 twos) { return MOTLEY_2(add_twos_8, acc, twos); }
+static inline __m256i dot4_8(__m256i acc, __m256i w, __m256i x) {
+  __m256i fours;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+          : "+x"(acc), "=&x"(fours) : "x"(w), "x"(x), "x"(_mm256_set1_epi16(1)));
+  return acc;
+}
+static inline __m256i dot4_8_signed(__m256i acc, __m256i w, __m256i size, __m256i x) {
+  __m256i fours;
+  __asm__("vpsignb %2, %4, %1\n\tvpmaddubsw %1, %3, %1\n\tvpmaddwd %5, %1, %1\n\tvpaddd %1, %0, %0"
+          : "+x"(acc), "=&x"(fours) : "x"(w), "x"(size), "x"(x), "x"(_mm256_set1_epi16(1)));
+  return acc;
 }
 static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
   __m256i four = broadcast4(x);
@@ -164,8 +194,8 @@ static inline i32 dot4(i32 acc, u8v w, const int8_t* x) {
 static inline i32 start_biased(int32_t) { return set1i(0); }
 static inline i32 dot4_biased(i32 acc, u8v w, const int8_t* x) {
   __m256i four = broadcast4(x), top = _mm256_set1_epi8((char)0x80);
-  return {dot4_8_signed(acc.lo, _mm256_xor_si256(w.lo, top), four),
-          dot4_8_signed(acc.hi, _mm256_xor_si256(w.hi, top), four)};
+  __m256i lo = _mm256_xor_si256(w.lo, top), hi = _mm256_xor_si256(w.hi, top);
+  return {dot4_8_signed(acc.lo, lo, _mm256_abs_epi8(lo), four), dot4_8_signed(acc.hi, hi, _mm256_abs_epi8(hi), four)};
 }
 #endif
 // Not the intrinsic: GCC 12 takes a loop of prefetches for an empty one and removes it.

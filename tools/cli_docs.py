@@ -20,6 +20,7 @@ input, 130 interrupted.
 |---|---|
 | `MOTLEY_DATA` | the folder of the results store and the reports (default: where this system keeps a user's data) |
 | `MOTLEY_CACHE` | the folder of what can be made again, such as synthetic models (default: this system's cache) |
+| `MOTLEY_API_KEY` | the key that `motley serve` asks of its clients |
 """
 
 
@@ -27,11 +28,21 @@ def document(parser: argparse.ArgumentParser) -> str:
     """The whole page."""
     parts = [HEAD]
     for name, command in _commands(parser).items():
-        parts.append(f"## motley {name}\n\n{command.description}\n\n```\n{_usage(name, command)}\n```\n")
-        rows = [f"| {_spelled(action)} | {_meaning(action)} |" for action in _arguments(command)]
-        if rows:
-            parts.append("| argument | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+        parts += _section("##", name, command)
+        for action, inner in _commands(command).items():
+            parts += _section("###", f"{name} {action}", inner)
     return "\n".join(parts)
+
+
+def _section(level: str, name: str, command: argparse.ArgumentParser) -> list[str]:
+    """Description, usage and arguments; of a command with actions they follow, each with a section of its own."""
+    parts = [f"{level} motley {name}\n\n{command.description}\n"]
+    if not _commands(command):
+        parts[0] += f"\n```\n{_usage(name, command)}\n```\n"
+    rows = [f"| {_spelled(action)} | {_meaning(action)} |" for action in _arguments(command)]
+    if rows and not _commands(command):
+        parts.append("| argument | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+    return parts
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -1,18 +1,21 @@
 """Throw hostile frames at every port of a node, and look whether it lives, answers, and stays small.
 
-python tools/fuzz_links.py [--frames 100000] [--seed 0] [--seconds 600]: the frames are shared among four doors, each of
+python tools/fuzz_links.py [--frames 100000] [--seed 0] [--seconds 600]: the frames are shared among five doors, each of
 them a real listener of this process on loopback:
 
   plain     a local cluster's data port, without its token: garbage, wrong magic, false lengths, half greetings
   tls       a joined node's data port, without a certificate: the same bytes
   joining   the authority's port: the same bytes, and messages of false length and content inside TLS
   member    a data port with the token: every kind of message, mutated, truncated, nested
+  memory    what a member shares with it: the same messages, and bytes written anywhere beside them
 
 Ends with status 1, and the seed, if a door stops serving an honest caller, or memory, descriptors or threads grow.
 Bounded in count and time; only this machine's loopback is spoken to.
 """
 
 import argparse
+import logging
+import mmap
 import random
 import resource
 import socket
@@ -26,14 +29,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.append(str(Path(__file__).parents[1] / "src"))  # an installed Motley first: it has its kernels
 
 import msgspec
 import numpy as np
 import psutil
 
-from motley.cluster import joining, messages, weights
+from motley.cluster import joining, messages, neighbour, weights
 from motley.cluster.access import Access
 from motley.cluster.hello import call, greet, new_token
 from motley.cluster.identity import init
@@ -47,6 +51,7 @@ from motley.errors import ClusterError
 
 HOST = "127.0.0.1"
 GROWTH_MB, GROWTH_COUNT = 64, 24
+new_memory = neighbour._new_memory
 
 
 class Handler:
@@ -55,13 +60,16 @@ class Handler:
     def experts(self, layer: int, x: Any, ids: Any, weights: Any) -> Any:
         return np.zeros(x.shape, np.float64)
 
+    def rows(self, layer: int | None, h: Any) -> Any:
+        return np.zeros((len(h), 3), np.float32)
+
     def stage(self, batch: Any, x: Any) -> Any:
         raise ClusterError("no model is loaded on this node")
 
     def load(self, assignment: Any, progress: Any) -> Any:
         raise ClusterError("no file")
 
-    def ask(self, what: str, arguments: Any) -> Any:
+    def ask(self, what: str, arguments: Any, progress: Any) -> Any:
         return {"what": what}
 
     def fetch(self, file_hash: str, start: int, end: int) -> Any:
@@ -86,8 +94,10 @@ def honest_messages() -> list[tuple[int, bytes]]:
         (Kind.PING, joined(messages.ping(b"hello"))),
         (Kind.EXPERTS_CALL, joined(messages.experts_call(0, x, ids, w))),
         (Kind.STAGE_CALL, joined(messages.stage_call(messages.Batch([1, 2], [0, 1], [0, 0], [1]), x))),
+        (Kind.ROWS_CALL, joined(messages.rows_call(None, x))),
         (Kind.LOAD, b'{"device":"a","model":"m","hash":"h","context":1,"slots":1,"experts":{"0":[0,1]}}'),
         (Kind.ASK, b'{"what":"memory"}'),
+        (Kind.OFFER, b'{"name":"00112233445566778899aabbccddeeff","secret":"00"}'),
         (Kind.FETCH, joined(weights.fetch_call("00" * 16, 0, 4096))),
     ]
 
@@ -156,6 +166,37 @@ def member_at(port: int, token: str) -> Callable[[random.Random, int], int]:
     return attack
 
 
+def neighbour_at(port: int, token: str) -> Callable[[random.Random, int], int]:
+    honest = honest_messages()
+
+    def attack(rng: random.Random, n: int) -> int:
+        thrown, count = 0, rng.randrange(1, min(n, 40) + 1)
+        kept: list[mmap.mmap] = []
+
+        def keep(secret: bytes) -> tuple[int, mmap.mmap]:
+            file, memory = new_memory(secret)
+            kept.append(memory)
+            return file, memory
+
+        with mock.patch.object(neighbour, "_new_memory", keep):
+            link = neighbour.offer(call(HOST, port, cluster="fuzz", name="neighbour", token=token))
+        with suppress(ClusterError):
+            while thrown < count:
+                thrown += 1
+                if rng.random() < 0.3:
+                    size = rng.choice([1, 4, 8, 200])
+                    at = rng.randrange(rng.choice([1024, 4096, len(kept[0])]) - size)
+                    kept[0][at : at + size] = rng.randbytes(size)
+                kind, body = rng.choice(honest)
+                link.send(kind, 1, [mutated(rng, body) if rng.random() < 0.5 else body])
+                link.receive(0.02)
+        link.close()
+        kept.pop().close()
+        return thrown
+
+    return attack
+
+
 def joiner_at(port: int) -> Callable[[random.Random, int], int]:
     garbage = garbage_at(port)
     asked = msgspec.msgpack.encode(joining.Request("0.1.0", "0a1b2c3d", "x", b"request", b"proof"))
@@ -207,11 +248,13 @@ def main() -> int:
                 assert joining._receive(sock, joining.Offer).cluster == "fuzz"
 
         port, secure_port = plain.listener.port, secure.listener.port
+        logging.getLogger("motley.link").setLevel(logging.ERROR)  # that memory is spoilt is no news here
         doors = {
             "plain": Door(garbage_at(port), lambda: asks(port, token, None)),
             "tls": Door(garbage_at(secure_port), lambda: asks(secure_port, access.token, access.tls)),
             "joining": Door(joiner_at(door.port), offered),
             "member": Door(member_at(port, token), lambda: asks(port, token, None)),
+            "memory": Door(neighbour_at(port, token), lambda: asks(port, token, None)),
         }
         status = run(doors, args)
         for closing in (plain.close, secure.close, door.close):

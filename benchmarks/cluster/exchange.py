@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+sys.path.append(str(Path(__file__).parents[2] / "src"))  # an installed Motley first: it has its kernels
 
 from motley.bundled import model_path
 from motley.cli.joined import add_cluster, joined_session

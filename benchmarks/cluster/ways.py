@@ -1,8 +1,11 @@
 """Two ways of the same step, in turn, on two local nodes of one thread: which is faster, and by how much.
 
-python benchmarks/cluster/ways.py links         a round trip of 16 KiB and bulk, plain beside TLS
+python benchmarks/cluster/ways.py links         a round trip of 16 KiB and bulk: shared memory, plain TCP, TLS
+python benchmarks/cluster/ways.py local [FILE]  decoding, experts on both nodes: over TCP beside shared memory
 python benchmarks/cluster/ways.py prompt [FILE] a prompt of 512, layers on both nodes: whole beside chunks under way
 python benchmarks/cluster/ways.py batch [FILE]  8 sequences, experts on both nodes: whole beside two halves in turns
+python benchmarks/cluster/ways.py rows [FILE]   decoding: one node; two with all experts on both and the head in rows;
+                                                the same with q, k and v in rows
 
 FILE: a GGUF model (default: the bundled one). Medians of `--repeat` pairs, and all samples.
 """
@@ -14,32 +17,40 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+sys.path.append(str(Path(__file__).parents[2] / "src"))  # an installed Motley first: it has its kernels
 
 from motley.bundled import model_path
 from motley.cli.session import Seat, Session
+from motley.cluster import choice
 from motley.cluster.access import Access
+from motley.cluster.hello import call
 from motley.cluster.identity import Identity, init
+from motley.cluster.neighbour import offer
 from motley.cluster.remote import measure
 from motley.cluster.server import Server
 from motley.engine import pipeline
+from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner
 from motley.engine.remembered import Faster
+from motley.engine.runner import Runner
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
-from motley.lab.placement import LayerPlacement, Placement
+from motley.lab.placement import LayerPlacement, Pace, Placement, RowsPart
+from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch
 
-HOST, TOKENS, STEPS, WARM_UP, BATCH = "127.0.0.1", 512, 30, 6, 8
+HOST, TOKENS, STEPS, WARM_UP, BATCH, DECODED = "127.0.0.1", 512, 30, 6, 8, 200
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["links", "prompt", "batch", "serve"])
+    parser.add_argument("what", choices=["links", "local", "prompt", "batch", "rows", "serve"])
     parser.add_argument("file", nargs="?", default=str(model_path()))
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--trusted-lan", action="store_true", help=argparse.SUPPRESS)
@@ -49,31 +60,38 @@ def main() -> None:
     elif args.what == "links":
         links(args.repeat)
     else:
-        (prompt if args.what == "prompt" else batch)(args.file, args.repeat)
+        {"local": local, "prompt": prompt, "batch": batch, "rows": rows}[args.what](args.file, args.repeat)
 
 
 def tell(unit: str, samples: dict[str, list[float]]) -> None:
     for name, found in samples.items():
         print(f"{name:8} {statistics.median(found):10.1f} {unit}   ({', '.join(f'{x:.1f}' for x in found)})")
-    first, second = samples.values()
-    print(f"ratio of medians, second to first: {statistics.median(second) / statistics.median(first):.2f}")
+    first, *others = (statistics.median(found) for found in samples.values())
+    print(f"ratio of medians to the first: {', '.join(f'{other / first:.2f}' for other in others)}")
 
 
 def links(repeat: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         identity = init(Path(folder), "ways", "head", HOST)
-        samples: dict[str, list[float]] = {"plain": [], "TLS": []}
-        bulk: dict[str, list[float]] = {"plain": [], "TLS": []}
+        samples: dict[str, list[float]] = {"memory": [], "plain": [], "TLS": []}
+        bulk: dict[str, list[float]] = {name: [] for name in samples}
         with served(folder, "--trusted-lan") as plain, served(folder) as secure:
             for _ in range(repeat):
-                for name, port in (("plain", plain), ("TLS", secure)):
-                    link = Access.of(identity, trusted_lan=name == "plain").reach(HOST, port)
+                for name in samples:
+                    link = reached(Access.of(identity, trusted_lan=name != "TLS"), secure if name == "TLS" else plain)
+                    if name == "memory":
+                        link = offer(link)
                     speed = measure(link)
                     link.close()
                     samples[name].append(speed.rtt_us)
                     bulk[name].append(1e3 * speed.gb_s)
     tell("us round trip of 16 KiB", samples)
     tell("MB/s", bulk)
+
+
+def reached(access: Access, port: int) -> Any:
+    """By the socket, whatever `Access.reach` would choose."""
+    return call(HOST, port, cluster=access.cluster, name="ways", token=access.token, tls=access.tls)
 
 
 @contextmanager
@@ -121,16 +139,32 @@ def prompt(file: str, repeat: int) -> None:
     tell("tok/s", samples)
 
 
-def seconds_of(runner: PlacedRunner, batch: Batch) -> float:
+def seconds_of(runner: Runner, batch: Batch) -> float:
     started = time.perf_counter()
     runner.step(batch)
     return time.perf_counter() - started
 
 
-def batch(file: str, repeat: int) -> None:
-    def dealt(i: int, n_layers: int, n_experts: int) -> LayerPlacement:
-        return LayerPlacement("a", tuple("ab"[e % 2] for e in range(n_experts)))
+def dealt(i: int, n_layers: int, n_experts: int) -> LayerPlacement:
+    return LayerPlacement("a", tuple("ab"[e % 2] for e in range(n_experts)))
 
+
+def local(file: str, repeat: int) -> None:
+    samples: dict[str, list[float]] = {"tcp": [], "local": []}
+    with ExitStack() as stack:
+        runners = {}
+        for name in samples:
+            with mock.patch.object(choice, "possible", lambda name=name: name == "local"):
+                runners[name] = stack.enter_context(placed(file, dealt, slots=1))
+        for _ in range(repeat):
+            for name, runner in runners.items():
+                steps = [seconds_of(runner, Batch([7 * at % 500], [at], [0], [0])) for at in range(WARM_UP + DECODED)]
+                samples[name].append(1e6 * statistics.median(steps[WARM_UP:]))
+        assert {x.transport for runner in runners.values() for x in runner.exchanges()} == {"tcp", "local"}
+    tell("us a token, median", samples)
+
+
+def batch(file: str, repeat: int) -> None:
     samples: dict[str, list[float]] = {"whole": [], "halves": []}
     with placed(file, dealt, slots=BATCH) as runner:
         for _ in range(repeat):
@@ -140,6 +174,51 @@ def batch(file: str, repeat: int) -> None:
                     steps = [seconds_of(runner, of_batch(at)) for at in range(WARM_UP + STEPS)]
                 found.append(BATCH * STEPS / sum(steps[WARM_UP:]))
     tell("tok/s", samples)
+
+
+def rows(file: str, repeat: int) -> None:
+    """All three take one step in turn, so that what else the machine does meets them alike."""
+    samples: dict[str, list[float]] = {"one": [], "two": [], "rows": []}
+    with ExitStack() as stack:
+        whole = LocalRunner(open_checkpoint(file), NativeOps(threads=1), context=TOKENS)
+        runners: dict[str, Runner] = {"one": whole}
+        for name in ("two", "rows"):
+            runners[name] = stack.enter_context(on_both(file, name == "rows"))
+        for at in range(WARM_UP + repeat * STEPS):
+            for name, runner in runners.items():
+                for position in (2 * at, 2 * at + 1):  # the second finds its own weights in the caches, if any does
+                    took = seconds_of(runner, Batch([7 * at % 500], [position % TOKENS], [0], [0]))
+                samples[name].append(1e3 * took)
+        whole.close()
+    kept = {name: found[WARM_UP:] for name, found in samples.items()}
+    for name, found in kept.items():
+        low, middle = statistics.quantiles(found, n=10)[0], statistics.median(found)
+        faster = statistics.median(one / own for one, own in zip(kept["one"], found))
+        print(f"{name:8} {middle:8.2f} ms a step (a tenth below {low:.2f}); {faster:.2f} times one, median of turns")
+
+
+@contextmanager
+def on_both(file: str, projections: bool) -> Iterator[PlacedRunner]:
+    """All experts on both nodes, the output matrix in rows; `projections`: q, k and v, too."""
+    shape = shape_of(open_checkpoint(file))
+    paces = Pace("a", 0.0, 265.0, 30.0), Pace("b", 100.0, 265.0, 30.0)  # us, of OLMoE's experts on one core
+    owners = tuple("ab"[e % 2] for e in range(shape.n_experts))
+    layer = LayerPlacement("a", owners, tuple((e, "ba"[e % 2]) for e in range(shape.n_experts)), paces)
+    if projections:
+        heights = shape.projections(0)
+        assert heights
+        layer = replace(layer, projections=shared(heights.n_rows, 0.56))
+    placement = Placement((layer,) * shape.n_layers, shared(shape.vocab_size, 0.52))
+    with (
+        Session.local([Seat("a", 1, 0), Seat("b", 1, 0)]) as session,
+        session.placed(file, placement, slots=1, context=TOKENS) as runner,
+    ):
+        yield runner
+
+
+def shared(n_rows: int, share: float) -> tuple[RowsPart, ...]:
+    at_home = int(n_rows * share) // 16 * 16
+    return RowsPart("a", 0, at_home), RowsPart("b", at_home, n_rows)
 
 
 def of_batch(at: int) -> Batch:

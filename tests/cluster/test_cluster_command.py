@@ -13,8 +13,20 @@ from pathlib import Path
 
 import pytest
 
-HOST = f"127.77.{os.getpid() % 250}.1"
+from cluster.answering import a_node_of
+from motley.board.board import Board
+from motley.board.states import State
+from motley.cluster.access import Access
+from motley.cluster.identity import Identity
+from motley.cluster.members import expel
+from motley.cluster.neighbour import possible
+
+HOST = f"127.77.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
 NODE = [sys.executable, "-m", "motley"]
+HEAD_MEMORY, NODE_MEMORY = (
+    "112MB",
+    "106MB",
+)  # whatever they measure: any two can't hold the bundled model, all three can
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
 
@@ -26,6 +38,10 @@ class Machines:
 
     def say(self, machine: str, *words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run([*NODE, *words], env=self._env(machine), capture_output=True, text=True, timeout=120)
+
+    def popen(self, machine: str, *words: str) -> "subprocess.Popen[bytes]":
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*NODE, *words], env=self._env(machine), stdout=pipe, stderr=pipe)
 
     def start(self, machine: str, *words: str) -> None:
         log = (self.folder / f"{machine}.log").open("wb")
@@ -48,14 +64,14 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     found.start("a", "--threads", "1")
     await_words(found, "a", "listens on")
     for name in ("b", "c"):
-        found.start(name, "--threads", "1", "--name", name, "--join", token[0])
+        found.start(name, "--threads", "1", "--memory", NODE_MEMORY, "--name", name, "--join", token[0])
     for name in ("b", "c"):
         await_words(found, name, "listens on")
     yield found
     for process in found.nodes.values():
         process.send_signal(signal.SIGTERM)
-    for process in found.nodes.values():
-        assert process.wait(10) == 0
+    for name, process in found.nodes.items():
+        assert process.wait(10) == 0, found.told(name)
 
 
 def await_words(machines: Machines, machine: str, words: str) -> None:
@@ -77,14 +93,38 @@ def test_all_see_each_other(machines: Machines, tmp_path: Path) -> None:
 
 def test_a_model_on_all_of_them_answers_as_on_one(machines: Machines, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    sizes = ("--pp", "32", "--tg", "16", "--repeat", "1", "--memory", "112MB", "--threads", "1")
+    sizes = ("--pp", "32", "--tg", "16", "--repeat", "1", "--memory", HEAD_MEMORY, "--threads", "1")
     ran = machines.say("a", "bench", "--cluster", *sizes, "--json", str(out))
     assert ran.returncode == 0, ran.stderr
     result = json.loads(out.read_text())
     used = {d for layer in result["placement"]["layers"] for d in layer["experts"]}
     assert used == {"a", "b", "c"}
     assert result["check"]["max_abs_logit_diff"] == 0
-    assert {link["transport"] for link in result["lab"]["links"]} == {"tcp+tls"}
+    assert {link["transport"] for link in result["lab"]["links"]} == {"local" if possible() else "tcp+tls"}
+
+
+def test_a_board_runs_on_all_of_them(machines: Machines, tmp_path: Path) -> None:
+    """Its figures, its prediction and its measurement are the cluster's."""
+    folder = tmp_path / "board"
+
+    def board(action: str, *words: str) -> str:
+        ran = machines.say("a", "board", action, *words, "--board", str(folder))
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    board("init", "--cluster", "--memory", HEAD_MEMORY)
+    settings = (folder / "board.toml").read_text()
+    assert 'cluster = "motley"' in settings
+    (folder / "board.toml").write_text(settings.replace("repeat = 5", "repeat = 1"))
+    assert "queued" in board("ask", "--pp", "8", "--tg", "4")
+    board("run", "--once")
+    store = Board(folder).store
+    assert store.get(1).state is State.MEASURED, store.get(1).reason
+    [kept] = store.results(request=1)
+    result = json.loads(kept.json)
+    assert {d for layer in result["placement"]["layers"] for d in layer["experts"]} == {"a", "b", "c"}
+    assert result["lab"]["devices"][0]["memory_bytes"] == 112_000_000
+    assert "measured" in board("show", "1")
 
 
 def test_trust_must_be_the_same_everywhere(machines: Machines) -> None:
@@ -121,3 +161,32 @@ def test_a_machine_outside_says_what_to_do(tmp_path: Path) -> None:
     ran = Machines(tmp_path).say("nobody", "nodes")
     assert ran.returncode == 2
     assert "`motley node --join TOKEN` joins one" in ran.stderr
+
+
+def test_members_are_expelled(machines: Machines) -> None:
+    """To the streams of a head that runs meanwhile it is a lost node; and the node ends, with the reason."""
+    identity = Identity.load(machines.folder / "a" / "clusters", "motley")
+    access = Access.of(identity)
+    words = ["run", "-p", "Once upon a time", "-n", "600", "--threads", "1"]
+    alone = machines.say("a", *words)
+    assert alone.returncode == 0, alone.stderr
+    with access.look() as seat:
+        assert seat.wait_for_nodes(["a", "b", "c"], 30)
+        head = machines.popen("a", *words, "--cluster", "--memory", "118MB")
+        first, victim = a_node_of(head)
+        expel(identity, victim)  # as the command below, which would take longer to start than the answer to be given
+        assert access.trust
+        assert access.trust.adopt((identity.folder / "ca.pem").read_bytes())
+        seat.spread()
+        rest, more = head.communicate(timeout=80)
+    assert head.returncode == 0, more.decode()
+    assert (first + rest).decode() == alone.stdout
+    assert f"{victim} is lost" in more.decode()
+    assert machines.nodes.pop(victim).wait(20) == 2
+    assert f"{victim} was expelled from cluster motley" in machines.told(victim)
+
+    other = "c" if victim == "b" else "b"
+    expelled = machines.say("a", "cluster", "expel", other)
+    assert expelled.returncode == 0, expelled.stderr
+    assert "Told: a;" in expelled.stdout
+    assert machines.nodes.pop(other).wait(20) == 2

@@ -10,6 +10,8 @@ import pytest
 
 from motley.bundled import model_path
 from motley.cluster.local import LocalCluster, LocalNode
+from motley.cluster.local_link import LocalLink
+from motley.cluster.neighbour import possible
 from motley.cluster.server import Server
 from motley.cluster.tcp_link import listen
 from motley.engine.engine import Engine, Stream
@@ -18,8 +20,10 @@ from motley.engine.node import NodeRuntime
 from motley.engine.survival import Layout, Members, SurvivingEngine
 from motley.errors import CapacityError
 from motley.formats.checkpoint import open_checkpoint
-from motley.lab.placement import LayerPlacement, Placement
+from motley.formats.shape_of import shape_of
+from motley.lab.placement import LayerPlacement, Placement, RowsPart
 from motley.ops.native import NativeOps
+from motley.serve.reading import Readings
 
 LAYERS, E, SLOTS, CONTEXT, TOKENS = 4, 32, 3, 160, 60
 PROMPTS = [list(range(5, 5 + n)) for n in (3, 20, 41)]
@@ -37,16 +41,26 @@ def undisturbed() -> list[list[int]]:
     return [s.answer for s in streams]
 
 
+def in_rows(home: str, there: list[str], n_rows: int) -> tuple[RowsPart, ...]:
+    devices = [home, *(name for name in there if name != home)]
+    ends = [n_rows * (i + 1) // len(devices) for i in range(len(devices))]
+    return tuple(RowsPart(d, first, end) for d, first, end in zip(devices, [0, *ends], ends))
+
+
 def spread(names: frozenset[str]) -> Layout:
-    """Homes and experts over everybody, so that each node's end is felt; the head alone is too small."""
+    """Homes, experts and rows over everybody, so that each node's end is felt; the head alone is too small."""
     there = sorted(names)
     if len(there) < 2:
         raise CapacityError("the head lacks 3 MB")
     homes = [there[i * len(there) // LAYERS] for i in range(LAYERS)]
-    return Layout(
-        Placement(tuple(LayerPlacement(h, tuple(there[e % len(there)] for e in range(E))) for h in homes)),
-        step_s=1 / len(there),
-    )
+    shape = shape_of(open_checkpoint(model_path()))
+    layers = []
+    for i, home in enumerate(homes):
+        projections = shape.projections(i)
+        assert projections
+        rows = in_rows(home, there, projections.n_rows)
+        layers.append(LayerPlacement(home, tuple(there[e % len(there)] for e in range(E)), projections=rows))
+    return Layout(Placement(tuple(layers), in_rows(homes[-1], there, shape.vocab_size)), step_s=1 / len(there))
 
 
 class Bed:
@@ -115,6 +129,17 @@ def test_a_stopped_node(bed: Bed, undisturbed: list[list[int]], name: str) -> No
         bed.signal(name, signal.SIGCONT)
 
 
+def test_a_node_that_stops_while_its_counters_are_read(bed: Bed, undisturbed: list[list[int]]) -> None:
+    bed.until(lambda s: len(s.answer) >= 10)
+    bed.signal("n2", signal.SIGSTOP)
+    try:
+        Readings(bed.engine).read()
+        assert bed.engine._watch.silent == {"n2"}  # it was found out by asking, not by the link's own patience
+        assert bed.finish() == undisturbed
+    finally:
+        bed.signal("n2", signal.SIGCONT)
+
+
 def test_a_stopped_node_that_goes_on_is_taken_back(bed: Bed, undisturbed: list[list[int]]) -> None:
     bed.until(lambda s: len(s.answer) >= 10)
     bed.signal("n2", signal.SIGSTOP)
@@ -147,6 +172,18 @@ def test_too_few_are_refused_and_go_on_later(bed: Bed, undisturbed: list[list[in
             break
         except CapacityError:  # it is not seen yet
             continue
+
+
+@pytest.mark.skipif(not possible(), reason="memory can be shared on Linux only")
+def test_spoilt_memory(bed: Bed, undisturbed: list[list[int]], caplog: pytest.LogCaptureFixture) -> None:
+    """The streams go on over the socket."""
+    bed.until(lambda s: len(s.answer) >= 10)
+    shared = next(link for link in bed.engine._links if isinstance(link, LocalLink))
+    shared._rings[0].push([b"this is not a frame at all"])
+    assert bed.finish() == undisturbed
+    assert "every node answers, but a call failed" in bed.told[0]
+    assert "is spoilt" in caplog.text
+    assert {link.transport for link in bed.engine._links if link.peer == shared.peer} == {"tcp"}
 
 
 def test_nothing_is_left_behind(bed: Bed, undisturbed: list[list[int]]) -> None:

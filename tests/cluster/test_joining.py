@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cluster.door import HOST, Echo, door, head, token_for
 from motley.cluster import joining
 from motley.cluster.access import Access
 from motley.cluster.hello import call
-from motley.cluster.identity import Identity, init, new_token_text
+from motley.cluster.identity import Identity, init
 from motley.cluster.joining import JoinServer, Offer, Request, join
 from motley.cluster.remote import ask
 from motley.cluster.server import Server
@@ -22,31 +23,7 @@ from motley.cluster.tls_link import Tls, TlsLink
 from motley.cluster.tokens import Token
 from motley.errors import ClusterError, LinkError, UsageError
 
-HOST = "127.0.0.1"
-HOUR = 3600.0
-
-
-class Echo:
-    """A handler that answers questions only."""
-
-    def ask(self, what: str, arguments: dict[str, object]) -> dict[str, object]:
-        return {"what": what}
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Identity:
-    return init(tmp_path / "head", "home", "head", HOST)
-
-
-@pytest.fixture
-def door(head: Identity) -> Iterator[JoinServer]:
-    server = JoinServer(head, HOST, 0)
-    yield server
-    server.close()
-
-
-def token_for(head: Identity, door: JoinServer, valid_s: float = HOUR) -> Token:
-    return msgspec.structs.replace(Token.from_text(new_token_text(head, valid_s)), port=door.port)
+__all__ = ["door", "head"]  # fixtures
 
 
 @pytest.fixture
@@ -199,7 +176,7 @@ def test_links_with_the_certificate_of_another_cluster(member: Identity, service
     other = init(tmp_path / "other", "home", "second", HOST)
     with pytest.raises(LinkError, match="certificate"):
         reach(member, service, other.tls())
-    mixed = Tls.load(member.folder / "ca.pem", other.folder / "node.pem", other.folder / "node.key")
+    mixed = Tls(member.folder / "ca.pem", other.folder / "node.pem", other.folder / "node.key")
     with pytest.raises(LinkError):
         reach(member, service, mixed)
 
@@ -214,7 +191,8 @@ def test_large_frames_cross_whole(member: Identity, head: Identity) -> None:
 
     access = Access.of(head)
     server = Server(access.listen(), Echo(), cluster="home", name="head", token=access.token)  # type: ignore[arg-type]
-    link = Access.of(member).reach(HOST, server.listener.port)
+    secret, tls = access.token, Access.of(member).tls
+    link = call(HOST, server.listener.port, cluster="home", name="member", token=secret, tls=tls)
     try:
         speed = measure(link, pings=50, bulk=3)  # checks every byte; 16 KiB and 8 MiB
     finally:
@@ -223,7 +201,10 @@ def test_large_frames_cross_whole(member: Identity, head: Identity) -> None:
     assert speed.transport == "tcp+tls"
 
 
-def test_control_plane_keeps_strangers_out(head: Identity, member: Identity, tmp_path: Path) -> None:
+def test_control_plane_keeps_strangers_out(
+    head: Identity, member: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from motley.cluster import membership
     from motley.cluster.membership import Inventory, Membership
 
     tls = head.zenoh_settings()
@@ -231,6 +212,7 @@ def test_control_plane_keeps_strangers_out(head: Identity, member: Identity, tmp
         with Membership("home", "second", peers=[seat.endpoint], tls=member.zenoh_settings()) as second:
             assert second.wait_for_nodes(["head"], 5)
         stranger = init(tmp_path / "other", "home", "second", HOST)
+        monkeypatch.setattr(membership, "CONNECT_S", 1.0)
         for settings in (stranger.zenoh_settings(), None):
             with pytest.raises(ClusterError, match="no member of a cluster answers"):
                 Membership("home", "third", peers=[seat.endpoint], tls=settings)

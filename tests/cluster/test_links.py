@@ -1,4 +1,5 @@
-"""Links: the same tests for the in-memory twin and TCP on loopback; then what only a wire can do wrong."""
+"""Links: the same tests for the in-memory twin, TCP on loopback and shared memory; then what only a wire can do wrong
+(`test_local_link` has what only memory can)."""
 
 import socket
 import struct
@@ -11,13 +12,22 @@ import pytest
 
 from motley.cluster.link import HEADER, Link, pack_header
 from motley.cluster.memory_link import memory_links
-from motley.cluster.tcp_link import Spin, TcpLink, connect, listen
+from motley.cluster.neighbour import answer, offer, possible
+from motley.cluster.spin import Spin
+from motley.cluster.tcp_link import TcpLink, connect, listen
 from motley.errors import ClusterError, LinkError
 
 
-@pytest.fixture(params=["memory", "tcp", "tcp, no spin"])
+@pytest.fixture(params=["memory", "tcp", "tcp, no spin", "local", "local, no spin"])
 def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Link, Link]]:
-    pair = memory_links() if request.param == "memory" else tcp_pair(0 if "no spin" in request.param else 200)
+    kind, spin_us = request.param.partition(",")[0], 0 if "no spin" in request.param else 200
+    pair: tuple[Link, Link]
+    if kind == "memory":
+        pair = memory_links()
+    elif kind == "tcp":
+        pair = tcp_pair(spin_us)
+    else:
+        pair = local_pair(spin_us)
     yield pair
     for link in pair:
         link.close()
@@ -29,6 +39,18 @@ def tcp_pair(spin_us: float = 200) -> tuple[TcpLink, TcpLink]:
     b = listener.accept()
     listener.close()
     return a, b
+
+
+def local_pair(spin_us: float = 200) -> tuple[Link, Link]:
+    if not possible():
+        pytest.skip("memory can be shared on Linux only")
+    a, b = tcp_pair(spin_us)
+    answered: list[Link] = []
+    thread = threading.Thread(target=lambda: answered.append(answer(b, b.receive(5), "b")))
+    thread.start()
+    offered = offer(a)
+    thread.join()
+    return offered, answered[0]
 
 
 def raw_pair() -> tuple[socket.socket, TcpLink]:
@@ -68,6 +90,15 @@ def test_many_frames_of_odd_sizes_both_ways(ends: tuple[Link, Link]) -> None:
         assert (frame.kind, frame.request) == (i, i)
         assert frame.payload == noise[:size]
     thread.join()
+
+
+def test_frames_larger_than_all_buffers(ends: tuple[Link, Link]) -> None:
+    a, b = ends
+    noise = np.random.default_rng(3).bytes(21_000_001)
+    sender = threading.Thread(target=a.send, args=(1, 1, [noise[:7], noise[7:]]))
+    sender.start()
+    assert b.receive(20).payload == noise
+    sender.join()
 
 
 def test_queued_frames_of_all_sizes_are_told_apart(ends: tuple[Link, Link]) -> None:

@@ -112,6 +112,13 @@ def test_a_node_that_ignores_sigterm_is_killed() -> None:
     assert not any(map(running, pids))
 
 
+def test_a_node_ends_by_a_signal_that_another_thread_gets() -> None:
+    with LocalCluster(NODES[:1], command=TOY) as cluster:
+        (pid,) = cluster.pids().values()
+        remote.ask(cluster.links["small"], "end")
+        wait_until_ended([pid], 10)
+
+
 def test_a_node_that_dies_on_start_says_why() -> None:
     started = time.monotonic()
     with (

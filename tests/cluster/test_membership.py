@@ -8,6 +8,7 @@ import time
 import msgspec
 import pytest
 
+from motley.cluster import membership
 from motley.cluster.membership import Inventory, Membership, _endpoint
 from motley.errors import ClusterError, UsageError
 
@@ -82,7 +83,8 @@ def test_a_session_left_open_does_not_hang_the_exit(last: str) -> None:
     subprocess.run([sys.executable, "-c", code], timeout=10, stderr=subprocess.DEVNULL, check=False)
 
 
-def test_nobody_at_the_peers_address() -> None:
+def test_nobody_at_the_peers_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "CONNECT_S", 0.5)
     with pytest.raises(ClusterError, match=r"no member of a cluster answers at 127.0.0.1:9"):
         Membership("t6", "a", inventory("a"), peers=["127.0.0.1:9"])
 

@@ -1,5 +1,6 @@
 """A cluster of three hosts with a network of their own: joined by the commands, and a cable pulled in mid-answer."""
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.answering import a_node_of
 from cluster.netlab import NETS, PREFIX, Host, delayed, netlab, why_not
 
 MOTLEY = [sys.executable, "-m", "motley"]
@@ -56,7 +58,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Mach
         nodes = [machines["a"].start("node", "--threads", "1")]
         machines["a"].await_words("listens on")
         for name in ("b", "c"):
-            nodes.append(machines[name].start("node", "--threads", "1", "--name", name, "--join", token[0]))
+            nodes.append(
+                machines[name].start("node", "--threads", "1", "--memory", "112MB", "--name", name, "--join", token[0])
+            )
         for name in ("b", "c"):
             machines[name].await_words("listens on")
         yield machines
@@ -96,6 +100,36 @@ print(min(times))
 """
 
 
+OFFER = """
+import sys
+from motley.cluster.neighbour import answer, offer
+from motley.cluster.tcp_link import connect, listen
+from motley.errors import ClusterError
+if sys.argv[1] == "answer":
+    listener = listen(sys.argv[2], 7000)
+    print("up", flush=True)
+    link = listener.accept()
+    print(answer(link, link.receive(5), "y").transport)
+else:
+    try:
+        print(offer(connect(sys.argv[2], 7000)).transport)
+    except ClusterError as error:
+        print(error)
+"""
+
+
+def test_hosts_share_no_memory() -> None:
+    """One kernel, one user, and yet no neighbours."""
+    with netlab("x", "y") as hosts:
+        words = [sys.executable, "-c", OFFER]
+        asked = hosts["y"].popen([*words, "answer", hosts["y"].address], stdout=subprocess.PIPE)
+        assert asked.stdout is not None
+        assert asked.stdout.readline() == b"up\n"
+        told = hosts["x"].run([*words, "offer", hosts["y"].address], timeout=30)
+        assert "y: no memory can be shared" in told.stdout, told.stderr
+        assert asked.communicate(timeout=10)[0] == b"tcp\n"
+
+
 def test_a_delayed_cable_delays() -> None:
     with netlab("x", "y") as hosts, delayed(hosts["x"], hosts["y"], 2000) as (_, far):
         echo = hosts["y"].popen([sys.executable, "-c", ECHO, far], stdout=subprocess.PIPE)
@@ -106,6 +140,27 @@ def test_a_delayed_cable_delays() -> None:
     assert float(asked.stdout) >= 0.004  # never sooner than twice the delay
 
 
+def test_the_doctor_on_pairs(cluster: dict[str, Machine], tmp_path: Path) -> None:
+    """With packets of another size on one end."""
+    out = tmp_path / "found.json"
+    cluster["b"].host.set_mtu(1400)
+    try:
+        told = cluster["a"].say("doctor", "--cluster", "--json", str(out))
+    finally:
+        cluster["b"].host.set_mtu(1500)
+    assert "NO-CLUSTER" not in told.stdout, told.stdout
+    found = [(x["code"], x["sentence"]) for x in json.loads(out.read_text()) if x["code"].startswith("PAIR-")]
+    whys = [sentence for code, sentence in found if code == "PAIR-TRANSPORT"]
+    why = "both choose tcp+tls: one machine, but two network namespaces, which share no memory"
+    assert whys == [f"{x} and {y} {why}" for x, y in ("ab", "ac", "bc")]
+    assert [code for code, _ in found].count("PAIR-SLOW") == 3
+    assert [s for code, s in found if code == "PAIR-MTU"] == [
+        f"eth0 of {x} sends packets of {mine} bytes, eth0 of {y} of {theirs}: large ones may be lost on the way"
+        for x, mine, y, theirs in (("a", 1500, "b", 1400), ("b", 1400, "c", 1500))
+    ]
+    assert not {code for code, _ in found} & {"PAIR-BROKEN", "PAIR-CLOCK", "PAIR-VERSIONS", "PAIR-BANDWIDTH"}
+
+
 def test_a_cable_pulled_in_mid_answer_costs_no_token(cluster: dict[str, Machine]) -> None:
     a = cluster["a"]
     words = ["run", "-p", "Once upon a time", "-n", "600", "--threads", "1"]
@@ -114,17 +169,7 @@ def test_a_cable_pulled_in_mid_answer_costs_no_token(cluster: dict[str, Machine]
     head = a.host.popen(
         [*MOTLEY, *words, "--cluster", "--memory", "112MB"], env=a.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    assert head.stdout
-    assert head.stderr
-    told = b""
-    while b"the model is on" not in told:
-        line = head.stderr.readline()
-        assert line, told
-        told += line
-    first = head.stdout.read(1)
-    used = re.search(rb"the model is on (.*)", told)
-    assert used
-    victim = next(name for name in used[1].decode().split(", ") if name != "a")
+    first, victim = a_node_of(head)
     cluster[victim].host.pull_cable()
     try:
         rest, more = head.communicate(timeout=240)

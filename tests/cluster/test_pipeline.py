@@ -11,7 +11,7 @@ from motley.engine import pipeline
 from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner, Site
 from motley.formats.checkpoint import open_checkpoint
-from motley.lab.placement import HeadPart, LayerPlacement, Placement
+from motley.lab.placement import LayerPlacement, Placement, RowsPart
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch
 from tiny_models import write_tiny
@@ -27,7 +27,7 @@ def site() -> Iterator[Site]:
 
 def split(homes: str, experts: str, *parts: tuple[str, int, int]) -> Placement:
     layers = tuple(LayerPlacement(home, tuple(experts[e % len(experts)] for e in range(6))) for home in homes)
-    return Placement(layers, tuple(HeadPart(*part) for part in parts))
+    return Placement(layers, tuple(RowsPart(*part) for part in parts))
 
 
 PLACEMENTS = {

@@ -1,7 +1,8 @@
 """The exactness principle from end to end, on the kernels that users run: the logits' bits do not depend on where a
-layer or an expert lives, on the threads, on the chunking of a prompt, nor on what else is in the batch."""
+layer, an expert or a row lives, on the threads, on the chunking of a prompt, nor on what else is in the batch."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner, Site
 from motley.engine.runner import Runner
 from motley.formats.checkpoint import open_checkpoint
-from motley.lab.placement import LayerPlacement, Pace, Placement
+from motley.formats.shape_of import shape_of
+from motley.lab.placement import LayerPlacement, Pace, Placement, RowsPart
 from motley.ops.native import NativeOps, isas
 from motley.ops.protocol import Batch
 from tiny_models import FAMILIES, write_tiny
@@ -36,6 +38,18 @@ def placed(home: str, owners: str, further: str = "------") -> LayerPlacement:
     others = sorted({*owners, *further} - {home, "-"})
     paces = (Pace(home, 0, 5, 1), *(Pace(d, 3 + 4 * i, 2, 2) for i, d in enumerate(others))) if copies else ()
     return LayerPlacement(home, tuple(owners), copies, paces)
+
+
+def in_rows(path: Path, placement: Placement) -> Placement:
+    """Thirds of q's, k's and v's rows, none of which ends where a head or a group of rows does."""
+    layers, shape = [], shape_of(open_checkpoint(path))
+    for i, layer in enumerate(placement.layers):
+        projections = shape.projections(i)
+        assert projections
+        ends = [projections.n_rows // 3 + 5, 2 * projections.n_rows // 3 - 3, projections.n_rows]
+        parts = tuple(RowsPart(d, first, end) for d, first, end in zip("abc", [0, *ends], ends))
+        layers.append(replace(layer, projections=parts))
+    return Placement(tuple(layers))
 
 
 def random_tokens(n: int, seed: int) -> list[int]:
@@ -112,6 +126,7 @@ def test_bits_of_the_logits(site: Site, tmp_path: Path, family: str, quant: str)
     placements = {name: Placement(tuple(placed(*row) for row in rows)) for name, rows in PLACEMENTS.items()}
     for name, (rows, further) in COPIES.items():
         placements[name] = Placement(tuple(placed(*row, more) for row, more in zip(rows, further)))
+    placements["rows of q, k and v on three nodes"] = in_rows(path, placements["experts on three nodes"])
     for name, placement in placements.items():
         runner = PlacedRunner(str(path), placement, site, n_slots=3, context=CONTEXT, stored="b")
         try:

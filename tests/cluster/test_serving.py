@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -48,7 +49,10 @@ class ToyHandler:
         progress("too soon to be told", 0.6)
         return {"bytes": 42, "layers": list(assignment.home_layers)}
 
-    def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, what: str, arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        for i in range(arguments.get("figures", 0)):
+            time.sleep(0.15)
+            progress(f"figure {i}", i / 4)
         return {"what": what, **arguments}
 
 
@@ -113,6 +117,16 @@ def test_load_reports_progress(link: Link) -> None:
 
 def test_ask(link: Link) -> None:
     assert remote.ask(link, "memory", unit="GB") == {"what": "memory", "unit": "GB"}
+
+
+def test_a_question_that_takes_long_may_be_answered_late_but_not_in_silence(link: Link) -> None:
+    """Each sign of progress gives the node the whole time once more."""
+    told: list[tuple[str, float]] = []
+    with mock.patch.object(link, "receive", side_effect=link.receive) as receive:
+        answer = remote.ask(link, "probe", 20.0, lambda what, done: told.append((what, done)), figures=3)
+    assert answer == {"what": "probe", "figures": 3}
+    assert told == [(f"figure {i}", i / 4) for i in range(3)]
+    assert [call.args for call in receive.mock_calls] == [(20.0,)] * 4
 
 
 def test_errors_travel_and_the_link_goes_on(link: Link) -> None:

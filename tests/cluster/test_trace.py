@@ -12,7 +12,7 @@ from in_process import three_devices
 from motley.bench.trace import write_trace
 from motley.engine.placed import PlacedRunner, Site
 from motley.engine.trace import Span, Tracer, offset_of, shifted
-from motley.lab.placement import HeadPart, LayerPlacement, Placement
+from motley.lab.placement import LayerPlacement, Placement, RowsPart
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch
 from tiny_models import write_tiny
@@ -31,7 +31,7 @@ def spans(tmp_path: Path, site: Site) -> list[Span]:
     """Layer 0 at home on a, layer 1 on b; experts on all; the head's rows on b and a."""
     path = write_tiny(tmp_path, "olmoe", "q8_0")
     layers = tuple(LayerPlacement(home, tuple("abc"[e % 3] for e in range(6))) for home in "ab")
-    placement = Placement(layers, (HeadPart("b", 0, 200), HeadPart("a", 200, 320)))
+    placement = Placement(layers, (RowsPart("b", 0, 200), RowsPart("a", 200, 320)))
     placed = PlacedRunner(str(path), placement, site, context=40)
     placed.step(Batch([1, 2, 3], range(3), [0] * 3, [2]))
     placed.trace(on=True)

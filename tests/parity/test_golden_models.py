@@ -24,7 +24,14 @@ def native() -> Ops:
     return NativeOps(threads=2, kv="f32")
 
 
-DEVICES: dict[str, Callable[[], Ops]] = {"reference": ReferenceOps, "native": native}
+def mlx() -> Ops:
+    pytest.importorskip("mlx.core", reason="MLX is not installed: pip install 'motley-moe[mlx]'")
+    from motley.ops.mlx import MlxOps
+
+    return MlxOps("cpu", kv="f32")
+
+
+DEVICES: dict[str, Callable[[], Ops]] = {"reference": ReferenceOps, "native": native, "mlx": mlx}
 
 
 @pytest.fixture(params=[(f, d) for f in FAMILIES for d in DEVICES], ids="-".join)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from random_weights import random_tensor
 
+from motley.formats.blocks import LAYOUT
+from motley.formats.decode import decode
 from motley.ops.native import NativeOps, isas
 from motley.ops.protocol import Batch, Routing
 from motley.shape.quant import Quant
@@ -38,6 +40,23 @@ def test_linear_is_the_same_for_any_batch_threads_and_isa(quant: Quant) -> None:
             chunks = [ops.linear(x[i : i + n], weight)[0] for i in range(0, len(x), n)]
             np.testing.assert_array_equal(np.concatenate(chunks), want)
         ops.close()
+
+
+@pytest.mark.parametrize("byte", [0x00, 0x7F, 0x80, 0xFF], ids=hex)
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "MXFP4"])
+def test_the_largest_sums_of_products_fit(name: str, byte: int) -> None:
+    """Every weight as large as its bits allow, every activation 127 or -127."""
+    tensor = random_tensor(Quant[name], (40, 512))
+    records = tensor.data.reshape(-1, tensor.quant.block_bytes).reshape(-1).view(LAYOUT[tensor.quant])
+    for field in set(records.dtype.names or ()) - {"e"}:
+        if records[field].dtype != np.float16:
+            records[field] = np.full(records[field].shape, byte, np.uint8).view(records[field].dtype)
+    x = np.sign(normal(18, 512))
+    x[0], x[1] = 1, -1
+    want = x.astype(np.float64) @ decode(tensor.data, tensor.quant).reshape(40, 512).T.astype(np.float64)
+    for isa in isas():
+        (got,) = NativeOps(threads=1, isa=isa).linear(x, NativeOps(threads=1, isa=isa).weight(tensor))
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(("gate", "down"), [(q, q) for q in QUANTS] + [(Quant.Q4_K, Quant.Q6_K)], ids=lambda q: q.name)

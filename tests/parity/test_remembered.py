@@ -15,7 +15,7 @@ from motley.engine.placed import PlacedRunner
 from motley.engine.runner import Runner
 from motley.errors import LinkError
 from motley.formats.checkpoint import open_checkpoint
-from motley.lab.placement import HeadPart, LayerPlacement, Placement
+from motley.lab.placement import LayerPlacement, Placement, RowsPart
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch, Program, Recording, Routing
 from motley.shape.quant import Quant
@@ -190,7 +190,7 @@ def test_halves_that_take_turns_give_the_same_bits(tmp_path: Path, n: int) -> No
     """Experts and the head's rows on three devices: whole steps, then halves, as `Faster` tries them."""
     path = write_tiny(tmp_path, "qwen3moe", "q4_0")
     layers = tuple(LayerPlacement("a", tuple("abc"[e % 3] for e in range(6))) for _ in range(2))
-    placement = Placement(layers, (HeadPart("a", 0, 100), HeadPart("b", 100, 250), HeadPart("c", 250, 320)))
+    placement = Placement(layers, (RowsPart("a", 0, 100), RowsPart("b", 100, 250), RowsPart("c", 250, 320)))
     whole = LocalRunner(open_checkpoint(path), NativeOps(threads=1), n_slots=n, context=40)
     with three_devices(lambda name: NativeOps(threads=1)) as site:
         placed = PlacedRunner(str(path), placement, site, n_slots=n, context=40)
@@ -212,7 +212,7 @@ def test_a_model_that_is_dropped_is_gone_at_once(tmp_path: Path) -> None:
     path = write_tiny(tmp_path, "olmoe", "q8_0")
     layers = tuple(LayerPlacement("a", tuple("ab"[e % 2] for e in range(6))) for _ in range(2))
     with three_devices(lambda name: NativeOps(threads=1)) as site:
-        placed = PlacedRunner(str(path), Placement(layers, (HeadPart("a", 0, 160), HeadPart("b", 160, 320))), site)
+        placed = PlacedRunner(str(path), Placement(layers, (RowsPart("a", 0, 160), RowsPart("b", 160, 320))), site)
         for i in range(3 * stage.Faster.TRIALS):
             placed.step(Batch([5, 6], [2 * i, 2 * i + 1], [0, 0], [0, 1]))
         held = weakref.ref(site.runtime._model().stage)  # type: ignore[type-var]

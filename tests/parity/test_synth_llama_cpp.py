@@ -1,13 +1,19 @@
 """llama.cpp loads what Motley writes, for every family and precision, and computes finite, varied tokens with it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from motley.engine.local import LocalRunner
+from motley.formats.checkpoint import open_checkpoint
 from motley.formats.synth import synthesize
+from motley.ops.protocol import Batch
+from motley.ops.reference import ReferenceOps
 from motley.shape.dims import Dims
 from motley.shape.model import ModelShape
+from tiny_models import FURTHER, shrunk
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp as a peer: pip install 'motley-moe[peers]'")
 
@@ -51,6 +57,23 @@ def test_tied_embeddings(tmp_path: Path, architecture: str) -> None:
     path = tmp_path / "tied.gguf"
     synthesize(small(architecture, "q8_0", tied=True), path)
     run_and_check(path)
+
+
+@pytest.mark.parametrize("name", [*FURTHER, "dots.llm1", "ernie-4.5-21b-a3b", "hunyuan-a13b", "granite-3.1-1b-a400m"])
+def test_llama_cpp_computes_the_same_with_the_catalogue_s_layers(tmp_path: Path, name: str) -> None:
+    """In float32; Llama 4 with chunks longer than the prompt (llama.cpp knows those of 8,192 only)."""
+    shape = shrunk(name, "f32")
+    attrs = {k: v for k, v in shape.attrs.items() if k != "llama4.attention.sliding_window"}
+    synthesize(replace(shape, attrs=attrs), path := tmp_path / "x.gguf")
+    prompt = list(range(1, 20))
+    model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, logits_all=True, verbose=False, type_k=0, type_v=0)
+    model.eval(prompt)
+    theirs = np.array(model.scores[: len(prompt)])
+    model.close()
+    whole = range(len(prompt))
+    ours = LocalRunner(open_checkpoint(path), ReferenceOps(), context=32).step(Batch(prompt, whole, [0] * 19, whole))
+    near = 1e-2 if shape.architecture == "gemma4" else 1e-5  # GELU from a table: see test_llamacpp_models
+    assert np.abs(ours - theirs).max() < near * np.abs(ours).max()
 
 
 def run_and_check(path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_folders import GOLDEN, bf16, f32, golden_config, golden_state, write_folder
+from hf_folders import bf16, f32, write_folder
+from hf_golden import FOLDERS, GOLDEN, golden_config, golden_state
 from hf_tokenizers import STRINGS, engine, write_tokenizer
 from motley.cli.main import main
 from motley.errors import UnsupportedError
@@ -59,6 +60,20 @@ def test_every_precision_is_that_of_the_whole_tensor(
     assert {t.name: t.quant for t in written.values()} == wanted
     for name, tensor in source.tensors.items():
         assert np.array_equal(written[name].data, encode(tensor.decode(), wanted[name])), name
+
+
+@pytest.mark.parametrize(
+    ("family", "quant"), [*((f, None) for f in sorted(FOLDERS)), ("qwen35moe", "q8_0"), ("gemma4", "q8_0")]
+)
+def test_what_llama_cpp_keeps_in_float32_stays_so(tmp_path: Path, family: str, quant: str | None) -> None:
+    """Of a folder in bfloat16: what its converter writes in float32 when it writes matrices in float16."""
+    state = {name: bf16(values) for name, values in golden_state(family).items()}
+    out = tmp_path / "x.gguf"
+    convert(open_checkpoint(write_folder(tmp_path / "m", golden_config(family), state)), out, quant)
+    written = open_checkpoint(out).tensors
+    for tensor in open_checkpoint(GOLDEN / f"{family}.gguf").tensors.values():
+        kept = written[tensor.name].quant is Quant.F32
+        assert kept == (tensor.quant is Quant.F32), tensor.name
 
 
 def test_matrices_stay_and_vectors_and_router_become_f32(tmp_path: Path) -> None:
@@ -131,8 +146,12 @@ def test_memory_stays_at_one_expert(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """16 experts of 3 x 256 KB in bfloat16 a layer: a layer's stack alone is 12 MB."""
     monkeypatch.setattr(module, "PIECE", 1 << 14)
     config = golden_config("qwen3moe") | {
-        "hidden_size": 512, "moe_intermediate_size": 256, "num_experts": 16, "num_hidden_layers": 1, "head_dim": 16
-    }  # fmt: skip
+        "hidden_size": 512,
+        "moe_intermediate_size": 256,
+        "num_local_experts": 16,
+        "num_hidden_layers": 1,
+        "head_dim": 16,
+    }
     values = np.random.default_rng(2).standard_normal((512, 512)).astype(np.float32)
     attention = {"q": (64, 512), "k": (32, 512), "v": (32, 512), "o": (512, 64)}
     tensors = {

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motley.engine.engine import Engine
+from motley.engine.reuse import Reuse
 from motley.engine.runner import ExchangeCount
 from motley.engine.sampling import Sampling
 from motley.engine.times import StepTimes
@@ -22,6 +23,7 @@ class Chain:
         self.n_slots, self.context = n_slots, context
         self.cache = np.zeros((n_slots, context), np.int64)
         self.sizes: list[int] = []
+        self.reuse = Reuse()
 
     def step(self, batch: Batch) -> np.ndarray:
         self.sizes.append(len(batch))
@@ -53,6 +55,7 @@ def alone(prompt: list[int], n: int, sampling: Sampling) -> list[int]:
     st.integers(1, 16),
     st.integers(1, 3),
 )
+@settings(deadline=None)
 def test_a_stream_gives_the_same_tokens_whatever_rides_along(
     asks: list[tuple[list[int], int]], chunk: int, slots: int
 ) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_folders import Tensors, bf16, f16, f32, golden_config, golden_state, write_folder
+from hf_folders import Tensors, bf16, f16, f32, write_folder
+from hf_golden import golden_config, golden_state
 from motley.engine.local import LocalRunner
 from motley.errors import FormatError, UnsupportedError, UsageError
 from motley.formats.checkpoint import open_checkpoint
@@ -144,7 +145,7 @@ def without(name: str) -> dict[str, tuple[str, np.ndarray]]:
             r"experts.5.up_proj.weight' has the dimensions \[32, 65\], but .*experts.0.up_proj.weight' \[32, 64\]",
         ),
         (plain() | {"model.norm.weight": ("I32", np.ones(64, np.int32))}, {}, "'model.norm.weight' is I32"),
-        (plain(), {"num_experts": 9}, r"blk.0.ffn_gate_inp.weight would have the dimensions \[8, 64\]"),
+        (plain(), {"num_local_experts": 9}, r"blk.0.ffn_gate_inp.weight would have the dimensions \[8, 64\]"),
         (plain(), {"vocab_size": 161}, "token_embd.weight"),
         (plain(), {"architectures": ["NobodyForCausalLM"]}, "NobodyForCausalLM is not supported"),
         (plain(), {"quantization_config": "fp8"}, "quantization_config must be a table"),

@@ -342,6 +342,18 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_no_room_to_map_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of which that is said is left out, and streams go on without it."""
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    path = write(tmp_path / "a.gguf", METADATA, TENSORS)
+    monkeypatch.setattr("mmap.mmap", full)
+    with pytest.raises(CapacityError, match="may not map any more memory"):
+        open_checkpoint(path)
+
+
 # --- what the writer refuses
 
 

@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from motley.errors import UsageError
 from motley.lab.hardware import Hardware, every_device, hardware, memory_sizes
 from motley.lab.links import every_link, joining, link_kind
+from motley.shape.catalogue import names as models
 
 SOURCE = re.compile(r"(vendor|measured|estimate|knowledge|computed|as fitted|https://)")
 
@@ -145,6 +147,13 @@ def test_links_are_found_and_joined_by_what_can_join() -> None:
         joining(link_kind("ib-ndr"), "linux", "macos")
     link = rdma.between("a", "b")
     assert (link.transport, link.rtt_us, link.source) == ("jaccl", 42.0, "catalogue: tb5-rdma")
+
+
+def test_the_readme_counts_as_the_catalogue_does() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    said = re.search(r"(\d+) models, (\d+) devices and (\d+) links", readme)
+    assert said
+    assert tuple(map(int, said.groups())) == (len(models()), len(DEVICES), len(every_link()))
 
 
 def test_the_catalogue_loads_light() -> None:

@@ -1,5 +1,5 @@
-"""`hf:` names against a stand-in for the hub on loopback, each in a process of its own: `huggingface_hub` reads its
-settings once."""
+"""`hf:` names against a stand-in for the hub on loopback, in processes of their own: `huggingface_hub` reads its
+settings once. Those with equal settings share one."""
 
 import os
 import signal
@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_folders import GOLDEN, f32, golden_config, golden_state, write_folder
+from hf_folders import f32, write_folder
+from hf_golden import GOLDEN, golden_config, golden_state
 from hf_tokenizers import engine, write_tokenizer
 from hub_stand_in import GATED, PRIVATE, Hub, hub
 
@@ -49,13 +50,33 @@ def motley(tmp_path: Path, server: Hub | str, *words: str, **more: str) -> "subp
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
-def fetched(tmp_path: Path, server: Hub | str, spec: str, **more: str) -> Path:
-    """What `download` returns, in a process of its own."""
-    script = f"from motley.formats.hub import download; print(download({spec!r}))"
+DOWNLOAD = """
+import sys
+from motley.errors import UsageError
+from motley.formats.hub import download
+for spec in sys.argv[1:]:
+    try:
+        print(download(spec))
+    except UsageError as error:
+        print("refused:", error)
+"""
+
+
+def downloads(tmp_path: Path, server: Hub | str, *specs: str, **more: str) -> list[str]:
+    """What `download` returns for each, or "refused: " and its one sentence."""
     env = environment(tmp_path, server if isinstance(server, str) else server.address, **more)
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", DOWNLOAD, *specs]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(specs)
+    return lines
+
+
+def fetched(tmp_path: Path, server: Hub | str, spec: str, **more: str) -> Path:
+    (line,) = downloads(tmp_path, server, spec, **more)
+    assert not line.startswith("refused")
+    return Path(line)
 
 
 def said(done: "subprocess.CompletedProcess[str]") -> str:
@@ -66,9 +87,10 @@ def said(done: "subprocess.CompletedProcess[str]") -> str:
 
 def test_a_gguf_is_downloaded_once_and_found_offline(tmp_path: Path) -> None:
     with hub(repos(tmp_path)) as server:
-        path = fetched(tmp_path, server, "hf:one/gguf")
+        first, again = downloads(tmp_path, server, "hf:one/gguf", "hf:one/gguf:m.gguf")
+        path = Path(first)
         assert (path.name, path.read_bytes()) == ("m.gguf", GGUF)
-        assert fetched(tmp_path, server, "hf:one/gguf:m.gguf") == path
+        assert again == first
         assert server.downloads("m.gguf") == [None]
         assert server.downloads("README.md") == []
         address = server.address
@@ -78,25 +100,26 @@ def test_a_gguf_is_downloaded_once_and_found_offline(tmp_path: Path) -> None:
 
 def test_offline_without_the_files_is_said(tmp_path: Path) -> None:
     with hub(repos(tmp_path)) as server:
-        empty = motley(tmp_path, server, "run", "hf:one/gguf", "-p", "x", HF_HUB_OFFLINE="1")
-        assert "one/gguf is not in this machine's cache, and HF_HUB_OFFLINE is set" in said(empty)
+        (empty,) = downloads(tmp_path, server, "hf:one/gguf", HF_HUB_OFFLINE="1")
+        assert "refused: one/gguf is not in this machine's cache, and HF_HUB_OFFLINE is set" in empty
         fetched(tmp_path, server, "hf:many/ggufs:m-F16.gguf")
-        other = motley(tmp_path, server, "run", "hf:many/ggufs:m-Q8_0.gguf", "-p", "x", HF_HUB_OFFLINE="1")
-        assert "many/ggufs has no file m-Q8_0.gguf" in said(other)
+        empty, other = downloads(tmp_path, server, "hf:one/gguf", "hf:many/ggufs:m-Q8_0.gguf", HF_HUB_OFFLINE="1")
+        assert "refused: one/gguf is not in this machine's cache" in empty
+        assert "refused: many/ggufs has no file m-Q8_0.gguf" in other
 
 
 def test_only_the_named_parts_are_downloaded(tmp_path: Path) -> None:
     with hub(repos(tmp_path)) as server:
-        for spec in ("hf:many/ggufs:q4_k_m", f"hf:many/ggufs:{next(iter(SPLIT))}"):
-            path = fetched(tmp_path, server, spec)
+        specs = [f"hf:many/ggufs{file}" for file in (":q4_k_m", f":{next(iter(SPLIT))}", "", ":q5_k")]
+        *found, several, none = downloads(tmp_path, server, *specs)
+        for path in map(Path, found):
             assert path.name == "m-Q4_K_M-00001-of-00002.gguf"
             assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {
                 Path(n).name: d for n, d in SPLIT.items()
             }
         assert not server.downloads("m-Q8_0.gguf")
-        several = said(motley(tmp_path, server, "run", "hf:many/ggufs", "-p", "x"))
         assert "many/ggufs has several GGUF files: name one, as hf:many/ggufs:FILE, of m-Q8_0.gguf, m-F16" in several
-        assert "many/ggufs has no file q5_k" in said(motley(tmp_path, server, "bench", "hf:many/ggufs:q5_k"))
+        assert "many/ggufs has no file q5_k" in none
 
 
 def test_a_folder_is_downloaded_without_what_is_not_needed_and_runs(tmp_path: Path) -> None:
@@ -104,7 +127,8 @@ def test_a_folder_is_downloaded_without_what_is_not_needed_and_runs(tmp_path: Pa
         done = motley(tmp_path, server, "run", "hf:some/folder", "-p", "Hello", "-n", "4", "--threads", "1")
         assert done.returncode == 0, done.stderr
         assert "prompt " in done.stderr
-        folder = fetched(tmp_path, server, "hf:some/folder")
+        (config,) = (tmp_path / "home").rglob("config.json")
+        folder = config.parent
         assert sorted(path.name for path in folder.iterdir()) == [
             "config.json",
             "generation_config.json",
@@ -119,8 +143,8 @@ def test_a_folder_is_downloaded_without_what_is_not_needed_and_runs(tmp_path: Pa
         )
         assert offline.stdout == done.stdout
         (folder / "model-00002-of-00002.safetensors").unlink()
-        gone = motley(tmp_path, server, "run", "hf:some/folder", "-p", "x", HF_HUB_OFFLINE="1")
-        assert "model-00002-of-00002.safetensors is not there" in said(gone)
+        (gone,) = downloads(tmp_path, server, "hf:some/folder", HF_HUB_OFFLINE="1")
+        assert "refused: model-00002-of-00002.safetensors is not there" in gone
 
 
 LARGE = np.random.default_rng(8).bytes(24 << 20)
@@ -162,13 +186,15 @@ def test_an_interrupted_download_goes_on_the_next_time(tmp_path: Path) -> None:
 
 def test_what_the_hub_refuses_is_one_sentence(tmp_path: Path) -> None:
     with hub(repos(tmp_path)) as server:
-        for repo in ("nobody/nothing", PRIVATE):
-            refused = said(motley(tmp_path, server, "run", f"hf:{repo}", "-p", "x"))
-            assert f"there is no model {repo} at {server.address}/{repo}, or it is private" in refused
-        gated = said(motley(tmp_path, server, "run", f"hf:{GATED}:m-F16.gguf", "-p", "x"))
+        absent = ("nobody/nothing", PRIVATE)
+        specs = [*(f"hf:{repo}" for repo in absent), f"hf:{GATED}:m-F16.gguf", "hf:noslash"]
+        *refused, gated, no_name = downloads(tmp_path, server, *specs)
+        for repo, sentence in zip(absent, refused):
+            assert f"there is no model {repo} at {server.address}/{repo}, or it is private" in sentence
         assert f"{GATED} is gated: accept its terms at {server.address}/{GATED}" in gated
+        assert "is no name on the hub" in no_name
         assert fetched(tmp_path, server, f"hf:{GATED}:m-F16.gguf", HF_TOKEN="hf_secret").name == "m-F16.gguf"
-        assert "is no name on the hub" in said(motley(tmp_path, server, "run", "hf:noslash", "-p", "x"))
+        assert "is gated" in said(motley(tmp_path, server, "bench", f"hf:{GATED}:m-F16.gguf"))
 
 
 def test_without_the_client_the_command_to_install_it_is_said(tmp_path: Path) -> None:

@@ -191,6 +191,9 @@ class FakeMeter:
     def call_us(self) -> float:
         return 1.0
 
+    def step_us(self) -> float:
+        return 0.0
+
     def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
         return 100.0 if n_bytes <= 20e6 else 10.0
 
@@ -205,7 +208,13 @@ class FakeMeter:
 
 
 def test_probing_writes_down_what_the_meter_says() -> None:
-    found = probe_device(FakeMeter(), "a", "a", 2, memory_bytes=10**9, quants=["q8_0", "q4_k"])
+    told: list[float] = []
+    quants = ["q8_0", "q4_k"]
+    found = probe_device(
+        FakeMeter(), "a", "a", 2, memory_bytes=10**9, quants=quants, progress=lambda what, done: told.append(done)
+    )
+    assert told == sorted(told)
+    assert len(set(told)) == 5 * (6 + 2 * 4) + 2 * (2 + 2) + 3  # quick ones five times, slow ones once
     assert found.read_gb_s == 12.3  # three digits
     mib = 2**20
     curve = (

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_golden import GOLDEN
 from motley.engine.device import DeviceModel, planned_bytes
 from motley.engine.local import LocalRunner, Model
 from motley.errors import CapacityError, FormatError, UnsupportedError
@@ -12,6 +13,7 @@ from motley.formats.checkpoint import open_checkpoint
 from motley.formats.gguf_writer import write_gguf
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
+from motley.models.registry import config_of
 from motley.ops.reference import ReferenceOps
 from motley.shape.model import Role, TensorShape
 from motley.shape.quant import Quant
@@ -63,6 +65,32 @@ def test_planned_bytes_are_what_is_loaded(tmp_path: Path, family: str) -> None:
     ):
         ids = {layer: list(owned) for layer, owned in experts.items()}
         assert part(checkpoint, layers, ids).n_bytes == planned_bytes(shape_of(checkpoint), layers, ids)
+
+
+@pytest.mark.parametrize("golden", ["deepseek2-v3", "olmoe"])
+@pytest.mark.parametrize("vocabulary", [160, ["a", 1]])
+def test_a_vocabulary_that_is_no_list_of_words_is_refused(golden: str, vocabulary: object) -> None:
+    checkpoint = open_checkpoint(GOLDEN / f"{golden}.gguf")
+    layers = {f"{checkpoint.architecture}.block_count": 47}  # as GLM-4.7-Flash, which is known by its vocabulary
+    metadata = {**checkpoint.metadata, **layers, "tokenizer.ggml.tokens": vocabulary}
+    with pytest.raises(FormatError, match=r"tokenizer\.ggml\.tokens"):
+        config_of(checkpoint.architecture, metadata)
+
+
+@pytest.mark.parametrize(
+    ("golden", "key", "value", "sentence"),
+    [
+        ("deepseek2-v3", "rope.scaling.yarn_beta_fast", 1e308, "no rotation"),
+        ("deepseek2-v3", "rope.scaling.yarn_beta_slow", 5e-324, "no rotation"),
+        ("deepseek2-v3", "rope.scaling.yarn_beta_slow", 0.0, "no rotation"),
+        ("deepseek2-v3", "rope.scaling.original_context_length", 0, "no rotation"),
+        ("granitemoe", "logit_scale", 0.0, "can't be divided"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(golden: str, key: str, value: float, sentence: str) -> None:
+    checkpoint = open_checkpoint(GOLDEN / f"{golden}.gguf")
+    with pytest.raises(FormatError, match=sentence):
+        config_of(checkpoint.architecture, {**checkpoint.metadata, f"{checkpoint.architecture}.{key}": value})
 
 
 def test_more_tokens_than_the_context_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from motley.errors import UsageError
 from motley.shape.catalogue import names
-from motley.shape.mixer import Mixer
+from motley.shape.mixer import BESIDE, Mixer
 from motley.shape.model import ModelShape
 
 MIB = 1 << 20
@@ -79,7 +79,15 @@ def test_cache_bytes_as_published() -> None:
     assert ModelShape.named("deepseek-v3").kv_bytes_per_token() == 61 * 576 * 2
     oss = ModelShape.named("gpt-oss-20b", "mxfp4")
     assert [m.kind for m in oss.mixers[:2]] == ["window", "full"]
-    assert sum(oss.kv_kept_bytes(i, 8192) for i in range(24)) == 12 * (128 + 8192) * 2 * 8 * 64 * 2
+    assert sum(m.bytes_kept(8192) for m in oss.mixers) == 12 * (128 + 8192) * 2 * 8 * 64 * 2
+    assert sum(oss.kv_kept_bytes(i, 8192) for i in range(24)) == 12 * (128 + BESIDE + 8192) * 2 * 8 * 64 * 2
+
+
+def test_a_cache_of_another_type() -> None:
+    shape = ModelShape.named("gpt-oss-20b", "mxfp4")
+    eight, full = shape.with_cache("q8_0"), shape.with_cache("f32")
+    for of in (lambda s: s.kv_kept_bytes(0, 9000), lambda s: s.kv_read_bytes(1, 9000), ModelShape.kv_bytes_per_token):
+        assert of(eight) * 64 == of(shape) * 34 == of(full) * 17
 
 
 @given(name=st.sampled_from(names()), depth=st.integers(1, 100_000), more=st.integers(0, 100_000))

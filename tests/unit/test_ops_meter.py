@@ -5,7 +5,7 @@ import pytest
 
 from motley.lab.probe import probe_device
 from motley.lab.toml import parse_lab
-from motley.ops.meter import NativeMeter
+from motley.ops.meter import NativeMeter, OpsMeter
 from motley.ops.native import NativeOps
 
 
@@ -50,3 +50,28 @@ def test_a_probed_device_can_be_written_down(meter: NativeMeter) -> None:
 
     assert parse_lab(Lab((found,)).dumps())[0] == (found,)
     assert np.isfinite(found.read_gb_s)
+
+
+def test_any_device_is_measured_through_its_operations() -> None:
+    """On the native kernels, whose own meter says as much."""
+    meter = OpsMeter(NativeOps(threads=1))
+    assert set(meter.working_sets) <= {1 << 20, 4 << 20, 64 << 20, 256 << 20}
+    for rate in (meter.elements_g_s(), meter.attention_gflops(), meter.gemm_gops("q8_0"), meter.gemm_gops("f32")):
+        assert 0.05 < rate < 1e5
+    for quant in ("q4_k", "f32"):
+        assert 0.05 < meter.matvec_gb_s(quant, 1 << 20) < 1e4
+    assert meter.pack_gb_s(1 << 20) > 0
+    for us in (meter.call_us(), meter.op_overhead_us(), meter.step_us()):
+        assert 0 < us < 1e5
+
+
+def test_what_works_behind_the_host_is_written_down_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small operations are launches of a layer, an exchange waits for the device, Python takes no time of its own."""
+    meter = OpsMeter(NativeOps(threads=1))
+    monkeypatch.setattr(meter, "step_us", lambda: 100.0)
+    monkeypatch.setattr(meter, "call_us", lambda: 4.0)
+    found = probe_device(
+        meter, "g", "g", 1, kind="mlx", memory_bytes=1 << 30, quants=["f32"], working_sets=[1 << 20], rounds=1
+    )
+    assert (found.kind, found.step_us, found.exchange_us, found.call_us) == ("mlx", 100.0, 120.0, 0.0)
+    assert (found.layer_us, found.routed_us) == (20.0, 12.0)

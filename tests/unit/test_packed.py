@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_folders import GOLDEN, Tensors, bf16, f16, f32
+from hf_folders import Tensors, bf16, f16, f32
+from hf_golden import GOLDEN
 from motley.errors import FormatError, UnsupportedError
 from motley.formats.packed import AWQ_ORDER, HALF_SCALES, Stored, stored
 from motley.formats.safetensors import Entry

@@ -1,6 +1,5 @@
 """A lab in one line, labs by name, and changes to a lab."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -140,9 +139,7 @@ def test_an_engine_that_never_ran_on_such_a_device_is_said() -> None:
 
 
 def test_many_machines_are_one_pattern() -> None:
-    began = time.monotonic()
     lab = assemble("512x gb10 @cx7-200g").lab
-    assert time.monotonic() - began < 5
     assert len(lab.links) == 1
     assert lab.link("gb10-7", "gb10-300").source == "catalogue: cx7-200g"
 

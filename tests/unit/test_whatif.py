@@ -143,7 +143,7 @@ def test_bad_input_exits_with_a_sentence(args: list[str], what: str, capsys: pyt
     [
         ("./x.gguf", "cannot read ./x.gguf: it is not there"),
         ("olmoe-1b-7b.gguf", "cannot read olmoe-1b-7b.gguf: it is not there"),
-        ("/tmp/x", "cannot read /tmp/x: it is not there"),
+        ("/nowhere/x", "cannot read /nowhere/x: it is not there"),
         ("/tmp/", "is a folder"),
         ("", "name is empty"),
         ("zzzzzzz", "unknown model shape 'zzzzzzz': `motley plan --shapes` lists them"),

@@ -7,7 +7,9 @@
 Each checkpoint is saved as Hugging Face saves it and turned into a GGUF by llama.cpp's own converter: the names,
 layouts and metadata are those of the files that people have. Writes tests/golden/models/<family>.gguf (float16
 matrices) and <family>.npz: prompt int32 [T], logits float32 [T, V] of the whole prompt, ids int32 [16]: greedy
-continuation. Committed; the tests need none of these packages.
+continuation; and, in tests/golden/hf_folders.json, what transformers saved: config.json, and of every tensor its type,
+dimensions and checksum (`--folders`: this alone). `--variants`: of some models, transformers' logits under another
+config, in tests/golden/hf_variants.npz and .json. Committed; the tests need none of these packages.
 
 Weights are multiples of 1/32, so that float16 holds them exactly and the files compress well.
 """
@@ -16,6 +18,7 @@ import argparse
 import json
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ import torch
 import transformers
 
 OUT = Path(__file__).parents[2] / "tests" / "golden" / "models"
+FOLDERS = OUT.parent / "hf_folders.json"
 PROMPT = 37  # longer than every window below
 COMMON = {
     "vocab_size": 160,
@@ -282,8 +286,39 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make(family: str, convert: Any) -> None:
+# name: (family, settings that differ). The weights are the family's, but for what the variant does not have.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "YaRN": ("qwen3moe", {"rope_parameters": {**YARN, "beta_fast": 16.0, "beta_slow": 2.0}}),
+    "linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}}),
+    "plain Llama": ("llama", {"tie_word_embeddings": True, **ROPE}),
+    "qwen3moe, norm_topk_prob False": ("qwen3moe", {"norm_topk_prob": False}),
+    "a larger base": (
+        "hunyuan-moe",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0}},
+    ),
+    "GLM-4.5-Air": ("glm4moe", {"use_qk_norm": False}),
+    "without biases": ("glm4moe", {"attention_bias": False}),
+    "DeepSeek V2": ("deepseek2-lite", {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}),
+    "not normalised": ("deepseek2-v3", {"norm_topk_prob": False, "routed_scaling_factor": 1.5}),
+    "Llama 4 Scout": (
+        "llama4",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 16.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 1.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+}
+
+
+def random_model(family: str, changes: dict[str, Any] | None = None) -> Any:
     stem, own = FAMILIES[family]
+    own = own | (changes or {})
     text = "Text" if hasattr(transformers, f"{stem}TextConfig") else ""
     config = getattr(transformers, f"{stem}{text}Config")(**(COMMON | own))
     torch.manual_seed(sum(family.encode()))
@@ -292,10 +327,32 @@ def make(family: str, convert: Any) -> None:
         for name, p in [*model.named_parameters(), *model.named_buffers()]:
             if not name.endswith(("inv_freq", "embed_scale")) and p.is_floating_point():
                 p.copy_(some_values(name, p))
+    return model
+
+
+def folder_of(folder: Path) -> dict[str, Any]:
+    """What a folder has: config.json, and by tensor its type, dimensions and the CRC-32 of its bytes."""
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        raw = path.read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        for name, entry in json.loads(raw[8 : 8 + length]).items():
+            if name != "__metadata__":
+                first, last = (8 + length + at for at in entry["data_offsets"])
+                tensors[name] = [entry["dtype"], entry["shape"], zlib.crc32(raw[first:last])]
+    return {"config": json.loads((folder / "config.json").read_text()), "tensors": tensors}
+
+
+def make(family: str, convert: Any) -> dict[str, Any]:
+    """Returns `folder_of` it. Without `convert` nothing is written."""
+    model = random_model(family)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
+        saved = folder_of(Path(folder))
+        if convert is None:
+            return saved
         convert(Path(folder), OUT / f"{family}.gguf")
-    prompt = np.random.default_rng(7).integers(2, config.vocab_size, PROMPT).astype(np.int32)
+    prompt = np.random.default_rng(7).integers(2, model.config.vocab_size, PROMPT).astype(np.int32)
     with torch.no_grad():
         logits = model(torch.tensor(prompt[None], dtype=torch.long), use_cache=False).logits[0].numpy()
         ids = prompt.tolist()
@@ -305,6 +362,29 @@ def make(family: str, convert: Any) -> None:
     np.savez_compressed(path, prompt=prompt, logits=logits.astype(np.float32), ids=np.array(ids[PROMPT:], np.int32))
     n_params = sum(p.numel() for p in model.parameters())
     print(f"{family}: {n_params} parameters, logits in {logits.min():.2f}..{logits.max():.2f}", flush=True)
+    return saved
+
+
+def make_variants() -> None:
+    """No variant has weights that its family lacks."""
+    described, logits = {}, {}
+    prompt = np.random.default_rng(7).integers(2, COMMON["vocab_size"], PROMPT)
+    for name, (family, changes) in VARIANTS.items():
+        model, base = random_model(family, changes), random_model(family)
+        own = {key: value for key, value in base.state_dict().items() if key in model.state_dict()}
+        missing = sorted(model.state_dict().keys() - own.keys())
+        assert not missing, f"{name}: {missing}"
+        if model.config.tie_word_embeddings:
+            del own["lm_head.weight"]
+        model.load_state_dict(own, strict=False)
+        model.tie_weights()
+        with torch.no_grad():
+            logits[name] = model(torch.tensor(prompt[None]), use_cache=False).logits[0].float().numpy()
+        described[name] = {"family": family, "config": json.loads(model.config.to_json_string(use_diff=False))}
+        described[name]["config"]["architectures"] = [type(model).__name__]
+        print(f"{name}: logits in {logits[name].min():.2f}..{logits[name].max():.2f}", flush=True)
+    np.savez_compressed(OUT.parent / "hf_variants.npz", **logits)
+    (OUT.parent / "hf_variants.json").write_text(json.dumps(described) + "\n")
 
 
 def some_values(name: str, p: torch.Tensor) -> torch.Tensor:
@@ -355,10 +435,19 @@ def converter(llama_cpp: Path) -> Any:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama-cpp", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--llama-cpp", type=Path)
+    what.add_argument("--folders", action="store_true")
+    what.add_argument("--variants", action="store_true")
     parser.add_argument("family", nargs="*", default=list(FAMILIES))
     asked = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    to_gguf = converter(asked.llama_cpp)
+    if asked.variants:
+        make_variants()
+        sys.exit()
+    to_gguf = None if asked.folders else converter(asked.llama_cpp)
+    found = json.loads(FOLDERS.read_text()) if FOLDERS.exists() else {}
     for name in asked.family:
-        make(name, to_gguf)
+        found[name] = make(name, to_gguf)
+    lines = (f"{json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
+    FOLDERS.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -18,6 +18,8 @@ from motley.ops.protocol import Batch
 from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress, silent
 
+CHECK_CONTEXT = 256  # cache positions that the check's prompts and answers need
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -73,8 +75,11 @@ def _read_prompt(runner: Runner, prompt: Sequence[int], slot: int) -> NDArray[np
     return last
 
 
-def compare(placed: Sequence[Answer], reference: Sequence[Answer], name: str = "one device") -> Check:
-    """max|a-b|, max|a-b| / max|b| over all rows, and how many greedy choices agree. Not a number anywhere: failed."""
+def compare(
+    placed: Sequence[Answer], reference: Sequence[Answer], name: str = "one device", kinds_differ: bool = False
+) -> Check:
+    """max|a-b|, max|a-b| / max|b| over all rows, and how many greedy choices agree. Not a number anywhere: failed.
+    `kinds_differ`: the two were computed by kernels that round differently (`Check.passed`)."""
     if len(placed) != len(reference) or not placed:
         raise ValueError(f"{len(placed)} placed answers, {len(reference)} reference answers")
     a = np.concatenate([answer.logits for answer in placed]).astype(np.float64)
@@ -90,4 +95,5 @@ def compare(placed: Sequence[Answer], reference: Sequence[Answer], name: str = "
         greedy_tokens_equal=equal,
         greedy_tokens_compared=len(a),
         logit_rows_compared=len(a),
+        kinds_differ=kinds_differ,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import motley
 from motley.bench.result import Machine, Model
+from motley.bench.served import Client
 from motley.lab.machine import this_machine
 from motley.shape.model import ModelShape, Role
 
@@ -56,7 +57,27 @@ def machine(read_gb_s: float, int8_gops: float | None, threads: int) -> Machine:
         memory_bytes=here.memory_bytes,
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
+        cache_bytes=cache_bytes(),
     )
+
+
+def client() -> Client:
+    here, system = this_machine(), f"{platform.system()} {platform.release()} {platform.machine()}"
+    return Client(cpu=here.cpu, cores=here.cores, os=system, python=platform.python_version())
+
+
+def cache_bytes(cpus: Path = Path("/sys/devices/system/cpu")) -> int | None:
+    """Bytes of the last level of caches, each counted once; None where the system does not tell (macOS)."""
+    found: dict[tuple[int, str], int] = {}  # by level and the cores that share it
+    for index in cpus.glob("cpu[0-9]*/cache/index*"):
+        try:
+            words = {name: (index / name).read_text().strip() for name in ("level", "shared_cpu_list", "size")}
+            size = int(words["size"].removesuffix("K")) * 1024
+            found[int(words["level"]), words["shared_cpu_list"]] = size
+        except (OSError, ValueError):
+            continue
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last) or None
 
 
 def model(shape: ModelShape, file: Path | None = None, file_hash: str | None = None) -> Model:
@@ -83,9 +104,9 @@ def model(shape: ModelShape, file: Path | None = None, file_hash: str | None = N
 
 
 def expert_quant(shape: ModelShape) -> str:
-    """The quantisation of most expert bytes: they are nearly all of a model's bytes."""
+    """The quantisation of most expert bytes, as they are nearly all of a model's; of a dense model, of most bytes."""
     sizes: dict[str, int] = {}
-    for tensor in shape.tensors:
-        if tensor.role is Role.EXPERT:
-            sizes[tensor.quant.name.lower()] = sizes.get(tensor.quant.name.lower(), 0) + tensor.n_bytes
-    return max(sizes, key=lambda name: sizes[name]) if sizes else "none"
+    for tensor in [t for t in shape.tensors if t.role is Role.EXPERT] or shape.tensors:
+        name = tensor.quant.name.lower()
+        sizes[name] = sizes.get(name, 0) + tensor.n_bytes
+    return max(sizes, key=lambda name: sizes[name])

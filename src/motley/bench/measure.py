@@ -2,7 +2,7 @@
 
 A sample is one whole workload: prompts of N tokens read (pp), or N steps that add a token to every sequence (tg).
 Tokens are given, not sampled, so that each sample does the same work. The machine's read bandwidth is measured right
-before and right after the samples, because it moves. Formulas: docs/metrics.md.
+before and right after the samples, because it moves, and so is the clock. Formulas: docs/metrics.md.
 """
 
 import gc
@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.bench.clock import watched
+from motley.bench.energy import EnergyMeter, nobody
 from motley.bench.reading import Reading
-from motley.bench.result import Interval, Spread, TestResult
+from motley.bench.records import Interval, Spread
+from motley.bench.result import TestResult
 from motley.engine.runner import Runner
 from motley.errors import UsageError
 from motley.ops.protocol import Batch
@@ -67,6 +70,7 @@ def measure(
     read_gb_s: Callable[[], float],
     active_bytes: int,
     predicted: Interval | None = None,
+    energy: EnergyMeter | None = None,
     progress: Progress = silent,
 ) -> Measurement:
     """`repeat` samples after a warm-up. `active_bytes`: what one token of this workload must read.
@@ -79,7 +83,8 @@ def measure(
     bandwidth = [read_gb_s()]  # first: it empties the caches that warming up fills
     prepare(runner, workload, text)
     seconds, before = [], Reading.of(runner)
-    with no_collection():
+    meter = energy or nobody("not asked for")
+    with no_collection(), watched() as watch, meter.metered() as spent:
         for i in range(repeat):
             progress(f"{name}: sample {i + 1} of {repeat}", i / repeat)
             seconds.append(timed_sample(runner, workload, text))
@@ -100,6 +105,8 @@ def measure(
         bandwidth_fraction=bandwidth_fraction(workload, active_bytes, speed.median, gb_s),
         read_gb_s=gb_s,
         time=reading.time_split(sum(seconds), steps),
+        clock=watch.clock,
+        energy=spent.over(repeat * tokens),
     )
     return Measurement(workload, result, reading, repeat * tokens)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from motley.bench.measure import Text, prepare, require_fit, short_name, timed_sample
-from motley.bench.result import PeerResult, Spread
+from motley.bench.records import Spread
+from motley.bench.result import PeerResult
 from motley.engine.runner import Runner
 from motley.predict.workload import Workload
 from motley.progress import Progress, silent

@@ -1,6 +1,6 @@
 """Readings of a runner's counters, and what happened between two of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -48,8 +48,3 @@ def by_pair(counts: Iterable[ExchangeCount]) -> tuple[ExchangeCount, ...]:
             work_seconds=had.work_seconds + x.work_seconds,
         )
     return tuple(found.values())
-
-
-def total_routes(readings: Sequence[Reading]) -> NDArray[np.int64]:
-    total: NDArray[np.int64] = np.sum([reading.routes for reading in readings], axis=0)
-    return total

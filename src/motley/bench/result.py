@@ -1,56 +1,38 @@
 """The result of a bench: the JSON that `motley bench --json` writes, as typed data, and its validation.
 
-Owns every key of the file. `load_result` reads files that others wrote: whatever is wrong with one becomes a
-FormatError that names the field. Units stand in the names; `time` is in milliseconds per step. docs/metrics.md has the
-formulas.
+Owns every key of the file, with `records` and `load`. `load_result` reads files that others wrote: whatever is wrong
+with one becomes a FormatError that names the field. `schema` is raised whenever keys are added; files of every older
+schema load, as new keys have defaults. Units stand in the names; `time` is in milliseconds per step. docs/metrics.md
+has the formulas.
 """
 
 import math
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from statistics import median
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
+from motley.bench.load import LoadResult, validate_load
+from motley.bench.records import (
+    Amount,
+    Count,
+    Interval,
+    Name,
+    Rate,
+    Record,
+    Size,
+    Spread,
+    Text,
+    validate_interval,
+    validate_spread,
+)
 from motley.errors import FormatError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 
+SCHEMA = 2  # 1: before suites (no `schema` key)
 MAX_FILE_BYTES = 32 << 20  # a result of a 100-layer, 512-expert model is about 2 MB
-
-Name = Annotated[str, msgspec.Meta(max_length=300)]
-Text = Annotated[str, msgspec.Meta(max_length=4000)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-Size = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
-Amount = Annotated[float, msgspec.Meta(ge=0)]
-Rate = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all parts: immutable, and nothing unknown is swallowed."""
-
-
-class Spread(Record, frozen=True, kw_only=True):
-    """Median, extremes and the raw samples, in the order in which they were taken."""
-
-    median: Rate
-    min: Rate
-    max: Rate
-    samples: Annotated[tuple[Rate, ...], msgspec.Meta(min_length=1, max_length=10_000)]
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> "Spread":
-        return cls(median=median(samples), min=min(samples), max=max(samples), samples=tuple(samples))
-
-
-class Interval(Record, frozen=True, kw_only=True):
-    """A prediction: eight of ten measurements should fall between p10 and p90."""
-
-    p10: Rate
-    p50: Rate
-    p90: Rate
 
 
 class TimeSplit(Record, frozen=True, kw_only=True):
@@ -73,6 +55,37 @@ def label_of(test: str, depth: int, batch: int) -> str:
     return f"{test}{f' @ d{depth}' if depth else ''}{f' x {batch}' if batch > 1 else ''}"
 
 
+class Clock(Record, frozen=True, kw_only=True):
+    """One core's speed at a fixed piece of work (`bench.clock`), in rounds a second, right before and after a test."""
+
+    before: Rate
+    after: Rate
+    throttled: Count | None = None  # thermal events that the system counted meanwhile; None: it counts none
+
+
+class Energy(Record, frozen=True, kw_only=True):
+    """Of the machine's processors while the samples ran, whoever used them."""
+
+    joules_per_token: Rate
+    watts: Rate
+    source: Name  # "RAPL package-0"
+
+
+class Activated(Record, frozen=True, kw_only=True):
+    """Distinct experts that one decoding step of the batch reads in a layer: the mean over steps and layers."""
+
+    measured: Rate
+    uniform: Rate  # if every choice were equally likely: E (1 - (1 - A/E)^B)
+    steps: Size
+
+
+class Skipped(Record, frozen=True, kw_only=True):
+    """A test of the suite that was not measured, and why."""
+
+    test: Name
+    why: Text
+
+
 class TestResult(Record, frozen=True, kw_only=True):
     """One test: `ppN` reads N prompt tokens, `tgN` generates N tokens, with `depth` tokens already in the cache."""
 
@@ -88,6 +101,10 @@ class TestResult(Record, frozen=True, kw_only=True):
     bandwidth_fraction: Amount | None  # None where one read of a weight serves several tokens
     read_gb_s: Rate  # right before and after this test
     time: TimeSplit
+    clock: Clock | None = None
+    energy: Energy | None = None
+    experts_activated: Activated | None = None
+    sparse_bandwidth_utilisation: Amount | None = None  # as `bandwidth_fraction`, with the experts the batch did read
 
     @property
     def label(self) -> str:
@@ -108,11 +125,17 @@ class Check(Record, frozen=True, kw_only=True):
     greedy_tokens_equal: Count
     greedy_tokens_compared: Count
     logit_rows_compared: Count
+    kinds_differ: bool = False  # the reference's kernels round activations, or don't, where the placed model's differ
 
     MAX_REL_DIFF = 1e-4
+    MAX_REL_DIFF_OF_KINDS = 0.2  # what int8 activations do to a small model's logits: docs/devices.md
+    TOKENS_OF_KINDS = 0.9  # of the greedy tokens
 
     @property
     def passed(self) -> bool:
+        if self.kinds_differ:
+            enough = self.TOKENS_OF_KINDS * self.greedy_tokens_compared
+            return self.max_rel_logit_diff < self.MAX_REL_DIFF_OF_KINDS and self.greedy_tokens_equal >= enough
         return self.max_rel_logit_diff < self.MAX_REL_DIFF and self.greedy_tokens_equal == self.greedy_tokens_compared
 
 
@@ -127,9 +150,9 @@ class Model(Record, frozen=True, kw_only=True):
     n_heads: Size
     n_kv_heads: Size
     head_dim: Size
-    n_experts: Size
-    n_experts_used: Size
-    d_expert: Size
+    n_experts: Count  # 0: a dense model
+    n_experts_used: Count
+    d_expert: Count
     vocab_size: Size
     context: Size
     n_params: Size
@@ -150,6 +173,7 @@ class Machine(Record, frozen=True, kw_only=True):
     memory_bytes: Size
     os: Name
     python: Name
+    cache_bytes: Count | None = None  # of the last level of caches, all of them together; None: unknown
 
 
 class Exchange(Record, frozen=True, kw_only=True):
@@ -195,6 +219,7 @@ RouteCounts = Annotated[tuple[Row, ...], msgspec.Meta(max_length=1024)]
 class Result(Record, frozen=True, kw_only=True):
     """Everything that one `motley bench` found out."""
 
+    schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA)] = 1
     motley: Name
     date: Name  # ISO 8601, UTC
     command: Text
@@ -204,31 +229,64 @@ class Result(Record, frozen=True, kw_only=True):
     lab: Lab
     placement: Placement
     reasons: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1000)] = ()  # why this placement: a clause each
-    results: Annotated[tuple[TestResult, ...], msgspec.Meta(min_length=1, max_length=1000)]
+    results: Annotated[tuple[TestResult, ...], msgspec.Meta(max_length=1000)]
     check: Check | None
     routes: RouteCounts | None = None  # [L][E] choices while the tests ran
     exchanges: tuple[Exchange, ...] = ()
     peers: tuple[PeerResult, ...] = ()
-    peak_memory_bytes: dict[Name, Count] = {}  # resident, by device, from load to the last test
+    peak_memory_bytes: dict[Name, Count] = msgspec.field(default_factory=dict)  # resident, by device, over the run
+    suite: Name | None = None
+    sessions: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1000)] = ()  # when each began; several: resumed
+    loads: Annotated[tuple[LoadResult, ...], msgspec.Meta(max_length=1000)] = ()
+    skipped: Annotated[tuple[Skipped, ...], msgspec.Meta(max_length=1000)] = ()
+    energy_why: Text = ""  # where there is none: why
 
 
-def to_json(result: Result) -> bytes:
+def to_json(result: Record) -> bytes:
     """Indented, with one line per list of plain values."""
     return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
 
 
 def from_json(data: bytes, origin: str = "result") -> Result:
     """Parse and validate. FormatError names `origin` and the field."""
+    result = checked_json(data, Result, origin)
+    _validate(result, origin)
+    return result
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def checked_json(data: bytes, kind: type[AnyRecord], origin: str) -> AnyRecord:
+    """Of that type, or a FormatError that names `origin` and the field."""
     if len(data) > MAX_FILE_BYTES:
         raise FormatError(f"{origin}: {len(data)} bytes is too large for a bench result (limit {MAX_FILE_BYTES})")
     try:
-        result = msgspec.json.decode(data, type=Result)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
+        _require_our_kind(data, kind, origin)
         raise FormatError(f"{origin}: {_sentence(str(error))}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise FormatError(f"{origin}: not JSON: {error}") from None
-    _validate(result, origin)
-    return result
+
+
+class _Head(msgspec.Struct):
+    schema: int = 1
+    kind: str = ""
+
+
+def _require_our_kind(data: bytes, kind: type[Record], origin: str) -> None:
+    """A newer file's keys, and those of another kind, are unknown here: say that, rather than name one of them."""
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+    except msgspec.MsgspecError:
+        return
+    if head.schema > SCHEMA:
+        raise FormatError(
+            f"{origin}: written by a newer Motley (schema {head.schema}, this one knows {SCHEMA}): update"
+        )
+    if head.kind == "endpoint" and kind is Result:
+        raise FormatError(f"{origin}: measured through an endpoint, without a placement: only `motley report` reads it")
 
 
 def load_result(path: Path) -> Result:
@@ -254,20 +312,23 @@ def _validate(result: Result, origin: str) -> None:
         if not ok:
             raise FormatError(f"{origin}: {field}: {problem}")
 
+    require(bool(result.results or result.loads), "results", "empty, and there are no loads either")
+    for i, load in enumerate(result.loads):
+        validate_load(load, f"{origin}: loads[{i}]")
     for i, test in enumerate(result.results):
-        _validate_spread(test.tokens_per_s, f"{origin}: results[{i}].tokens_per_s")
-        p = test.predicted_tokens_per_s
-        require(p is None or p.p10 <= p.p50 <= p.p90, f"results[{i}].predicted_tokens_per_s", "p10 <= p50 <= p90")
+        validate_spread(test.tokens_per_s, f"{origin}: results[{i}].tokens_per_s")
+        validate_interval(test.predicted_tokens_per_s, f"{origin}: results[{i}].predicted_tokens_per_s")
     for i, peer in enumerate(result.peers):
         for name in ("tokens_per_s", "motley_tokens_per_s", "ratio"):
-            _validate_spread(getattr(peer, name), f"{origin}: peers[{i}].{name}")
+            validate_spread(getattr(peer, name), f"{origin}: peers[{i}].{name}")
 
     model, devices = result.model, {d.name for d in result.lab.devices}
     layers = result.placement.layers
     require(len(layers) == model.n_layers, "placement.layers", f"{len(layers)} layers; the model has {model.n_layers}")
     for i, layer in enumerate(layers):
         n = len(layer.experts)
-        require(n == model.n_experts, f"placement.layers[{i}].experts", f"{n} given; the model has {model.n_experts}")
+        whole = n in (0, model.n_experts)  # 0: a dense layer, as the first ones of DeepSeek
+        require(whole, f"placement.layers[{i}].experts", f"{n} given; the model has {model.n_experts}")
         unknown = {layer.home, *layer.experts} - devices
         require(not unknown, f"placement.layers[{i}]", f"device {min(unknown, default='')!r} is not in the lab")
     if result.routes is not None:
@@ -280,13 +341,3 @@ def _validate(result: Result, origin: str) -> None:
         (d.read_gb_s, d.int8_gops, d.f32_gflops, d.op_overhead_us) for d in result.lab.devices
     )
     require(all(math.isfinite(n) and n >= 0 for n in numbers), "lab.devices", "rates must be finite and >= 0")
-
-
-def _validate_spread(spread: Spread, field: str) -> None:
-    if not all(map(math.isfinite, spread.samples)):
-        raise FormatError(f"{field}.samples: must be finite")
-    want = Spread.of(spread.samples)
-    for name in ("median", "min", "max"):
-        said, found = getattr(spread, name), getattr(want, name)
-        if not math.isclose(said, found, rel_tol=1e-6):
-            raise FormatError(f"{field}.{name}: says {said:g}, but the samples give {found:g}")

@@ -1,7 +1,9 @@
 """A result in words and short numbers: what terminal and page say alike."""
 
 from collections import Counter
+from collections.abc import Sequence
 
+from motley.bench.load import LoadResult, Percentiles
 from motley.bench.result import Check, PeerResult, Result
 from motley.predict.show import number
 
@@ -59,6 +61,20 @@ def check_words(check: Check) -> str:
         f"(absolute {tiny(check.max_abs_logit_diff)}), {check.greedy_tokens_equal} of {check.greedy_tokens_compared} "
         "greedy tokens equal"
     )
+
+
+def percentiles_words(p: Percentiles | None) -> str:
+    """`12 / 15 / 40`: p50, p90, p99"""
+    return f"{number(p.p50)} / {number(p.p90)} / {number(p.p99)}" if p else "-"
+
+
+def objectives_words(loads: Sequence[LoadResult]) -> list[str]:
+    """What good requests keep, each once: `TTFT up to 2,000 ms, TPOT up to 100 ms`"""
+    found = []
+    for wanted in dict.fromkeys(load.goodput.objectives for load in loads if load.goodput):
+        limits = (("TTFT", wanted.ttft_ms), ("TPOT", wanted.tpot_ms))
+        found.append(", ".join(f"{name} up to {number(ms)} ms" for name, ms in limits if ms))
+    return found
 
 
 def settings_words(peer: PeerResult) -> str:

@@ -6,22 +6,23 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
+from motley.cli.joined import DEFAULT, add_link, add_trusted_lan, joined_session
 from motley.cli.options import memory, output_file, positive, writing
+from motley.cli.pairs import pairs_of
 from motley.doctor.examine import examine, urgent_first
 from motley.doctor.finding import Finding
-from motley.doctor.network import of_pair
+from motley.doctor.pairs import check
 from motley.doctor.system import System
 from motley.errors import ClusterError
-from motley.lab.lab import Lab
 
 LOOK = {"error": "red", "warning": "yellow", "note": "cyan", "ok": "green"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    where = "the links between this machine and the nodes of its cluster, too"
+    where = "each pair of nodes of this machine's cluster, too"
     parser.add_argument("--cluster", nargs="?", const=DEFAULT, metavar="NAME", help=where)
     add_trusted_lan(parser)
+    add_link(parser)
     parser.add_argument("--threads", type=positive, default=1, help="with --cluster (default: %(default)s)")
     parser.add_argument("--memory", type=memory, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -49,10 +50,6 @@ def _cluster(args: argparse.Namespace) -> list[Finding]:
     """What the links say; that there are none is a finding, too: then a doctor is needed most."""
     try:
         with joined_session(args, args.threads) as session:
-            return _pairs(session.probe())
+            return [finding for pair in pairs_of(session) for finding in check(pair)]
     except ClusterError as error:
         return [Finding("NO-CLUSTER", "error", str(error), "`motley nodes` shows who is there; see docs/cluster.md")]
-
-
-def _pairs(lab: Lab) -> list[Finding]:
-    return [finding for x in lab.links for finding in of_pair(x.a, x.b, x.transport, x.rtt_us)]

@@ -121,6 +121,7 @@ def _perplexity(args: argparse.Namespace) -> int:
         {
             "text": {"file": text.name, "tokens_scored": score.tokens},
             "context": context,
+            "cache": args.cache_type,
             "windows": score.windows,
             "complete": whole,
             "perplexity": score.value,
@@ -163,7 +164,7 @@ def _kl(args: argparse.Namespace) -> int:
     found = divergence.summary()
     h = reference.header
     made_by = {"model": {"name": h.model, "file": h.model_file, "hash": h.model_hash}, "text": h.text}
-    facts = {"reference": made_by, "context": context, "complete": whole, **asdict(found)}
+    facts = {"reference": made_by, "context": context, "cache": args.cache_type, "complete": whole, **asdict(found)}
     _write(args, target, {**facts, "where": place, "seconds": seconds})
     print(f"{target.path.name} beside {h.model_file} on {h.text}")
     print("\n".join(_kl_lines(found)))

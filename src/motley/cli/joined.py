@@ -3,10 +3,13 @@
 import argparse
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from motley.bench.folders import data_folder
+from motley.cli.options import Offered
 from motley.cli.session import Seat, Session
+from motley.cluster import mpi_process
 from motley.cluster.access import Access
 from motley.cluster.joined import JoinedCluster
 from motley.errors import UsageError
@@ -17,12 +20,45 @@ DEFAULT = "motley"
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", default=DEFAULT, metavar="NAME", help="which cluster (default: %(default)s)")
     add_trusted_lan(parser)
+    add_link(parser)
 
 
 def add_trusted_lan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trusted-lan", action="store_true", help="activations cross in the clear (members stay authenticated)"
     )
+
+
+def add_link(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--link",
+        choices=["mpi"],
+        help="mpi: to all nodes that were started with it, too; not encrypted (needs motley-moe[rdma])",
+    )
+
+
+def mpi_named(args: argparse.Namespace) -> bool:
+    """Whether MPI is asked for; it is started then."""
+    named = bool(getattr(args, "link", None) == "mpi")  # a board's runs choose their links themselves
+    if named:
+        mpi_process.started()
+    return named
+
+
+def add_grow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grow",
+        action="store_true",
+        help="with --cluster: a node that joins meanwhile is used at once, where that is faster (default: it is said)",
+    )
+
+
+def require_cluster(args: argparse.Namespace, *flags: str) -> None:
+    """These say something to a joined cluster only, and must not be lost without one."""
+    for flag in flags:
+        if getattr(args, flag) and not args.cluster:
+            name = f"--{flag.replace('_', '-')}"
+            raise UsageError(f"{name} goes with --cluster: give both, or leave {name} out")
 
 
 def clusters_folder() -> Path:
@@ -50,10 +86,10 @@ def own_host() -> str:
         return str(sock.getsockname()[0])
 
 
-def joined_session(args: argparse.Namespace, threads: int) -> Session:
-    """A head's session on all nodes of the cluster that are there."""
+def joined_session(args: argparse.Namespace, threads: int, devices: Sequence[Offered] = ()) -> Session:
+    """A head's session on all nodes of the cluster that are there. `devices`: of this machine; none given: its CPU."""
     from motley.cluster.identity import Identity  # `cryptography` is not for everybody's start
 
     identity = Identity.load(clusters_folder(), cluster_named(args))
-    access = Access.of(identity, trusted_lan=args.trusted_lan)
-    return Session(Seat(access.name, threads, args.memory), JoinedCluster(access))
+    access = Access.of(identity, trusted_lan=args.trusted_lan, mpi=mpi_named(args))
+    return Session(Seat(access.name, threads, args.memory, tuple(devices)), JoinedCluster(access))

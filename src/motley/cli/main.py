@@ -20,6 +20,7 @@ from motley.errors import CheckFailed, MotleyError
 COMMANDS = {
     "bench": "measure a model on a local cluster of unequal nodes, beside its prediction, and check the answer",
     "run": "generate text from a model",
+    "serve": "answer OpenAI clients over HTTP from a model, many at once",
     "plan": "show where attention and every expert would live, how fast that is, and why",
     "predict": "say how fast a model would run on a lab, and the sum behind it; predict published measurements",
     "eval": "judge a quantisation or a placement: perplexity of a text, divergence from a reference run",
@@ -28,10 +29,12 @@ COMMANDS = {
     "cluster": "make a cluster, print the command by which machines join it, list and revoke tokens",
     "node": "offer this machine to its cluster; with --join, join it first",
     "nodes": "show who is in the cluster now",
+    "selftest": "check every operation of every device here, a model over all of them, and how fast they are",
     "doctor": "find what is in the way on this machine or between machines, and say what to do",
     "models": "list the families that run, with the proof of each, and those that are predicted only",
     "synth": "write a model file of a real shape with random weights",
     "convert": "write a model as one GGUF file, quantised if asked",
+    "board": "host a board where people ask for benchmarks: predicted at once, measured when they have run",
     "report": "show past benchmark results side by side",
 }
 
@@ -46,13 +49,20 @@ def command(name: str) -> Command:
     return cast(Command, import_module(f"motley.cli.{name.replace('-', '_')}"))
 
 
+class Parser(argparse.ArgumentParser):
+    """What is wrong and where to look, in one line: the whole usage above it would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` shows what there is\n")
+
+
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The whole parser; with `only`, that command's arguments alone are imported (a quick start)."""
-    parser = argparse.ArgumentParser(prog="motley", description=motley.__doc__, allow_abbrev=False)
+    parser = Parser(prog="motley", description=motley.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"motley {motley.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
         sub.add_argument("--verbose", action="store_true", help="show the traceback of an error")
         if only is None or only == name:
             command(name).add_arguments(sub)

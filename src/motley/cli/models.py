@@ -35,8 +35,8 @@ def _lines(found: Coverage) -> Iterator[str]:
     head = ["architecture", "family", "status", "made by synth", "relative error", "proof"]
     yield from table(head, rows)
     runs = sum(shape.status == "runs" for shape in found.shapes)
-    yield f"\n{len(running)} architectures run, from files; the others are predicted only."
+    yield f"\n{len(running)} architectures run, from GGUF files and Hugging Face's folders; others are predicted only."
     yield "Made by synth: of the catalogue's shapes, those that `motley synth` and `bench --shape` fill with random"
     yield f"weights; {runs} of {len(found.shapes)} in all."
-    yield f"Weights of those that run may be {', '.join(running[0].formats)}."
+    yield f"Weights of those that run may be {', '.join(running[0].precisions)}."
     yield "Relative error: a logit's largest difference from golden ones over the largest of those; float32 weights."

@@ -5,29 +5,54 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from motley.bundled import model_path
 from motley.errors import UsageError
 from motley.shape.catalogue import find
+from motley.shape.mixer import ELEMENT_BYTES
 from motley.shape.model import ModelShape
 
 MODEL_HELP = "a GGUF file, a Hugging Face folder, or hf:owner/name[:FILE] (default: the bundled model)"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
+def cache_type(parser: argparse.ArgumentParser) -> None:
+    kept = "how keys and values are stored: q8_0 takes half of f16's memory (default: %(default)s)"
+    parser.add_argument("--cache-type", choices=list(ELEMENT_BYTES), default="f16", help=kept)
+
+
 def positive(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
 
 
 def not_negative(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} must not be negative")
     return value
+
+
+def port(text: str) -> int:
+    value = _whole(text)
+    if not 0 <= value < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is no port: they go from 1 to 65535, and 0 takes a free one")
+    return value
+
+
+class _NoNumber(argparse.ArgumentTypeError, ValueError):
+    """Told as it is by an argument that is one number; lists of them say more."""
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _NoNumber(f"{text[:40]!r} must be a whole number") from None
 
 
 def counts(text: str) -> list[int]:
@@ -55,6 +80,40 @@ def memory(text: str) -> int:
         return int(float(match[1]) * UNITS[match[2].upper()])
     except (ValueError, KeyError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 512MiB or 8GB") from None
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A device that a node owns. memory_bytes 0: nobody said."""
+
+    spec: str
+    memory_bytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.spec}={self.memory_bytes}" if self.memory_bytes else self.spec
+
+
+def device(text: str) -> Offered:
+    """`cpu`, `mlx=8GB`, `tinygrad:CUDA`"""
+    from motley.ops.devices import check_spec  # numpy is not for everybody's start
+
+    spec, _, size = text.partition("=")
+    try:
+        return Offered(check_spec(spec), memory(size) if size else 0)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_device(parser: argparse.ArgumentParser, whose: str = "this node") -> None:
+    parser.add_argument(
+        "--device",
+        type=device,
+        action="append",
+        default=[],
+        metavar="SPEC[=SIZE]",
+        help=f"what {whose} computes on: cpu (default), mlx or tinygrad:NAME, and how much of its memory it may take; "
+        "give it again for a node of several devices, the first of which begins a step",
+    )
 
 
 def output_file(text: str) -> Path:

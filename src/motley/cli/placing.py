@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motley.cli.listing import add_lists
-from motley.cli.options import no_repack, output_file, positive, writing
+from motley.cli.options import cache_type, no_repack, output_file, positive, writing
 from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.labs import find_lab
@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> Non
     parser.add_argument("--home", action="append", metavar="DEVICE", help="attention only here (default: anywhere)")
     parser.add_argument("--routes", type=Path, metavar="FILE", help="a route trace (.npz): which experts are popular")
     parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
+    rows = (
+        "the output matrix, and attention's q, k and v, by rows over devices where it pays: Motley's own nodes do that"
+    )
+    parser.add_argument("--split-rows", action="store_true", help=rows)
+    cache_type(parser)
     no_repack(parser)
 
 
@@ -50,7 +55,7 @@ class Question:
 
 
 def question(args: argparse.Namespace) -> Question:
-    shape = model_shape(args.model, args.quant)
+    shape = model_shape(args.model, args.quant).with_cache(args.cache_type)
     found = find_lab(args.lab, args.engine)
     notes = [*found.notes, *_capped(shape, args.context)]
     for note in notes:

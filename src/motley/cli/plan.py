@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         repack=args.repack,
         objective=objective,
         copies=args.copies,
+        split_rows=args.split_rows,
     )
     if args.json:  # files first: whoever reads the text may stop reading it
         with writing(args.json):
@@ -117,6 +118,7 @@ def _what_if(args: argparse.Namespace, asked: placing.Question, objective: Objec
         args.repack,
         objective=objective,
         copies=args.copies,
+        split_rows=args.split_rows,
     )
     placing.check_length(asked.shape, question.first.workloads)
     with shown(Console(stderr=True)) as progress:

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         homes=args.home,
         repack=args.repack,
         copies=args.copies,
+        split_rows=args.split_rows,
     )
     lab = asked.lab.with_stored(plan.stored)
     found = [_predicted(asked, lab, plan, workload) for workload in wanted]

@@ -4,7 +4,7 @@ import argparse
 import sys
 from datetime import date
 
-from motley.cli.options import memory, output_file, positive, writing
+from motley.cli.options import add_device, memory, output_file, positive, writing
 from motley.cli.session import Seat, Session
 from motley.lab.export import shareable
 from motley.lab.machine import this_machine, usable_cores
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nodes", type=positive, default=1, metavar="N", help="local nodes that share them (default: %(default)s)"
     )
+    add_device(parser, "each of them")
     parser.add_argument("-o", "--output", type=output_file, metavar="LAB", help="write here (default: standard output)")
     share = "write a lab to share: no names of hosts, users or folders; processor, versions and date"
     parser.add_argument("--export", type=output_file, metavar="FILE", help=share)
@@ -23,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     share, size = max(1, args.threads // args.nodes), args.memory // args.nodes
-    seats = [Seat(f"node{i}", share, size) for i in range(args.nodes)]
-    print(f"measuring {args.nodes} device{'s'[: args.nodes > 1]}, about 10 s each", file=sys.stderr)
+    seats = [Seat(f"node{i}", share, size, tuple(args.device)) for i in range(args.nodes)]
+    n = sum(len(seat.parts()) for seat in seats)
+    print(f"measuring {n} device{'s'[: n > 1]}, about 10 s each", file=sys.stderr)
     with Session.local(seats) as session:
         lab = session.probe()
     if args.export:

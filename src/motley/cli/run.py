@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
-from motley.cli.options import MODEL_HELP, memory, model_file, no_repack, positive
+from motley.cli.joined import DEFAULT, add_grow, add_link, add_trusted_lan, joined_session, mpi_named, require_cluster
+from motley.cli.options import MODEL_HELP, add_device, cache_type, memory, model_file, no_repack, positive
 from motley.cli.session import Session, local_seats
 from motley.cli.show import shown
 from motley.engine.engine import Engine
@@ -23,8 +23,16 @@ from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.formats.tokenizer import Tokenizer
 from motley.lab.machine import this_machine, usable_cores
-from motley.ops.native import NativeOps
-from motley.predict.memory import gigabytes, kv_bytes, packed_bytes, without_kernels, work_bytes
+from motley.ops.devices import CPU, open_device
+from motley.predict.memory import (
+    gigabytes,
+    kernels_named,
+    kv_bytes,
+    packed_bytes,
+    takes_much_more,
+    without_kernels,
+    work_bytes,
+)
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 
@@ -41,8 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     joined = "over the joined nodes of a cluster, this machine first; if a node ends or stops, the text goes on"
     where.add_argument("--cluster", nargs="?", const=DEFAULT, metavar="NAME", help=joined)
     add_trusted_lan(parser)
+    add_link(parser)
+    add_grow(parser)
     memory_help = "with --cluster: what this machine gives, e.g. 8GB (default: what is free)"
     parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help=memory_help)
+    add_device(parser, "this machine")
+    cache_type(parser)
     no_repack(parser)
     parser.add_argument("--context", type=positive, help="default: what the prompt and the answer need")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -54,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    require_cluster(args, "memory", "trusted_lan", "grow")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty, args.seed)
     prompt = args.prompt if args.prompt is not None else sys.stdin.read()
     path = model_file(args.model)
@@ -65,20 +78,22 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata)
     tokens = _encode(tokenizer, checkpoint.metadata, prompt, args.chat)
     context = args.context or len(tokens) + args.max_tokens
-    if context > (shape := shape_of(checkpoint)).context:
+    if context > (shape := shape_of(checkpoint).with_cache(args.cache_type)).context:
         raise UsageError(
             f"the context of {context} ({len(tokens)} tokens are the prompt's) exceeds the {shape.context} that "
             f"{shape.name} was trained for: shorten the prompt, or ask for fewer tokens with -n"
         )
-    if args.nodes > 1 or args.cluster:
+    if args.nodes > 1 or len(args.device) > 1 or args.cluster:
         with _over_nodes(args, path, shape, context) as engine:
             _stream(engine, tokenizer, tokens, args, sampling)
         return 0
-    repack = args.repack and repacked_fits(shape, context)
-    _say(without_kernels(shape, repack))
+    spec = args.device[0].spec if args.device else CPU
+    repack = args.repack and (spec != CPU or repacked_fits(shape, context))
+    kernels = kernels_named(spec.split(":")[0])
+    _say(without_kernels(shape, repack) if spec == CPU else takes_much_more(shape, kernels))
     with shown(Console(stderr=True)) as progress:
-        ops = NativeOps(threads=args.threads)
-        runner = LocalRunner(checkpoint, ops, context=context, repack=repack, progress=progress)
+        ops = open_device(spec, args.threads)
+        runner = LocalRunner(checkpoint, ops, context=context, cache=shape.cache, repack=repack, progress=progress)
     try:
         _stream(Engine(runner), tokenizer, tokens, args, sampling)
     finally:
@@ -98,7 +113,7 @@ def _over_nodes(args: argparse.Namespace, path: Path, shape: ModelShape, context
         _say(without_kernels(shape, args.repack))
         lab = session.probe()
         with session.surviving(
-            str(path), lab, shape, slots=1, context=context, repack=args.repack, tell=tell
+            str(path), lab, shape, slots=1, context=context, repack=args.repack, grow=args.grow, tell=tell
         ) as engine:
             print(f"the model is on {', '.join(engine.used)}", file=sys.stderr, flush=True)
             yield engine
@@ -106,10 +121,10 @@ def _over_nodes(args: argparse.Namespace, path: Path, shape: ModelShape, context
 
 def _session(args: argparse.Namespace, shape: ModelShape, context: int) -> Session:
     if args.cluster:
-        return joined_session(args, args.threads)
+        return joined_session(args, args.threads, args.device)
     cores = usable_cores()
     threads = None if args.threads == cores else args.threads
-    return Session.local(local_seats(args.nodes, cores, shape, context, 1, threads))
+    return Session.local(local_seats(args.nodes, cores, shape, context, 1, threads, args.device), mpi_named(args))
 
 
 def repacked_fits(shape: ModelShape, context: int) -> bool:

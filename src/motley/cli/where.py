@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from motley.cli.joined import DEFAULT, add_trusted_lan, joined_session
-from motley.cli.options import memory, no_repack, positive
+from motley.cli.joined import DEFAULT, add_link, add_trusted_lan, joined_session, mpi_named, require_cluster
+from motley.cli.options import Offered, add_device, cache_type, memory, no_repack, positive
 from motley.cli.run import repacked_fits
 from motley.cli.session import Seat, Session, local_seats
 from motley.engine.local import LocalRunner
@@ -17,7 +17,7 @@ from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.lab.lab import Lab
 from motley.lab.machine import usable_cores
-from motley.ops.native import NativeOps
+from motley.ops.devices import CPU, device_names, open_device
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.predict.routes import Routes
@@ -43,15 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser, nodes: int) -> None:
         "--cluster", nargs="?", const=DEFAULT, metavar="NAME", help="the joined nodes of a cluster, this machine first"
     )
     add_trusted_lan(parser)
+    add_link(parser)
     memory_help = "with --cluster: what this machine gives, e.g. 8GB (default: what is free)"
     parser.add_argument("--memory", type=memory, default=0, metavar="SIZE", help=memory_help)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the first node (default: most of the cores)")
+    add_device(parser, "the first node")
     parser.add_argument(
         "--home",
         metavar="DEVICE",
         help="attention lives here; `any`: the planner chooses (default: the first node; dense models: any)",
     )
     parser.add_argument("--copies", action="store_true", help="experts twice where memory is left and it pays")
+    cache_type(parser)
     no_repack(parser)
 
 
@@ -65,10 +68,26 @@ def session(args: argparse.Namespace, shape: ModelShape, room: Room) -> Iterator
 
 def _session(args: argparse.Namespace, shape: ModelShape, given: Lab | None, room: Room) -> Session:
     if args.cluster:
-        return joined_session(args, args.threads or usable_cores())
+        return joined_session(args, args.threads or usable_cores(), args.device)
     if given:
-        return Session.local([Seat(d.name, d.threads, d.memory_bytes) for d in given.devices])
-    return Session.local(local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads))
+        return Session.local(_seats_of(given), mpi_named(args))
+    seats = local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads, args.device)
+    return Session.local(seats, mpi_named(args))
+
+
+def _seats_of(lab: Lab) -> list[Seat]:
+    """A node of this machine for each of the lab's, in its order. Devices that Motley can't tell the like of here are
+    its CPU."""
+    seats = []
+    for node in dict.fromkeys(d.node for d in lab.devices):
+        devices = sorted((d for d in lab.devices if d.node == node), key=lambda d: d.name != node)
+        offered = [Offered("mlx" if d.kind == "mlx" else CPU, d.memory_bytes) for d in devices]
+        if device_names(node, [o.spec for o in offered]) == [d.name for d in devices]:
+            threads = max(d.threads for d in devices)
+            seats.append(Seat(node, threads, devices[0].memory_bytes, tuple(offered)))
+        else:
+            seats += [Seat(d.name, d.threads, d.memory_bytes, (o,)) for d, o in zip(devices, offered)]
+    return seats
 
 
 def placement(
@@ -93,7 +112,7 @@ def placement(
         homes=homes,
         repack=args.repack,
         copies=args.copies,
-        split_head=True,
+        split_rows=True,
     )
 
 
@@ -103,15 +122,17 @@ def running(
 ) -> Iterator[tuple[Runner, str]]:
     """A model ready to run, and in words where it is: in this process alone, or placed for `workload` on the nodes that
     are asked for."""
-    shape, room = shape_of(checkpoint), Room(workload.context, workload.batch)
-    if args.nodes == 1 and not (args.lab or args.cluster):
-        threads = args.threads or usable_cores()
-        repack = args.repack and repacked_fits(shape, room.context)
+    require_cluster(args, "memory", "trusted_lan")
+    shape, room = shape_of(checkpoint).with_cache(args.cache_type), Room(workload.context, workload.batch)
+    if args.nodes == 1 and len(args.device) < 2 and not (args.lab or args.cluster):
+        spec = args.device[0].spec if args.device else CPU
+        repack = args.repack and (spec != CPU or repacked_fits(shape, room.context))
         runner = LocalRunner(
             checkpoint,
-            NativeOps(threads=threads),
+            open_device(spec, args.threads or usable_cores()),
             n_slots=room.slots,
             context=room.context,
+            cache=shape.cache,
             repack=repack,
             progress=progress,
         )
@@ -130,6 +151,7 @@ def running(
             plan.placement,
             slots=room.slots,
             context=room.context,
+            cache=shape.cache,
             stored=plan.stored,
             progress=progress,
         ) as placed:

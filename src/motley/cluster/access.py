@@ -2,7 +2,8 @@
 
 Two kinds. Local: processes of one machine that one head started, on loopback, known by a token that never leaves the
 machine. Joined: machines with certificates, everything mutually authenticated and encrypted by TLS 1.3; with
-`trusted_lan` activations cross in the clear, and members prove themselves by the cluster's secret (`hello`).
+`trusted_lan` activations cross in the clear, once both sides have proven themselves. MPI does not encrypt: `mpi` says
+whether it may be used nevertheless.
 """
 
 import socket
@@ -11,13 +12,17 @@ from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from motley.cluster.choice import Choice
 from motley.cluster.hello import call
+from motley.cluster.link import Link
 from motley.cluster.membership import DEFAULT_PORT, Inventory, Membership
 from motley.cluster.tcp_link import LOOPBACK, Listener, TcpLink, listen
 from motley.cluster.tls_link import Tls
+from motley.errors import ClusterError
 
 if TYPE_CHECKING:
     from motley.cluster.identity import Identity  # imports `cryptography`, which a local cluster does not need
+    from motley.cluster.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -30,36 +35,57 @@ class Access:
     tls: Tls | None = None
     control_tls: Mapping[str, object] = field(default_factory=dict)
     joined: bool = False
+    trust: "Trust | None" = None
+    mpi: bool = False
+    choice: Choice = field(default_factory=Choice, compare=False, repr=False)
 
     @classmethod
-    def of(cls, identity: "Identity", *, trusted_lan: bool = False, peers: Sequence[str] = ()) -> "Access":
-        member = identity.member
+    def of(
+        cls, identity: "Identity", *, trusted_lan: bool = False, peers: Sequence[str] = (), mpi: bool = False
+    ) -> "Access":
+        member, tls = identity.member, identity.tls(clear=trusted_lan)
+        trust = identity.trust(tls)
+        if trust.is_expelled:
+            raise ClusterError(
+                f"{member.name} was expelled from cluster {member.cluster}: it takes a new token to join"
+            )
         return cls(
             member.cluster,
             member.name,
             member.secret,
             (member.control, *peers),
             member.host,
-            None if trusted_lan else identity.tls(),
+            tls,
             identity.zenoh_settings(),
             joined=True,
+            trust=trust,
+            mpi=mpi,
         )
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether activations are, on links between machines."""
+        return self.tls is not None and not self.tls.clear
 
     def listen(self, spin_us: float | None = None) -> Listener:
         return listen(self.host, spin_us=spin_us, wrap=self.tls.accept if self.tls else None)
 
-    def reach(self, host: str, port: int, spin_us: float | None = None, *, timeout_s: float = 5.0) -> TcpLink:
-        """A greeted link to whichever member listens there; the caller closes it."""
-        return call(
-            host,
-            port,
-            cluster=self.cluster,
-            name=self.name,
-            token=self.token,
-            tls=self.tls,
-            timeout_s=timeout_s,
-            spin_us=spin_us,
-        )
+    def reach(self, host: str, port: int, spin_us: float | None = None, *, timeout_s: float = 5.0) -> Link:
+        """A greeted link to whichever member listens there, over the better transport; the caller closes it."""
+
+        def greeted() -> TcpLink:
+            return call(
+                host,
+                port,
+                cluster=self.cluster,
+                name=self.name,
+                token=self.token,
+                tls=self.tls,
+                timeout_s=timeout_s,
+                spin_us=spin_us,
+            )
+
+        return self.choice.connect((host, port), greeted, mpi=self.mpi)
 
     def look(self) -> Membership:
         """A membership that sees all, this machine's own node too, and is seen by nobody."""
@@ -80,6 +106,7 @@ class Access:
             multicast=self.joined,
             tls=self.control_tls,
             patient=self.joined,
+            trust=self.trust,
             **callbacks,
         )
 

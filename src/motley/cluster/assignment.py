@@ -10,6 +10,7 @@ import math
 import msgspec
 
 from motley.errors import LinkError, UsageError
+from motley.shape.mixer import CacheType
 
 MAX_LAYER = 4096
 MAX_EXPERT = 1 << 16
@@ -21,19 +22,23 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     hash: str  # of the checkpoint: the node refuses a file that differs
     context: int  # positions a KV slot holds
     slots: int  # sequences at once
+    cache: CacheType | None = None  # how keys and values are stored; None: the device's own choice
     epoch: int = 0  # a later load has a larger one: what a node that slept still had to read must not undo a newer
     source: tuple[str, int] | None = None  # who serves the file to whoever does not have it
+    holders: tuple[tuple[str, int], ...] = ()  # who else may have parts of it, by then or from before
     repack: bool = True  # the weights into the device's own order; False: they stay in the mapped file
     home_layers: tuple[int, ...] = ()  # ascending; the first layer's home has the embedding, the last one's the head
     experts: dict[int, tuple[int, ...]] = {}  # layer -> global expert ids held here, for home layers and others
     head_rows: tuple[int, int] | None = None  # [first, end) of the output matrix; None: whole, where the last layer is
     head_elsewhere: dict[str, tuple[int, int]] = {}  # other device -> its rows; at the last layer's home
+    projections: dict[int, tuple[int, int]] = {}  # layer whose q, k and v are split -> [first, end) of their rows here
+    projections_elsewhere: dict[int, dict[str, tuple[int, int]]] = {}  # home layer -> other device -> its rows
     elsewhere: dict[int, dict[str, tuple[int, ...]]] = {}  # home layer -> other device -> ids it holds
     paces: dict[
         int, tuple[tuple[str, float, float, float], ...]
     ] = {}  # home layer whose experts have copies -> of every
     # holder, this device first: device, and the microseconds of a Pace
-    peers: dict[str, tuple[str, int]] = {}  # each device in `elsewhere` -> host and port of its node's listener
+    peers: dict[str, tuple[str, int]] = {}  # each device with a part elsewhere -> host and port of its node's listener
 
     def __post_init__(self) -> None:
         _need(self.context >= 1 and self.slots >= 1, f"context {self.context} and slots {self.slots} must be positive")
@@ -51,6 +56,18 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             _need(0 <= first < end < 1 << 31, f"the head's rows {first} to {end} on {device} are none")
         for device in self.head_elsewhere:
             _need(device in self.peers, f"head_elsewhere names {device}, which has no address in peers")
+        for layer, rows in self.projections.items():
+            _ascending((layer,), MAX_LAYER, "projections")
+            _need(0 <= rows[0] < rows[1] < 1 << 31, f"rows {rows[0]} to {rows[1]} of layer {layer} are none")
+        for layer, parts in self.projections_elsewhere.items():
+            _need(layer in self.home_layers, f"projections_elsewhere names layer {layer}, whose home is not here")
+            every = sorted([*parts.values(), *([self.projections[layer]] if layer in self.projections else [])])
+            _need(
+                layer in self.projections and [0, *(end for _, end in every)][:-1] == [first for first, _ in every],
+                f"rows of layer {layer} must follow each other from 0, some of them here",
+            )
+            for device in parts:
+                _need(device in self.peers, f"projections_elsewhere names {device}, which has no address in peers")
         for layer, paces in self.paces.items():
             others = [device for device, *_ in paces[1:]]
             named = bool(paces) and paces[0][0] == self.device and len({*others}) == len(others)

@@ -1,13 +1,19 @@
 """The cluster's own certificate authority: makes itself, signs its members. Lives where `cluster init` was said.
 
 A member's key never leaves its machine: it sends a request, and gets a certificate that names it. Keys are on the curve
-P-256, files with secrets have mode 0600. Certificates hold ten years: a home cluster has nobody who would renew them;
-to shut a member out before that takes a new cluster (`motley cluster init --anew`).
+P-256, files with secrets have mode 0600. Certificates hold ten years: a home cluster has nobody who would renew them.
+
+Whom to refuse before that is written in the authority's own certificate: each member's has a DNS name that no other
+has, and the authority's is made anew, by the same key and with a higher serial number, the names of the expelled being
+excluded subtrees (name constraints, RFC 5280, 4.2.1.10). Every TLS library looks at those by itself, in the handshake:
+OpenSSL's (data links) and rustls's (Zenoh), which offers no revocation list. Whoever knows the key knows a newer one.
 """
 
 import datetime
 import hashlib
 import os
+import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +25,15 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from motley.errors import ClusterError
 
+SPKI = PublicFormat.SubjectPublicKeyInfo
+ID_END = ".motley"  # after a member's id
 VALID = datetime.timedelta(days=3650)
 CLOCKS_DIFFER = datetime.timedelta(days=1)  # a member whose clock is behind must not find its certificate too young
 
@@ -37,15 +46,12 @@ class Authority:
     @classmethod
     def create(cls, cluster: str) -> "Authority":
         key = ec.generate_private_key(ec.SECP256R1())
-        name = _name(f"Motley cluster {cluster}"[:64])
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        built = (
-            _builder(name, name, key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        )
-        return cls(built.sign(key, hashes.SHA256()), key)
+        return cls(_own_certificate(_name(f"Motley cluster {cluster}"[:64]), key, 1, frozenset()), key)
+
+    def without(self, members: Collection[str]) -> "Authority":
+        """The same, that from now on refuses the certificates with these ids, too."""
+        before, refused = self.certificate, refused_by(self.certificate) | frozenset(members)
+        return Authority(_own_certificate(before.subject, self.key, before.serial_number + 1, refused), self.key)
 
     @classmethod
     def load(cls, folder: Path) -> "Authority":
@@ -62,10 +68,10 @@ class Authority:
 
     def save(self, folder: Path) -> None:
         write_private(folder / "ca.key", key_pem(self.key))
-        (folder / "ca.pem").write_bytes(certificate_pem(self.certificate))
+        write_private(folder / "ca.pem", certificate_pem(self.certificate))
 
     def issue(self, request: x509.CertificateSigningRequest, member: str) -> x509.Certificate:
-        """For the request's key; it names `member`, whatever the request says."""
+        """For the request's key; it names `member`, whatever the request says, and has an id of its own."""
         key = request.public_key()
         if not request.is_signature_valid or not isinstance(key, ec.EllipticCurvePublicKey):
             raise ClusterError("the request for a certificate is not signed by an elliptic key of its own")
@@ -73,7 +79,7 @@ class Authority:
         built = (
             _builder(_name(member), self.certificate.subject, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(member)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(secrets.token_hex(8) + ID_END)]), critical=False)
             .add_extension(usage, critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
@@ -86,8 +92,32 @@ def new_request(member: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 of the certificate, in hex."""
-    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+    """SHA-256 of the certificate's public key, in hex: the authority's certificate is made anew, its key is not."""
+    return hashlib.sha256(certificate.public_key().public_bytes(Encoding.DER, SPKI)).hexdigest()
+
+
+def id_of(certificate: x509.Certificate) -> str:
+    """What tells a member's certificate from all others; "" where it has no such name."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    return next((name for name in names.get_values_for_type(x509.DNSName) if name.endswith(ID_END)), "")
+
+
+def refused_by(authority: x509.Certificate) -> frozenset[str]:
+    """The ids of the certificates that it signed once and refuses now."""
+    try:
+        limits = authority.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return frozenset()
+    return frozenset(name.value for name in limits.excluded_subtrees or () if isinstance(name, x509.DNSName))
+
+
+def is_newer(other: x509.Certificate, than: x509.Certificate) -> bool:
+    """Whether the same authority made it, by the same key, later."""
+    same = other.subject == than.subject and fingerprint(other) == fingerprint(than)
+    return same and other.serial_number > than.serial_number and is_issued_by(other, than)
 
 
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
@@ -119,14 +149,32 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _own_certificate(
+    name: x509.Name, key: ec.EllipticCurvePrivateKey, number: int, refused: frozenset[str]
+) -> x509.Certificate:
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    built = (
+        _builder(name, name, key.public_key(), number)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    if refused:
+        names = [x509.DNSName(one) for one in sorted(refused)]
+        built = built.add_extension(x509.NameConstraints(None, names), critical=True)
+    return built.sign(key, hashes.SHA256())
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, number: int = 0
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(number or x509.random_serial_number())
         .not_valid_before(now - CLOCKS_DIFFER)
         .not_valid_after(now + VALID)
     )

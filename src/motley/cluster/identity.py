@@ -1,7 +1,8 @@
 """Identity: who this machine is in a cluster: its name, its certificate, whom it trusts, where the others are found.
 
-One folder a cluster: `member.json` (with the cluster's secret for links without TLS), `ca.pem`, `node.pem`, `node.key`;
-on the authority's machine `ca.key` and `tokens.json` too. The folder has mode 0700, what is secret 0600.
+One folder a cluster: `member.json` (with the cluster's secret for its links), `ca.pem` (which says who was expelled,
+too), `node.pem`, `node.key`; on the authority's machine `ca.key`, `tokens.json` and `members.json` too. The folder has
+mode 0700, what is secret or decides who is trusted 0600.
 """
 
 import secrets
@@ -11,10 +12,21 @@ from pathlib import Path
 
 import msgspec
 
-from motley.cluster.authority import Authority, certificate_pem, fingerprint, key_pem, new_request, write_private
+from motley.cluster.alone import alone
+from motley.cluster.authority import (
+    Authority,
+    certificate_pem,
+    fingerprint,
+    id_of,
+    key_pem,
+    new_request,
+    write_private,
+)
+from motley.cluster.members import MemberBook
 from motley.cluster.membership import DEFAULT_PORT, check_name
 from motley.cluster.tls_link import Tls
 from motley.cluster.tokens import TokenBook
+from motley.cluster.trust import Trust
 from motley.errors import ClusterError, UsageError
 
 JOIN_PORT = 7446
@@ -53,7 +65,7 @@ class Identity:
         folder = clusters / check_name(member.cluster, "cluster")
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        (folder / "ca.pem").write_bytes(authority)
+        write_private(folder / "ca.pem", authority)
         (folder / "node.pem").write_bytes(certificate)
         write_private(folder / "node.key", key)
         write_private(folder / "member.json", msgspec.json.encode(member))
@@ -71,14 +83,23 @@ class Identity:
     def tokens(self) -> TokenBook:
         return TokenBook(self.folder / "tokens.json")
 
+    @property
+    def members(self) -> MemberBook:
+        return MemberBook(self.folder / "members.json")
+
     def require_authority(self) -> None:
         if not self.is_authority:
             raise UsageError(
-                f"tokens of cluster {self.member.cluster} are issued where it was made, on {self.member.control}"
+                f"who may be in cluster {self.member.cluster} is decided where it was made, on {self.member.control}"
             )
 
-    def tls(self) -> Tls:
-        return Tls.load(self.folder / "ca.pem", self.folder / "node.pem", self.folder / "node.key")
+    def tls(self, *, clear: bool = False) -> Tls:
+        """`clear`: members prove themselves as ever, then nothing is encrypted."""
+        return Tls(self.folder / "ca.pem", self.folder / "node.pem", self.folder / "node.key", clear=clear)
+
+    def trust(self, tls: Tls) -> Trust:
+        """What keeps `tls` up to date."""
+        return Trust(self.folder, tls)
 
     def zenoh_settings(self) -> dict[str, object]:
         """TLS of the control plane, both ways. Members are known by certificate: names and addresses may change."""
@@ -110,13 +131,15 @@ def init(clusters: Path, cluster: str, name: str, host: str, *, anew: bool = Fal
         clusters, member, certificate_pem(authority.certificate), certificate_pem(certificate), key_pem(key)
     )
     authority.save(folder)
+    identity.members.note(name, id_of(certificate))
     return identity
 
 
 def new_token_text(identity: Identity, valid_s: float) -> str:
     identity.require_authority()
     digest = bytes.fromhex(fingerprint(identity.authority.certificate))
-    return identity.tokens.issue(identity.member.host, JOIN_PORT, digest, valid_s).to_text()
+    with alone(identity.folder):
+        return identity.tokens.issue(identity.member.host, JOIN_PORT, digest, valid_s).to_text()
 
 
 def _at(host: str, port: int) -> str:

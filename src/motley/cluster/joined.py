@@ -35,8 +35,7 @@ class JoinedCluster(Pool):
         return NodeLost(f"node {names} is gone: it ended, or can't be reached; `motley nodes` shows who is there")
 
     def is_suitable(self, node: Inventory) -> bool:
-        encrypted = self.access.tls is not None
-        return super().is_suitable(node) and node.encrypted == encrypted and node.version == __version__
+        return super().is_suitable(node) and node.encrypted == self.access.encrypted and node.version == __version__
 
     def _start(self) -> None:
         self._membership = self.access.seat(head=True, on_left=self._see_lost)
@@ -59,7 +58,7 @@ class JoinedCluster(Pool):
         return {name: node for name, node in membership.nodes().items() if Pool.is_suitable(self, node)}
 
     def _suitable(self, node: Inventory) -> Inventory:
-        if node.encrypted != (self.access.tls is not None):
+        if node.encrypted != self.access.encrypted:
             trusting, other = (node.name, "this head") if not node.encrypted else ("this head", node.name)
             raise ClusterError(
                 f"{trusting} was started with --trusted-lan, {other} was not: start all with it, or all without"

@@ -23,7 +23,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from motley import __version__
-from motley.cluster.authority import certificate_pem, fingerprint, is_issued_by, key_pem, new_request
+from motley.cluster.alone import alone
+from motley.cluster.authority import certificate_pem, fingerprint, id_of, is_issued_by, key_pem, new_request
 from motley.cluster.identity import JOIN_PORT, Identity, Member
 from motley.cluster.membership import check_name
 from motley.cluster.tokens import Token
@@ -108,7 +109,7 @@ class JoinServer:
     """Answers joiners on the authority's machine until `close`, in threads of its own."""
 
     def __init__(self, identity: Identity, host: str, port: int = JOIN_PORT) -> None:
-        self._identity, self._authority = identity, identity.authority
+        self._identity = identity
         self._certificate = x509.load_pem_x509_certificate((identity.folder / "node.pem").read_bytes())
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -123,7 +124,6 @@ class JoinServer:
             ) from None
         self.port: int = self._sock.getsockname()[1]
         self._room = threading.BoundedSemaphore(MOST_AT_ONCE)
-        self._one = threading.Lock()  # the list of tokens is one file
         threading.Thread(target=self._accept, name="joining", daemon=True).start()
 
     def close(self) -> None:
@@ -163,8 +163,8 @@ class JoinServer:
 
     def _answer(self, sock: ssl.SSLSocket, address: str) -> None:
         nonce = secrets.token_bytes(32)
-        member = self._identity.member
-        _send(sock, Offer(__version__, member.cluster, certificate_pem(self._authority.certificate), nonce))
+        member, authority = self._identity.member, self._identity.authority.certificate  # of now: it is made anew
+        _send(sock, Offer(__version__, member.cluster, certificate_pem(authority), nonce))
         asked = _receive(sock, Request)
         try:
             certificate = self._admit(asked, nonce)
@@ -176,7 +176,7 @@ class JoinServer:
         _send(sock, Answer("", certificate_pem(certificate), member.secret, member.control))
 
     def _admit(self, asked: Request, nonce: bytes) -> x509.Certificate:
-        with self._one:
+        with alone(self._identity.folder):  # `motley cluster` writes the same lists
             issued = self._identity.tokens.valid(asked.token_id)
             served = self._certificate.public_bytes(Encoding.DER)
             key = issued.key if issued else bytes(32)
@@ -189,7 +189,8 @@ class JoinServer:
                 raise ClusterError(
                     f"the name {asked.name} is taken by the machine that made the cluster: choose a --name"
                 )
-            certificate = self._authority.issue(x509.load_pem_x509_csr(asked.request), asked.name)
+            certificate = self._identity.authority.issue(x509.load_pem_x509_csr(asked.request), asked.name)
+            self._identity.members.note(asked.name, id_of(certificate))
             self._identity.tokens.note_joined(asked.token_id, asked.name)
             return certificate
 

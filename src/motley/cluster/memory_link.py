@@ -1,7 +1,7 @@
-"""The in-memory twin of a link: a connected pair inside one process, for tests.
+"""The in-memory twin of a link: a connected pair inside one process, for devices of one node and for tests.
 
-Stricter than a wire where that finds mistakes: a payload is overwritten at the next `receive`, as the contract
-allows, so that code which keeps a view too long fails here first.
+For tests it is stricter than a wire where that finds mistakes: a payload is overwritten at the next `receive`, as the
+contract allows, so that code which keeps a view too long fails here first.
 """
 
 import queue
@@ -17,8 +17,10 @@ _CLOSED = None
 class MemoryLink(Link):
     transport = "memory"
 
-    def __init__(self, outbox: "queue.SimpleQueue[_Item]", inbox: "queue.SimpleQueue[_Item]", peer: str) -> None:
-        self.peer = peer
+    def __init__(
+        self, outbox: "queue.SimpleQueue[_Item]", inbox: "queue.SimpleQueue[_Item]", peer: str, strict: bool
+    ) -> None:
+        self.peer, self._strict = peer, strict
         self._outbox = outbox
         self._inbox = inbox
         self._last = bytearray()
@@ -44,7 +46,8 @@ class MemoryLink(Link):
         if item is _CLOSED:
             self._broken = f"the link to {self.peer} was closed"
             raise LinkError(self._broken)
-        self._last[:] = b"\xaa" * len(self._last)
+        if self._strict:
+            self._last[:] = b"\xaa" * len(self._last)
         kind, request, self._last = item
         return Frame(kind, request, memoryview(self._last))
 
@@ -60,8 +63,8 @@ class MemoryLink(Link):
 _Item = tuple[int, int, bytearray] | None
 
 
-def memory_links() -> tuple[MemoryLink, MemoryLink]:
-    """Two ends of one link."""
+def memory_links(peer: str = "the other end", strict: bool = True) -> tuple[MemoryLink, MemoryLink]:
+    """Two ends of one link; the first one's `peer`."""
     there: queue.SimpleQueue[_Item] = queue.SimpleQueue()
     back: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-    return MemoryLink(there, back, "the other end"), MemoryLink(back, there, "the first end")
+    return MemoryLink(there, back, peer, strict), MemoryLink(back, there, "the first end", strict)

@@ -28,6 +28,7 @@ Parts = list[Buffer]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
+S = TypeVar("S")
 
 
 class Kind(IntEnum):
@@ -40,12 +41,18 @@ class Kind(IntEnum):
     LOAD = 22  # an Assignment; answered by any number of PROGRESS and one LOADED
     PROGRESS = 23
     LOADED = 24
-    ASK = 25  # JSON {"what": ...}: memory used, times, ...; answered by ANSWER
+    ASK = 25  # JSON {"what": ...}: memory used, times, ...; answered by any number of PROGRESS and one ANSWER
     ANSWER = 26
     FETCH = 28  # bytes of a model file (`cluster.weights`); answered by FETCHED
     FETCHED = 29
-    HEAD_CALL = 30
-    HEAD_REPLY = 31
+    ROWS_CALL = 30
+    ROWS_REPLY = 31
+    OFFER = 32  # JSON, an Offer of shared memory (`cluster.neighbour`); answered by OPENED and then SHARED
+    OPENED = 33
+    SHARED = 34
+    MPI_CALL = 35  # JSON: MPI is asked for (`cluster.mpi_offer`); answered by MPI_REPLY, then MPI_PROOF through MPI
+    MPI_REPLY = 36
+    MPI_PROOF = 37
     FAILURE = 27  # instead of any answer: the error's name and sentence
 
 
@@ -69,9 +76,19 @@ class StageReply:
     times: dict[str, float]  # seconds by component, the stage's own names
 
 
+class RowsCall(NamedTuple):
+    layer: int | None  # whose projections; None: the output matrix
+    h: F32  # [T, D]
+
+
 class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what: str
     fraction: float  # of the whole that is done, 0..1
+
+
+class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str  # of the caller's UNIX socket: 32 hexadecimal digits
+    secret: str  # what its memory begins with, hexadecimal
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,8 +99,8 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _PING = struct.Struct("<II")  # crc32 of what follows, 0
 _EXPERTS_CALL = struct.Struct("<IIII")  # layer, T, D, A; then x, weights, ids
 _EXPERTS_REPLY = struct.Struct("<IId")  # T, D, busy_s; then y float64
-_HEAD_CALL = struct.Struct("<II")  # R, D; then h
-_HEAD_REPLY = struct.Struct("<IId")  # R, rows, busy_s; then logits
+_ROWS_CALL = struct.Struct("<iII")  # layer or -1, T, D; then h
+_ROWS_REPLY = struct.Struct("<IId")  # T, rows, busy_s; then y
 _STAGE_CALL = struct.Struct("<IIII")  # T, R, D or 0, 0; then tokens, positions, slots, rows, x
 _STAGE_REPLY = struct.Struct("<IIIId")  # rows, columns, bytes of times, 0, busy_s; then y float32, times as JSON
 
@@ -176,31 +193,30 @@ def read_stage_reply(payload: memoryview) -> StageReply:
     return StageReply(_view((rows, columns), _F4, payload, _STAGE_REPLY.size), busy_s, times)
 
 
-# -- the head's rows
+# -- rows of matrices
 
 
-def head_call(h: F32) -> Parts:
-    return [_HEAD_CALL.pack(*h.shape), _raw(h, _F4)]
+def rows_call(layer: int | None, h: F32) -> Parts:
+    return [_ROWS_CALL.pack(-1 if layer is None else layer, *h.shape), _raw(h, _F4)]
 
 
-def read_head_call(payload: memoryview) -> F32:
-    """h [R, D]"""
-    rows, d = _header(_HEAD_CALL, payload, "head call")
-    if payload.nbytes != _HEAD_CALL.size + 4 * rows * d or rows * d == 0:
-        raise _malformed("head call", payload, R=rows, D=d)
-    return _view((rows, d), _F4, payload, _HEAD_CALL.size)
+def read_rows_call(payload: memoryview) -> RowsCall:
+    layer, n, d = _header(_ROWS_CALL, payload, "rows call")
+    if payload.nbytes != _ROWS_CALL.size + 4 * n * d or n * d == 0 or layer < -1:
+        raise _malformed("rows call", payload, layer=layer, T=n, D=d)
+    return RowsCall(None if layer == -1 else layer, _view((n, d), _F4, payload, _ROWS_CALL.size))
 
 
-def head_reply(logits: F32, busy_s: float) -> Parts:
-    return [_HEAD_REPLY.pack(*logits.shape, busy_s), _raw(logits, _F4)]
+def rows_reply(y: F32, busy_s: float) -> Parts:
+    return [_ROWS_REPLY.pack(*y.shape, busy_s), _raw(y, _F4)]
 
 
-def read_head_reply(payload: memoryview) -> tuple[F32, float]:
-    """Logits [R, rows], and how long they took."""
-    rows, columns, busy_s = _header(_HEAD_REPLY, payload, "head reply")
-    if payload.nbytes != _HEAD_REPLY.size + 4 * rows * columns or rows * columns == 0:
-        raise _malformed("head reply", payload, rows=rows, columns=columns)
-    return _view((rows, columns), _F4, payload, _HEAD_REPLY.size), busy_s
+def read_rows_reply(payload: memoryview) -> tuple[F32, float]:
+    """y [T, rows], and how long it took."""
+    n, columns, busy_s = _header(_ROWS_REPLY, payload, "rows reply")
+    if payload.nbytes != _ROWS_REPLY.size + 4 * n * columns or n * columns == 0:
+        raise _malformed("rows reply", payload, T=n, rows=columns)
+    return _view((n, columns), _F4, payload, _ROWS_REPLY.size), busy_s
 
 
 # -- the rest: JSON
@@ -214,8 +230,17 @@ def read_progress(payload: memoryview) -> Progress:
     return _from_json(payload, Progress, "progress")
 
 
+def read_offer(payload: memoryview) -> Offer:
+    return _from_json(payload, Offer, "offer")
+
+
 def read_object(payload: memoryview) -> dict[str, Any]:
     return _from_json(payload, dict[str, Any], "message")
+
+
+def read_json(payload: memoryview, kind: type[S], what: str) -> S:
+    """A struct that another module defines."""
+    return _from_json(payload, kind, what)
 
 
 def failure(error: BaseException, node: str) -> Parts:
@@ -246,8 +271,6 @@ def expect(frame: Frame, kind: Kind, request: int) -> memoryview:
 
 
 # -- pieces
-
-S = TypeVar("S")
 
 _F4, _F8, _I4 = np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i4")
 _view: Callable[..., NDArray[Any]] = np.ndarray  # (shape, dtype, buffer, offset); half the time of np.frombuffer

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from motley import __version__
@@ -25,6 +25,7 @@ log = logging.getLogger("motley.node")
 
 LAST_RESORT_S = 1.5  # from the wish to end to the end, whatever a handler is doing
 HEAD_APPEARS_S = 10.0
+SIGNAL_S = 0.5  # Python sleeps on if a signal came to another thread, or just before it slept: look again so often
 
 
 def run_node(
@@ -32,12 +33,15 @@ def run_node(
     handler: Handler,
     *,
     devices: Sequence[dict[str, Any]] = (),
+    others: Mapping[str, Handler] = {},
+    listening: Callable[[str, tuple[str, int]], None] = lambda name, address: None,
     with_head: bool = False,
     ready: Callable[[], None] = lambda: None,
     spin_us: float | None = None,
 ) -> int:
     """Until SIGTERM, SIGINT or the head's end. The main thread calls it, and the process ends soon after, if need be
-    by an alarm. `ready` is called when others can see the node. Returns the exit status."""
+    by an alarm. `others`: of further devices, by name, each with a listener of its own; `listening` is told where each
+    device listens. `ready` is called when others can see the node. Returns the exit status."""
     stop = threading.Event()
     errors: list[str] = []
     name, cluster = access.name, access.cluster
@@ -52,23 +56,36 @@ def run_node(
         errors.append(f"cluster {cluster} already has a node named {name}: choose another --name")
         stop.set()
 
+    def expelled() -> None:
+        errors.append(f"{name} was expelled from cluster {cluster}: it takes a new token to join")
+        stop.set()
+
     with _signals(end):
         if with_head:
             _watch_stdin(end)
-        server = Server(access.listen(spin_us), handler, cluster=cluster, name=name, token=access.token)
+        servers = {
+            device: Server(
+                access.listen(spin_us), answers, cluster=cluster, name=device, token=access.token, mpi=access.mpi
+            )
+            for device, answers in {name: handler, **others}.items()
+        }
         try:
-            host, port = access.host, server.listener.port
-            encrypted = access.tls is not None
-            inventory = Inventory(__version__, name, host, port, tuple(devices), os.getpid(), encrypted)
+            host, port = access.host, servers[name].listener.port
+            for device, server in servers.items():
+                listening(device, (host, server.listener.port))
+            told = [{**d, "port": servers[d["name"]].listener.port} if d["name"] in others else d for d in devices]
+            inventory = Inventory(__version__, name, host, port, tuple(told), os.getpid(), access.encrypted)
             head_gone = (lambda head: end(f"its head {head} is gone")) if with_head else None
-            with access.seat(inventory, on_head_gone=head_gone, on_name_taken=name_taken) as seat:
+            with access.seat(inventory, on_head_gone=head_gone, on_name_taken=name_taken, on_expelled=expelled) as seat:
                 if with_head:
                     _await_head(seat, stop)
                 log.info("%s: listens on %s:%d", name, host, port)
                 ready()
-                stop.wait()
+                while not stop.wait(SIGNAL_S):
+                    pass
         finally:
-            server.close()
+            for server in servers.values():
+                server.close()
     if errors:
         raise ClusterError(errors[0])
     return 0

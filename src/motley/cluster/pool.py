@@ -3,8 +3,8 @@
 from typing import Self
 
 from motley.cluster.access import Access
+from motley.cluster.link import Link
 from motley.cluster.membership import Inventory, Membership
-from motley.cluster.tcp_link import TcpLink
 from motley.errors import ClusterError
 
 
@@ -14,7 +14,7 @@ class Pool:
     def __init__(self, access: Access, spin_us: float | None = None) -> None:
         self.access = access
         self.nodes: dict[str, Inventory] = {}
-        self.links: dict[str, TcpLink] = {}
+        self.links: dict[str, Link] = {}
         self._spin_us = spin_us
         self._membership: Membership | None = None
 
@@ -29,18 +29,18 @@ class Pool:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def connect(self, name: str) -> TcpLink:
+    def connect(self, name: str) -> Link:
         """One more link to a node; the caller closes it."""
         return self.reach(self.nodes[name].host, self.nodes[name].port)
 
-    def reach(self, host: str, port: int, timeout_s: float = 5.0) -> TcpLink:
+    def reach(self, host: str, port: int, timeout_s: float = 5.0) -> Link:
         """A greeted link to whichever member of this cluster listens there; the caller closes it."""
         return self.access.reach(host, port, self._spin_us, timeout_s=timeout_s)
 
     def addresses(self) -> dict[str, tuple[str, int]]:
-        """Of the nodes that are members now: a restarted one listens elsewhere than before."""
+        """Of the devices of nodes that are members now: a restarted one listens elsewhere than before."""
         there = self._membership.nodes() if self._membership else {}
-        return {name: (node.host, node.port) for name, node in there.items() if self.is_suitable(node)}
+        return {name: at for node in there.values() if self.is_suitable(node) for name, at in node.addresses.items()}
 
     def is_suitable(self, node: Inventory) -> bool:
         """Whether a node can take part in what this head does."""

@@ -51,10 +51,15 @@ class Exchange:
         self._pending.append(request)
         self._traffic.exchanges += 1
 
-    def finish(self, kind: Kind, timeout_s: float = CALL_TIMEOUT_S) -> memoryview:
+    def finish(self, kind: Kind, timeout_s: float = CALL_TIMEOUT_S, progress: Progress = silent) -> memoryview:
+        """The answer's payload, a view; `timeout_s` is also for each sign of progress before it."""
         if not self._pending:
             raise RuntimeError(f"nothing was asked on the link to {self.link.peer}")
-        return messages.expect(self.link.receive(timeout_s), kind, self._pending.popleft())
+        request = self._pending.popleft()
+        while (frame := self.link.receive(timeout_s)).kind == Kind.PROGRESS and frame.request == request:
+            told = messages.read_progress(frame.payload)
+            progress(told.what, told.fraction)
+        return messages.expect(frame, kind, request)
 
 
 class RemoteExperts:
@@ -80,27 +85,27 @@ class RemoteExperts:
         return y
 
 
-class RemoteHead:
-    """Rows of the output matrix on the node at the other end of the link."""
+class RemoteRows:
+    """Rows of the output matrix and of layers' projections on the node at the other end of the link."""
 
-    def __init__(self, link: Link, n_rows: int) -> None:
+    def __init__(self, link: Link) -> None:
         self.transport = link.transport
         self.traffic = Traffic()
-        self._exchange, self._n_rows = Exchange(link, self.traffic), n_rows
+        self._exchange = Exchange(link, self.traffic)
         self._shapes: deque[tuple[int, int]] = deque()
 
-    def start(self, h: F32) -> None:
-        """h [R, D]"""
-        self._shapes.append((len(h), self._n_rows))
-        self._exchange.start(Kind.HEAD_CALL, messages.head_call(h))
+    def start(self, layer: int | None, h: F32, n_rows: int) -> None:
+        """h [T, D] for the `n_rows` that live there, of a layer's projections or (None) of the output matrix."""
+        self._shapes.append((len(h), n_rows))
+        self._exchange.start(Kind.ROWS_CALL, messages.rows_call(layer, h))
 
     def finish(self) -> F32:
-        """Their logits [R, rows]: a view, valid until the link's next `receive`."""
-        logits, busy_s = messages.read_head_reply(self._exchange.finish(Kind.HEAD_REPLY))
+        """Their products [T, n_rows]: a view, valid until the link's next `receive`."""
+        y, busy_s = messages.read_rows_reply(self._exchange.finish(Kind.ROWS_REPLY))
         self.traffic.busy_s += busy_s
-        if logits.shape != (shape := self._shapes.popleft()):
-            raise LinkError(f"{self._exchange.link.peer} answered {logits.shape} where {shape} was asked")
-        return logits
+        if y.shape != (shape := self._shapes.popleft()):
+            raise LinkError(f"{self._exchange.link.peer} answered {y.shape} where {shape} was asked")
+        return y
 
 
 class RemoteStage:
@@ -125,29 +130,24 @@ class RemoteLoad:
     """Loading on another node: `start` on all nodes first, then `finish` on each."""
 
     def __init__(self, link: Link) -> None:
-        self._link = link
-        self._request = 0
+        self._exchange = Exchange(link, Traffic())
 
     def start(self, assignment: Assignment) -> None:
-        self._request = next(_requests) & 0xFFFFFFFF
-        self._link.send(Kind.LOAD, self._request, [assignment.to_json()])
+        self._exchange.start(Kind.LOAD, [assignment.to_json()])
 
     def finish(self, progress: Progress = silent) -> dict[str, Any]:
         """What the handler's `load` returned, JSON."""
-        while True:
-            frame = self._link.receive(LOAD_TIMEOUT_S)
-            if frame.kind == Kind.PROGRESS and frame.request == self._request:
-                told = messages.read_progress(frame.payload)
-                progress(told.what, told.fraction)
-                continue
-            return messages.read_object(messages.expect(frame, Kind.LOADED, self._request))
+        return messages.read_object(self._exchange.finish(Kind.LOADED, LOAD_TIMEOUT_S, progress))
 
 
-def ask(link: Link, what: str, timeout_s: float = 10.0, **arguments: Any) -> dict[str, Any]:
-    """A question that the node's handler answers with a JSON object: memory used, times, ..."""
+def ask(
+    link: Link, what: str, timeout_s: float = 10.0, progress: Progress = silent, **arguments: Any
+) -> dict[str, Any]:
+    """A question that the node's handler answers with a JSON object: memory used, times, ... The timeout is for what
+    comes next, be it a sign of progress: how long work takes depends on who else wants its cores."""
     exchange = Exchange(link, Traffic())
     exchange.start(Kind.ASK, messages.as_json({**arguments, "what": what}))
-    return messages.read_object(exchange.finish(Kind.ANSWER, timeout_s))
+    return messages.read_object(exchange.finish(Kind.ANSWER, timeout_s, progress))
 
 
 def ping(link: Link, timeout_s: float) -> None:
@@ -166,24 +166,26 @@ class LinkSpeed:
 
 RTT_BYTES = 16 << 10
 BULK_BYTES = 8 << 20
+LEAST_TURNS = 3  # of each size, however slow the link is
 
 
 def measure(link: Link, pings: int = 5000, bulk: int = 7) -> LinkSpeed:
     """Medians of checksummed ping-pongs. Takes about 0.2 s on loopback, at most a few seconds on a slow link. A fifth
     of the pings goes before: both sides must first learn that looking is worth its while."""
-    small = [_ping_s(link, RTT_BYTES) for _ in _for_seconds(pings, 1.0)]
+    small = [ping_s(link, RTT_BYTES) for _ in _for_seconds(pings, 1.0)]
     small = small[len(small) // 5 :]
-    large = [_ping_s(link, BULK_BYTES) for _ in _for_seconds(bulk, 2.0)]
+    large = [ping_s(link, BULK_BYTES) for _ in _for_seconds(bulk, 2.0)]
     return LinkSpeed(link.transport, statistics.median(small) * 1e6, 2 * BULK_BYTES / statistics.median(large) / 1e9)
 
 
-def _ping_s(link: Link, n_bytes: int) -> float:
+def ping_s(link: Link, n_bytes: int, timeout_s: float = 30.0) -> float:
+    """Seconds until so many bytes of noise came back, checked; LinkError if they are others, or don't come in time."""
     data = _noise(n_bytes)
     exchange = Exchange(link, Traffic())
     parts = messages.ping(data)
     started = time.perf_counter()
     exchange.start(Kind.PING, parts)
-    payload = exchange.finish(Kind.PONG, timeout_s=30.0)
+    payload = exchange.finish(Kind.PONG, timeout_s)
     took = time.perf_counter() - started
     messages.check_pong(payload, data)
     return took
@@ -195,6 +197,6 @@ def _noise(n_bytes: int) -> bytes:
 
 
 def _for_seconds(count: int, limit_s: float) -> Any:
-    """Up to `count` turns, at least 3, none begun after the limit."""
+    """Up to `count` turns, at least LEAST_TURNS, none begun after the limit."""
     stop = time.perf_counter() + limit_s
-    return itertools.takewhile(lambda turn: turn < 3 or time.perf_counter() < stop, range(count))
+    return itertools.takewhile(lambda turn: turn < LEAST_TURNS or time.perf_counter() < stop, range(count))

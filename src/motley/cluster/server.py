@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from motley.cluster import messages, weights
+from motley.cluster import messages, mpi_offer, neighbour, weights
 from motley.cluster.assignment import Assignment
 from motley.cluster.hello import admit
 from motley.cluster.link import Frame, Link
-from motley.cluster.messages import F32, F64, I32, ExpertsCall, Kind, Parts, StageCall, StageReply
+from motley.cluster.messages import F32, F64, I32, ExpertsCall, Kind, Parts, RowsCall, StageCall, StageReply
 from motley.cluster.tcp_link import Listener, TcpLink
 from motley.errors import ClusterError, LinkError
 from motley.ops.protocol import Batch
@@ -41,15 +41,15 @@ class Handler(Protocol):
         """x [T, D] (None: embed the tokens) -> [T, D] or logits [R, V], and seconds by component."""
         ...
 
-    def head(self, h: F32) -> F32:
-        """h [R, D] -> logits of the rows of the output matrix that are here [R, rows]"""
+    def rows(self, layer: int | None, h: F32) -> F32:
+        """h [T, D] times the rows that are here, of a layer's projections or (None) of the output matrix [T, rows]"""
         ...
 
     def load(self, assignment: Assignment, progress: Progress) -> dict[str, Any]:
         """Replaces what was loaded before. Returns facts for the head: bytes loaded, seconds."""
         ...
 
-    def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, what: str, arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Memory used, times, ...; ClusterError for what it does not know."""
         ...
 
@@ -58,12 +58,18 @@ class Handler(Protocol):
         ...
 
 
-def serve(link: Link, handler: Handler, name: str) -> None:
-    """Answer calls until the other side closes the link or breaks the protocol; `name` is this node's, for errors."""
+def serve(link: Link, handler: Handler, name: str, *, mpi: bool = False) -> None:
+    """Answer calls until the other side closes the link or breaks the protocol; `name` is this node's, for errors.
+    `mpi`: the caller may ask for that."""
     try:
         while True:
             frame = link.receive()
-            _answer(link, handler, name, frame)
+            if frame.kind == Kind.OFFER:
+                link = neighbour.answer(link, frame, name)
+            elif frame.kind == Kind.MPI_CALL:
+                link = mpi_offer.answer(link, frame, name, allowed=mpi)
+            else:
+                _answer(link, handler, name, frame)
     except LinkError as error:
         log.debug("%s: %s", link.peer, error)
     finally:
@@ -103,13 +109,14 @@ def _stage(link: Link, handler: Handler, request: int, call: StageCall) -> Parts
     return messages.stage_reply(StageReply(y, time.perf_counter() - started, times))
 
 
-def _head(link: Link, handler: Handler, request: int, h: F32) -> Parts:
+def _rows(link: Link, handler: Handler, request: int, call: RowsCall) -> Parts:
     started = time.perf_counter()
-    logits = handler.head(h)
-    return messages.head_reply(logits, time.perf_counter() - started)
+    y = handler.rows(call.layer, call.h)
+    return messages.rows_reply(y, time.perf_counter() - started)
 
 
-def _load(link: Link, handler: Handler, request: int, assignment: Assignment) -> Parts:
+def _teller(link: Link, request: int) -> Progress:
+    """Progress that the caller hears of."""
     next_report = 0.0
 
     def tell(what: str, fraction: float) -> None:
@@ -119,11 +126,15 @@ def _load(link: Link, handler: Handler, request: int, assignment: Assignment) ->
             next_report = now + PROGRESS_EVERY_S
             link.send(Kind.PROGRESS, request, messages.as_json(messages.Progress(what, fraction)))
 
-    return messages.as_json(handler.load(assignment, tell))
+    return tell
+
+
+def _load(link: Link, handler: Handler, request: int, assignment: Assignment) -> Parts:
+    return messages.as_json(handler.load(assignment, _teller(link, request)))
 
 
 def _ask(link: Link, handler: Handler, request: int, arguments: dict[str, Any]) -> Parts:
-    return messages.as_json(handler.ask(str(arguments.pop("what", "")), arguments))
+    return messages.as_json(handler.ask(str(arguments.pop("what", "")), arguments, _teller(link, request)))
 
 
 def _fetch(link: Link, handler: Handler, request: int, asked: tuple[str, int, int]) -> Parts:
@@ -134,7 +145,7 @@ def _fetch(link: Link, handler: Handler, request: int, asked: tuple[str, int, in
 _ANSWERS: dict[int, tuple[Callable[[memoryview], Any], Callable[[Link, Handler, int, Any], Parts], Kind]] = {
     Kind.PING: (lambda payload: payload, _pong, Kind.PONG),
     Kind.EXPERTS_CALL: (messages.read_experts_call, _experts, Kind.EXPERTS_REPLY),
-    Kind.HEAD_CALL: (messages.read_head_call, _head, Kind.HEAD_REPLY),
+    Kind.ROWS_CALL: (messages.read_rows_call, _rows, Kind.ROWS_REPLY),
     Kind.STAGE_CALL: (messages.read_stage_call, _stage, Kind.STAGE_REPLY),
     Kind.LOAD: (Assignment.from_json, _load, Kind.LOADED),
     Kind.ASK: (messages.read_object, _ask, Kind.ANSWER),
@@ -145,10 +156,12 @@ _ANSWERS: dict[int, tuple[Callable[[memoryview], Any], Callable[[Link, Handler, 
 class Server:
     """Admits connections of the cluster and serves each in a thread of its own, until `close`."""
 
-    def __init__(self, listener: Listener, handler: Handler, *, cluster: str, name: str, token: str) -> None:
+    def __init__(
+        self, listener: Listener, handler: Handler, *, cluster: str, name: str, token: str, mpi: bool = False
+    ) -> None:
         self.listener = listener
         self._handler = handler
-        self._cluster, self._name, self._token = cluster, name, token
+        self._cluster, self._name, self._token, self._mpi = cluster, name, token, mpi
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._lock = threading.Lock()
         self._links: dict[TcpLink, threading.Thread] = {}
@@ -201,7 +214,7 @@ class Server:
                 admit(link, self._cluster, self._name, self._token)
             finally:
                 self._strangers.release()
-            serve(link, self._handler, self._name)
+            serve(link, self._handler, self._name, mpi=self._mpi)
         except (LinkError, OSError, ValueError) as error:
             log.debug("%s", error)  # came and went, in the middle of its handshake even, or spoke something else
         except ClusterError as error:

@@ -1,143 +1,52 @@
 """The `tcp` link: works everywhere. No delay, parts sent without joining, payloads received without copying.
 
-A receiver first looks again and again without sleeping (16 KiB there and back on loopback at real-time priority:
-22-28 us, against 125-133 us when each side sleeps), then sleeps in the kernel. How long it looks adapts: see `Spin`.
 Listens on loopback unless asked otherwise. Who may connect is `hello`'s matter, not this file's.
 """
 
 import contextlib
-import os
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
-import numpy as np
-
-from motley.cluster.link import HEADER, Buffer, Frame, Link, pack_header, size_of, unpack_header
+from motley.cluster.link import Buffer
+from motley.cluster.stream_link import StreamLink
 from motley.errors import ClusterError, LinkError
 
 LOOPBACK = "127.0.0.1"
 SEND_BUFFER_BYTES = 4 << 20  # the system may grant less
 DEAD_PEER_S = 10  # a vanished machine breaks the connection after this; membership notices sooner and interrupts
 
-_yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
-
-class Spin:
-    """How long to look before sleeping: up to `max_us`, where frames come within that time and the core is free.
-
-    A frame that came later than any look would have lasted halves it. So does, twice, a look that took so long that
-    the core must have been given to somebody who needs it. Each other frame lets it grow by a quarter.
-    """
-
-    STOLEN_S = 100e-6  # a look takes 1 us
-
-    def __init__(self, max_us: float) -> None:
-        self.max_s = max_us * 1e-6
-        self.least_s = min(20e-6, self.max_s)
-        self.budget_s = self.max_s
-
-    def learn(self, waited_s: float, core_was_stolen: bool) -> None:
-        if core_was_stolen:
-            self.budget_s = max(self.budget_s / 4, self.least_s)
-        elif waited_s > self.max_s:
-            self.budget_s = max(self.budget_s / 2, self.least_s)
-        else:
-            self.budget_s = min(1.25 * self.budget_s, self.max_s)
-
-
-def default_spin_us() -> float:
-    """Two milliseconds span the gap between two calls of OLMoE's layers on one core: after 1.5 ms an exchange costs
-    70-100 us so, 195-230 us with 0.5 ms, 270 us asleep. Five would help larger layers (after 3.5 ms 106 us against
-    153-182 us), and may hurt where cores are contended. With one core in all, sleep at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 2000.0 if cores > 1 else 0.0
-
-
-class TcpLink(Link):
+class TcpLink(StreamLink):
     transport = "tcp"
 
     def __init__(self, sock: socket.socket, *, spin_us: float | None = None, send_timeout_s: float = 60.0) -> None:
+        super().__init__(_address(sock), spin_us=spin_us, send_timeout_s=send_timeout_s)
         sock.setblocking(False)
         _set_options(sock)
         self._sock = sock
-        self._send_timeout_s = send_timeout_s
-        self._spin = Spin(default_spin_us() if spin_us is None else spin_us)
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(sock, select.POLLIN)
         self._writable.register(sock, select.POLLOUT)
-        self._buffer = np.empty(1 << 16, np.uint8).data  # the current frame, and what came in behind it
-        self._filled = 0  # bytes of the buffer that were received
-        self._used = 0  # of them, those of frames already handed out
-        self._broken = ""
-        self.peer = _address(sock)
-
-    def send(self, kind: int, request: int, parts: Sequence[Buffer]) -> None:
-        if self._broken:
-            raise LinkError(self._broken)
-        n_bytes = sum(map(size_of, parts))
-        if n_bytes > self.max_payload:
-            raise LinkError(f"a frame of {n_bytes} bytes is too large for this link (at most {self.max_payload})")
-        rest: list[Buffer] = [pack_header(kind, request, n_bytes), *parts]
-        left, deadline = HEADER.size + n_bytes, None
-        while True:
-            try:
-                sent = self._push(rest)
-            except BlockingIOError:
-                deadline = deadline or time.perf_counter() + self._send_timeout_s
-                if not _sleep(self._writable, deadline):
-                    self._break(f"{self.peer} took nothing for {self._send_timeout_s:.0f} s")
-                continue
-            except OSError as error:
-                self._break(f"the link to {self.peer} broke: {error}")
-            left -= sent
-            if not left:
-                return
-            rest, deadline = _after(rest, sent), None
-
-    def receive(self, timeout_s: float | None = None) -> Frame:
-        if self._broken:
-            raise LinkError(self._broken)
-        deadline = None if timeout_s is None else time.perf_counter() + timeout_s
-        self._drop_used()
-        self._fill(HEADER.size, deadline)
-        try:
-            kind, request, n_bytes = unpack_header(self._buffer, self.max_payload)
-        except LinkError as error:
-            self._break(f"{error} (from {self.peer})")
-        size = HEADER.size + n_bytes
-        if self._filled < size:
-            self._make_room(size)
-            self._fill(size, deadline)
-        self._used = size
-        return Frame(kind, request, self._buffer[HEADER.size : size])
 
     def handshake(self, timeout_s: float) -> None:
         """What a link needs before its first frame: here nothing."""
 
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
     def _push(self, parts: Sequence[Buffer]) -> int:
-        """Hand over what goes without waiting: its bytes, or BlockingIOError."""
         return self._sock.sendmsg(parts)
 
     def _pull(self, room: memoryview) -> int:
-        """What is there, into `room`: 0 at the end, BlockingIOError where nothing came yet."""
         return self._sock.recv_into(room)
 
-    def _drop_used(self) -> None:
-        """Move what came in behind the last frame to the front. Exchanges alternate: there is hardly ever any."""
-        if self._used < self._filled:
-            behind = bytes(self._buffer[self._used : self._filled])
-            self._buffer[: len(behind)] = behind
-        self._filled, self._used = self._filled - self._used, 0
+    def _await_room(self, deadline: float | None) -> bool:
+        return bool(sleep(self._writable, deadline))
 
-    def _make_room(self, size: int) -> None:
-        """Only address space is taken: memory follows as the bytes arrive, so that a false size costs nothing."""
-        if size > self._buffer.nbytes:
-            larger = np.empty(size, np.uint8).data
-            larger[: self._filled] = self._buffer[: self._filled]
-            self._buffer = larger
+    def _await_bytes(self, deadline: float | None) -> bool:
+        return bool(sleep(self._readable, deadline))
 
     def interrupt(self) -> None:
         self._broken = self._broken or f"the link to {self.peer} was closed"
@@ -147,43 +56,6 @@ class TcpLink(Link):
     def close(self) -> None:
         self.interrupt()
         self._sock.close()
-
-    def _fill(self, size: int, deadline: float | None) -> None:
-        """Have at least `size` bytes in the buffer: look until the spin's budget is spent, then sleep."""
-        receive_into, clock = self._pull, time.perf_counter
-        started = looked = stop = 0.0
-        stolen = False
-        while self._filled < size:
-            try:
-                n = receive_into(self._buffer[self._filled :])
-            except BlockingIOError:
-                now = clock()
-                if not started:
-                    started = looked = now
-                    stop = now + self._spin.budget_s
-                stolen = stolen or now - looked > Spin.STOLEN_S
-                looked = now
-                if now < stop and (deadline is None or now < deadline):
-                    _yield_core()
-                elif not _sleep(self._readable, deadline):
-                    self._time_is_over()
-                continue
-            except OSError as error:
-                self._break(f"the link to {self.peer} broke: {error}")
-            if n == 0:
-                self._break(f"{self.peer} closed the link")
-            self._filled += n
-        if started and size == HEADER.size:
-            self._spin.learn(clock() - started, stolen)
-
-    def _time_is_over(self) -> NoReturn:
-        if not self._filled:
-            raise LinkError(f"{self.peer} sent nothing within the time allowed")
-        self._break(f"{self.peer} stopped in the middle of a frame")
-
-    def _break(self, sentence: str) -> NoReturn:
-        self._broken = self._broken or sentence
-        raise LinkError(self._broken) from None
 
 
 Wrap = Callable[[socket.socket], TcpLink]
@@ -245,25 +117,11 @@ def connect(
     return link
 
 
-def _sleep(poll: select.poll, deadline: float | None) -> bool:
-    """Until the socket is ready or ended; False when the time is over first. The GIL is released."""
+def sleep(poll: select.poll, deadline: float | None) -> list[tuple[int, int]]:
+    """Until a socket is ready or ended: which ones; none when the time is over first. The GIL is released."""
     if deadline is None:
-        return bool(poll.poll())
-    left_ms = max(0.0, deadline - time.perf_counter()) * 1e3
-    return bool(poll.poll(left_ms))
-
-
-def _after(parts: Sequence[Buffer], sent: int) -> list[Buffer]:
-    """What is left of `parts` when the first `sent` bytes are gone."""
-    rest: list[Buffer] = []
-    for part in parts:
-        size = size_of(part)
-        if sent >= size:
-            sent -= size
-        else:
-            rest.append(memoryview(part).cast("B")[sent:] if sent else part)
-            sent = 0
-    return rest
+        return poll.poll()
+    return poll.poll(max(0.0, deadline - time.perf_counter()) * 1e3)
 
 
 def _set_options(sock: socket.socket) -> None:

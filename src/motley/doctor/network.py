@@ -1,12 +1,10 @@
-"""The network: interfaces slower than they could be, firewalls, clocks, and what a measured link says."""
+"""The network of one machine: interfaces slower than they could be, firewalls, clocks."""
 
 import re
 from collections.abc import Iterator
 
 from motley.doctor.finding import Finding
 from motley.doctor.system import System
-
-SLOW_RTT_US = 500.0
 
 
 def check(system: System) -> Iterator[Finding]:
@@ -70,13 +68,3 @@ def _clock(system: System) -> Iterator[Finding]:
     if told is not None and "no" in told:
         remedy = "timedatectl set-ntp true, or install chrony"
         yield Finding("CLOCK", "note", "the clock is not synchronised: two machines' logs won't line up", remedy)
-
-
-def of_pair(a: str, b: str, transport: str, rtt_us: float) -> Iterator[Finding]:
-    """What a measured link of two nodes says."""
-    said = f"{a} and {b} need {rtt_us:.0f} us there and back over {transport}"
-    if rtt_us > SLOW_RTT_US:
-        remedy = "use a cable instead of wireless, and one switch instead of several"
-        yield Finding("PAIR-SLOW", "warning", f"{said}, and each layer waits so long", remedy)
-    else:
-        yield Finding("PAIR-SLOW", "ok", said)

@@ -67,6 +67,9 @@ def counters(system: System) -> Counters:
 def carried(before: Counters, after: Counters, n_bytes: int) -> Finding:
     """Whether RDMA carried `n_bytes` in one direction: libraries fall back to TCP without a word. A card that counts no
     data (soft-RoCE counts packets only) proves nothing."""
+    if not any(after.values()):
+        said = f"the RDMA ports here count no bytes, as soft-RoCE's don't: who carried {n_bytes:,} of them is not known"
+        return Finding("RDMA-SILENT", "note", said, "`UCX_LOG_LEVEL=info` says what UCX chose")
     most = max((4 * (after[name] - before.get(name, 0)) for name in after), default=0)
     if most >= n_bytes:
         return Finding("RDMA-SILENT", "ok", f"the card's own counters saw the {n_bytes:,} bytes")

@@ -17,7 +17,7 @@ def _native_isas() -> list[str]:
 
 
 def check(system: System, isas: Callable[[], list[str]] = _native_isas) -> Iterator[Finding]:
-    packages = ", ".join(f"{name} {_version(name)}" for name in ("eclipse-zenoh", "numpy", "cryptography"))
+    packages = ", ".join(f"{name} {version_of(name)}" for name in ("eclipse-zenoh", "numpy", "cryptography"))
     yield Finding("VERSIONS", "ok", f"Motley {__version__}, Python {platform.python_version()}, {packages}")
     yield from _kernels(isas)
     if system.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") == "powersave" and not system.text(
@@ -42,7 +42,7 @@ def _kernels(isas: Callable[[], list[str]]) -> Iterator[Finding]:
         yield Finding("SLOW-KERNELS", "ok", f"kernels for {best}")
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -36,6 +36,13 @@ class System:
         except OSError:
             return ""
 
+    def link(self, path: str) -> str:
+        """Where a symbolic link points; "" where there is none."""
+        try:
+            return os.readlink(self.root / path.lstrip("/"))
+        except OSError:
+            return ""
+
     def number(self, path: str) -> int | None:
         try:
             return int(self.text(path))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from motley.cluster.assignment import Assignment
 from motley.errors import UsageError
 from motley.lab.placement import Placement
+from motley.shape.mixer import CacheType
 
 Address = tuple[str, int]  # host and port of the listener of the device's node
 
@@ -17,6 +18,7 @@ def assignments(
     file_hash: str,
     context: int,
     slots: int,
+    cache: CacheType | None = None,
     addresses: Mapping[str, Address],
     stored: Collection[str] = (),
     epoch: int = 0,
@@ -33,26 +35,36 @@ def assignments(
             hash=file_hash,
             context=context,
             slots=slots,
+            cache=cache,
             epoch=epoch,
             source=source,
+            holders=tuple({addresses[d]: None for d in devices_of(placement) if d != device} if source else ()),
             repack=device not in stored,
             home_layers=_contiguous(placement, device),
             experts=_experts_of(placement, device),
             head_rows=next(((p.first, p.end) for p in placement.head if p.device == device), None),
-            head_elsewhere=(rows := _rows_elsewhere(placement, device)),
+            head_elsewhere=(head := _rows_elsewhere(placement, device)),
+            projections=_projections(placement, device),
+            projections_elsewhere=(projections := _projections_elsewhere(placement, device)),
             elsewhere=(elsewhere := _elsewhere(placement, device)),
             paces=_paces(placement, device),
-            peers={other: addresses[other] for other in [*rows, *(d for owners in elsewhere.values() for d in owners)]},
+            peers={d: addresses[d] for d in [*head, *_named(elsewhere), *_named(projections)]},
         )
         for device in devices_of(placement)
     }
 
 
+def _named(parts: Mapping[int, Mapping[str, object]]) -> list[str]:
+    """The devices in it."""
+    return [device for of_layer in parts.values() for device in of_layer]
+
+
 def devices_of(placement: Placement) -> list[str]:
-    """Every device in use: homes by layer, then the ones that hold experts only."""
+    """Every device in use: homes by layer, then the ones that hold experts or rows only."""
     homes = [layer.home for layer in placement.layers]
     holders = [device for layer in placement.layers for device in layer.holders]
-    return list(dict.fromkeys([*homes, *holders, *(part.device for part in placement.head)]))
+    rows = [part.device for parts in (*(x.projections for x in placement.layers), placement.head) for part in parts]
+    return list(dict.fromkeys([*homes, *holders, *rows]))
 
 
 def _contiguous(placement: Placement, device: str) -> tuple[int, ...]:
@@ -73,6 +85,18 @@ def _rows_elsewhere(placement: Placement, device: str) -> dict[str, tuple[int, i
     if device != placement.layers[-1].home:
         return {}
     return {part.device: (part.first, part.end) for part in placement.head if part.device != device}
+
+
+def _projections(placement: Placement, device: str) -> dict[int, tuple[int, int]]:
+    """By layer, of those that are split."""
+    parts = ((i, part) for i, layer in enumerate(placement.layers) for part in layer.projections)
+    return {i: (part.first, part.end) for i, part in parts if part.device == device}
+
+
+def _projections_elsewhere(placement: Placement, device: str) -> dict[int, dict[str, tuple[int, int]]]:
+    split = {i: placement.layers[i].projections for i in placement.home_layers(device)}
+    found = {i: {p.device: (p.first, p.end) for p in parts if p.device != device} for i, parts in split.items()}
+    return {i: parts for i, parts in found.items() if parts}
 
 
 def _elsewhere(placement: Placement, device: str) -> dict[int, dict[str, tuple[int, ...]]]:

@@ -11,26 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.engine.experts import ExpertOwner, PlacedExperts, Remote, Rounds, Shared
-from motley.engine.head import PlacedHead, RemoteRows, RowsOwner
+from motley.engine.rows import Elsewhere, Key, PlacedRows, RowsOwner
 from motley.engine.stage import Stage
 from motley.engine.times import Clock
 from motley.errors import ClusterError
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.lab.choice import Choice
-from motley.models.layers import OutputRows
+from motley.models.layers import output_rows
 from motley.models.loader import Loader
 from motley.models.registry import config_of
+from motley.models.rows import Rows
 from motley.ops.protocol import Ops
 from motley.progress import Progress, silent
+from motley.shape.mixer import CacheType
 from motley.shape.model import ModelShape
 
 
 class DeviceModel:
     """`layers`: the layers at home here (may be empty); `experts`: which routed experts of which layer are here;
     `owners`: the other devices' experts that the layers at home need, by device; `paces`: of the holders in layers
-    whose experts have copies, this device first (`lab.placement.Pace`); `head_rows`: which rows of the output matrix
-    are here, where it is split, and `head_owners` who has the others, by device."""
+    whose experts have copies, this device first (`lab.placement.Pace`); `rows`: which rows are
+    here of what is split, a layer's projections (by layer) or the output matrix (None), and `row_owners` who has the
+    others that the layers at home need, by device; `cache`: how keys and values are
+    stored (None: the device's own choice)."""
 
     def __init__(
         self,
@@ -41,42 +45,47 @@ class DeviceModel:
         experts: Mapping[int, Sequence[int]],
         owners: Mapping[str, tuple[ExpertOwner, Mapping[int, Sequence[int]]]] = {},
         paces: Mapping[int, Sequence[tuple[str, float, float, float]]] = {},
-        head_rows: range | None = None,
-        head_owners: Mapping[str, tuple[RowsOwner, range]] = {},
+        rows: Mapping[Key, range] = {},
+        row_owners: Mapping[str, tuple[RowsOwner, Mapping[Key, range]]] = {},
         n_slots: int,
         context: int,
+        cache: CacheType | None = None,
         repack: bool = True,
         progress: Progress = silent,
     ) -> None:
         self.ops = ops
         self.clock = Clock(ops.busy_seconds)
         config = config_of(checkpoint.architecture, checkpoint.metadata)
-        total = planned_bytes(shape_of(checkpoint), layers, experts, head_rows)
-        load = Loader(checkpoint, ops, progress=progress, total=total, repack=repack)
+        total = planned_bytes(shape_of(checkpoint), layers, experts, rows)
+        projected = {layer: part for layer, part in rows.items() if layer is not None}
+        load = Loader(checkpoint, ops, progress, total, repack, projected)
         self._experts = {layer: load.experts(config, layer, ids) for layer, ids in sorted(experts.items()) if ids}
         remotes = [Remote(d, owner, _masks(owned, config.n_experts)) for d, (owner, owned) in owners.items()]
         holdings = {d: owned for d, (_, owned) in owners.items()}
         shared = {i: _shared(i, of, experts.get(i, ()), holdings, config.n_experts) for i, of in paces.items()}
         self.placed = PlacedExperts(ops, self.clock, self._experts, remotes, config.n_layers, config.n_experts, shared)
         rounds = {remote.device: remote.rounds for remote in remotes}
-        others = [RemoteRows(d, owner, rows, rounds.get(d, Rounds())) for d, (owner, rows) in head_owners.items()]
-        self.head = PlacedHead(ops, self.clock, others)
+        others = [Elsewhere(d, owner, theirs, rounds.get(d, Rounds())) for d, (owner, theirs) in row_owners.items()]
+        self.rows = PlacedRows(ops, self.clock, others)
         self.stage: Stage | None = None
-        self._rows: OutputRows | None = None
         if layers:
             self.stage = Stage(
                 config,
                 load,
                 layers,
                 self.placed,
-                self.head,
+                self.rows,
                 self.clock,
-                head_rows=head_rows,
+                head_rows=rows.get(None),
                 n_slots=n_slots,
                 context=context,
+                cache=cache,
             )
-        if head_rows is not None and layers.stop != config.n_layers:
-            self._rows = OutputRows(config, load, head_rows)
+        self._asked: dict[Key, Rows] = {
+            layer: output_rows(config, load, part) if layer is None else Rows.of_layer(load, layer, part)
+            for layer, part in rows.items()
+            if (config.n_layers - 1 if layer is None else layer) not in layers
+        }
         if layers:
             load.require_all_read(layers)
         self.n_bytes = load.n_bytes
@@ -98,32 +107,39 @@ class DeviceModel:
             tracer.note(f"experts of layer {layer}", started, perf_counter())
         return out
 
-    def run_head(self, h: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Another home asks: h [R, D] -> the logits of the rows that are here [R, rows]."""
-        if self._rows is None:
-            raise ClusterError("no rows of the head are here: load the model anew on all nodes")
+    def run_rows(self, layer: int | None, h: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Another home asks: h [T, D] times the rows that are here, of a layer's projections or (None) of the output
+        matrix, [T, rows]."""
+        what = "the head" if layer is None else f"the projections of layer {layer}"
+        if layer not in self._asked:
+            raise ClusterError(f"no rows of {what} are here: load the model anew on all nodes")
         ops = self.ops
         started = perf_counter()
-        out: NDArray[np.float32] = ops.to_host(self._rows(ops, ops.from_host(h)))
+        parts = [ops.to_host(y) for y in self._asked[layer](ops, ops.from_host(h))]
+        out: NDArray[np.float32] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if tracer := self.clock.tracer:
-            tracer.note("rows of the head", started, perf_counter())
+            tracer.note(f"rows of {what}", started, perf_counter())
         return out
 
     def exchanged(self) -> dict[str, tuple[str, Rounds]]:
         """By device that was asked, for experts or rows: over what, and how often."""
-        rows = {remote.device: (remote.owner.transport, remote.rounds) for remote in self.head.remotes}
+        rows = {remote.device: (remote.owner.transport, remote.rounds) for remote in self.rows.remotes}
         return {**rows, **{remote.device: (remote.owner.transport, remote.rounds) for remote in self.placed.remotes}}
 
 
 def planned_bytes(
-    shape: ModelShape, layers: range, experts: Mapping[int, Sequence[int]], head_rows: range | None = None
+    shape: ModelShape, layers: range, experts: Mapping[int, Sequence[int]], rows: Mapping[Key, range] = {}
 ) -> int:
     """Bytes of the tensors that such a part holds: what progress counts towards, and what memory is asked for."""
     total = sum(shape.home_bytes(layer) for layer in layers)
+    for layer, part in rows.items():
+        if layer is not None and (projections := shape.projections(layer)):
+            total += projections.n_bytes * len(part) // projections.n_rows
+            total -= projections.n_bytes if layer in layers else 0
     total += sum(shape.expert_bytes(layer) * len(ids) for layer, ids in experts.items())
     total += shape.embed_bytes if 0 in layers else 0
-    if head_rows is not None:
-        return total + shape.head_bytes * len(head_rows) // shape.vocab_size
+    if None in rows:
+        return total + shape.head_bytes * len(rows[None]) // shape.vocab_size
     return total + (shape.head_bytes if shape.n_layers - 1 in layers else 0)
 
 

@@ -1,13 +1,20 @@
 """Engine: several sequences at once over one Runner. Owns the KV slots, chunked prefill, sampling and stopping.
 
 Each step carries one token of every decoding sequence and, while room is left, a chunk of the prefills in the order
-they came. It never sees a tensor but the logits.
+they came. It never sees a tensor but the logits. A slot keeps what was computed when its sequence ended; a prompt
+that begins like it starts behind what they share (`engine.reuse`).
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from time import perf_counter
 
+import numpy as np
+from numpy.typing import NDArray
+
+from motley.engine.reuse import Slots
 from motley.engine.runner import Runner
 from motley.engine.sampling import Sampling, sample
 from motley.errors import CapacityError, UsageError
@@ -16,18 +23,23 @@ from motley.predict.workload import STEP_TOKENS
 
 GREEDY = Sampling()
 
+# From logits [V] and the sequence so far: its next token.
+Choose = Callable[[NDArray[np.float32], "Stream"], int]
+
 
 @dataclass(eq=False)
 class Stream:
-    """One sequence: a prompt on its way to its answer."""
+    """One sequence: a prompt on its way to its answer. `choose`: in the place of `sample` with `sampling`."""
 
     prompt: list[int]
     max_tokens: int
     sampling: Sampling
     stop: frozenset[int]
+    choose: Choose | None = None
     answer: list[int] = field(default_factory=list)
     computed: int = 0  # tokens whose keys and values are in the cache
     slot: int = -1
+    reused: int = 0  # tokens of the prompt that its slot had already
 
     @property
     def done(self) -> bool:
@@ -37,6 +49,11 @@ class Stream:
     def length(self) -> int:
         return len(self.prompt) + len(self.answer)
 
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and answer."""
+        return self.prompt + self.answer
+
     def pending(self, most: int) -> list[int]:
         """The next tokens to compute, `most` at the most."""
         if self.computed >= len(self.prompt):
@@ -45,12 +62,16 @@ class Stream:
 
 
 class Engine:
-    """`chunk`: how many tokens a step may carry; a longer prompt is prefilled over several steps."""
+    """`chunk`: how many tokens a step may carry; a longer prompt is prefilled over several steps. `beside`: how many
+    of a prompt's, where others decode and wait for the step."""
 
-    def __init__(self, runner: Runner, chunk: int = STEP_TOKENS) -> None:
+    def __init__(self, runner: Runner, chunk: int = STEP_TOKENS, beside: int = STEP_TOKENS) -> None:
         self.runner = runner
         self.chunk = max(chunk, runner.n_slots)
-        self._free = list(range(runner.n_slots - 1, -1, -1))
+        self.beside = beside
+        self.runner_s = 0.0  # seconds spent in the runner's steps so far
+        self.runner_tokens = 0  # that these carried
+        self._memory = Slots(runner.n_slots)
         self._waiting: deque[Stream] = deque()
         self._running: list[Stream] = []
 
@@ -59,8 +80,22 @@ class Engine:
         """Whether a sequence waits or runs."""
         return bool(self._waiting or self._running)
 
+    @property
+    def running(self) -> Sequence[Stream]:
+        """Those that have a slot."""
+        return self._running
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
     def submit(
-        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, stop: frozenset[int] = frozenset()
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling = GREEDY,
+        stop: frozenset[int] = frozenset(),
+        choose: Choose | None = None,
     ) -> Stream:
         """Queue a sequence. Raises UsageError on an empty prompt, CapacityError if it can't fit the context."""
         if not prompt:
@@ -72,7 +107,7 @@ class Engine:
                 f"{len(prompt)} prompt tokens and {max_tokens} new ones exceed the context of {self.runner.context}: "
                 "shorten the prompt, ask for fewer, or load with a longer context"
             )
-        stream = Stream(list(prompt), max_tokens, sampling, stop)
+        stream = Stream(list(prompt), max_tokens, sampling, stop, choose)
         self._waiting.append(stream)
         return stream
 
@@ -85,23 +120,27 @@ class Engine:
 
     def step(self) -> list[Stream]:
         """One forward pass, if `busy`. Returns the streams that got a token (the last of their answer)."""
-        while self._waiting and self._free:
+        while self._waiting and self._memory.any_free:
             stream = self._waiting.popleft()
-            stream.slot = self._free.pop()
+            stream.slot, stream.reused = self._memory.take(stream.prompt, self.runner.reuse)
+            stream.computed = stream.reused
             self._running.append(stream)
         shares = self._shares()
         if not shares:
             return []
         batch, samplers = _batch(shares)
-        logits = self.runner.step(batch)  # if it fails, no stream has moved: the same step may be tried again
+        logits = self._computed(batch, shares)
         for stream, tokens in shares:
             stream.computed += len(tokens)
         for row, stream in zip(logits, samplers):
-            history = stream.prompt + stream.answer
-            stream.answer.append(sample(row, history, stream.sampling, len(stream.answer)))
+            stream.answer.append(_next(row, stream))
             if stream.done:
                 self._release(stream)
         return samplers
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Around whatever else asks the runner, which may be over nodes that stop answering."""
+        return nullcontext()
 
     def rebuild(self, runner: Runner) -> None:
         """Go on with another runner, whose cache is empty: every running sequence's prompt and answer are computed
@@ -112,6 +151,7 @@ class Engine:
                 f"{self.runner.n_slots} and {self.runner.context}: load it with the same"
             )
         self.runner = runner
+        self._memory.forget()
         for stream in self._running:
             stream.computed = 0
 
@@ -133,18 +173,43 @@ class Engine:
 
     def _shares(self) -> list[tuple[Stream, list[int]]]:
         """Which tokens of which streams this step carries: decoding streams first, then prefills while room is left."""
-        room = self.chunk
-        shares = []
-        for stream in sorted(self._running, key=lambda s: s.length - s.computed > 1):
-            if tokens := stream.pending(room):
+        decode = [stream for stream in self._running if stream.length - stream.computed == 1]
+        shares = [(stream, stream.pending(1)) for stream in decode]
+        room = min(self.chunk - len(shares), self.beside) if shares else self.chunk
+        for stream in self._running:
+            if stream not in decode and (tokens := stream.pending(room)):
                 shares.append((stream, tokens))
                 room -= len(tokens)
         return shares
 
+    def _computed(self, batch: Batch, shares: list[tuple[Stream, list[int]]]) -> NDArray[np.float32]:
+        """The step's logits. If it fails, no stream has moved, and the same step may be tried again; but where layers
+        keep a state, which may have moved, its streams begin anew."""
+        for stream, tokens in shares:
+            self._memory.will_write(stream.slot, stream.computed + len(tokens))
+        started = perf_counter()
+        try:
+            logits = self.runner.step(batch)
+        except BaseException:
+            if self.runner.reuse.recurrent:
+                for stream, _ in shares:
+                    stream.computed = 0
+            raise
+        self.runner_s += perf_counter() - started
+        self.runner_tokens += len(batch)
+        return logits
+
     def _release(self, stream: Stream) -> None:
         self._running.remove(stream)
-        self._free.append(stream.slot)
+        self._memory.leave(stream.slot, (stream.prompt + stream.answer)[: stream.computed])
         stream.slot = -1
+
+
+def _next(row: NDArray[np.float32], stream: Stream) -> int:
+    if stream.choose:
+        return stream.choose(row, stream)
+    history = stream.tokens if stream.sampling.looks_back else ()
+    return sample(row, history, stream.sampling, len(stream.answer))
 
 
 def _batch(shares: list[tuple[Stream, list[int]]]) -> tuple[Batch, list[Stream]]:

@@ -178,12 +178,15 @@ class PlacedExperts:
         self._ops, self._clock, self._local, self.remotes = ops, clock, local, remotes
         self._shared = shared
         self._counts = np.zeros((n_layers, n_experts), np.int64)
-        self._uncounted: list[tuple[int, NDArray[np.int32]]] = []  # counted later: a step has better things to do
+        self._uncounted: list[tuple[int, Array]] = []  # counted later: a step has better things to do
         self.watch: Callable[[int, NDArray[np.int32]], None] | None = None  # told each layer's choices, int32 [T, A]
 
     def __call__(
         self, layer: int, h: Array, ids: Array, weights: Array, meanwhile: Meanwhile = None
     ) -> Sequence[Array]:
+        if not (self.watch or layer in self._shared or any(layer in r.owned for r in self.remotes)):
+            self._later(layer, ids)  # a lazy device goes on without the host
+            return self._here(layer, h, ids, weights, meanwhile)
         host_ids: NDArray[np.int32] = self._ops.to_host(ids)
         self.note(layer, host_ids)
         if layer in self._shared:
@@ -198,8 +201,13 @@ class PlacedExperts:
         ids = ids.copy()
         if self.watch:
             self.watch(layer, ids)
+        self._later(layer, ids)
+        if len(ids) > _SMALL:
+            self._count()
+
+    def _later(self, layer: int, ids: Array) -> None:
         self._uncounted.append((layer, ids))
-        if len(self._uncounted) > _MOST_UNCOUNTED or len(ids) > _SMALL:
+        if len(self._uncounted) > _MOST_UNCOUNTED:
             self._count()
 
     def chosen(self) -> NDArray[np.int64]:
@@ -210,7 +218,7 @@ class PlacedExperts:
     def _count(self) -> None:
         noted, self._uncounted = self._uncounted, []  # at once: somebody may be noting meanwhile
         for layer, ids in noted:
-            self._counts[layer] += np.bincount(ids.ravel(), minlength=self._counts.shape[1])
+            self._counts[layer] += np.bincount(self._ops.to_host(ids).ravel(), minlength=self._counts.shape[1])
 
     def _by_choice(
         self, layer: int, h: Array, ids: NDArray[np.int32], weights: Array, shared: Shared, meanwhile: Meanwhile
@@ -262,6 +270,7 @@ class PlacedExperts:
             remote.owner.start(layer, host_h, theirs, host_weights)
         sent = perf_counter()
         parts = self._here(layer, h, ids, weights, meanwhile)
+        ops.start(*parts)
         waiting = perf_counter()
         for (remote, _), busy_before in zip(asked, busy):
             parts.append(ops.from_host(remote.owner.finish()))

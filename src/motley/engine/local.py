@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 
 from motley.engine.device import DeviceModel
 from motley.engine.engine import Engine
+from motley.engine.reuse import Reuse
 from motley.engine.runner import ExchangeCount
 from motley.engine.sampling import Sampling
 from motley.engine.times import StepTimes
 from motley.errors import CapacityError, UsageError
 from motley.formats.checkpoint import open_checkpoint
+from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.lab.machine import usable_cores
 from motley.models.registry import config_of
+from motley.ops.devices import open_device
 from motley.ops.protocol import Batch, Ops
 from motley.progress import Progress, silent
+from motley.shape.mixer import CacheType
 
 
 class LocalRunner:
@@ -33,6 +37,7 @@ class LocalRunner:
         *,
         n_slots: int = 1,
         context: int = 4096,
+        cache: CacheType | None = None,
         repack: bool = True,
         progress: Progress = silent,
     ) -> None:
@@ -40,6 +45,7 @@ class LocalRunner:
         every = {i: range(config.n_experts) for i in range(config.n_layers) if config.has_experts(i)}
         self.n_slots, self.context = n_slots, context
         self.vocab_size = config.vocab_size
+        self.reuse = Reuse.of(shape_of(checkpoint).mixers, ops.rewind)
         self.model = DeviceModel(
             checkpoint,
             ops,
@@ -47,6 +53,7 @@ class LocalRunner:
             experts=every,
             n_slots=n_slots,
             context=context,
+            cache=cache,
             repack=repack,
             progress=progress,
         )
@@ -73,7 +80,7 @@ class LocalRunner:
 
 
 class Model:
-    """What `motley.load` gives: one model on this machine's CPU. A context manager: `close` frees threads and
+    """What `motley.load` gives: one model on one device. A context manager: `close` frees threads and
     memory."""
 
     def __init__(self, runner: LocalRunner) -> None:
@@ -122,18 +129,24 @@ class Model:
 
 
 def load(
-    path: str | PathLike[str], *, threads: int = 0, context: int = 4096, slots: int = 1, repack: bool = True
+    path: str | PathLike[str],
+    *,
+    device: str = "cpu",
+    threads: int = 0,
+    context: int = 4096,
+    slots: int = 1,
+    cache: CacheType | None = None,
+    repack: bool = True,
 ) -> Model:
-    """Load a GGUF file onto this machine's CPU: `context` tokens for each of `slots` sequences.
+    """Load a GGUF file onto a device of this machine: `context` tokens for each of `slots` sequences.
 
-    `threads` 0: one per core this process may use. `repack` False: the weights stay in the mapped file, which must not
-    change meanwhile: there at once and shared with other processes, somewhat slower, the same answers to the last bit.
-    Raises FormatError or UnsupportedError."""
-    from motley.ops.native import NativeOps  # here, so that the rest runs where no kernels were built
-
+    `device`: `cpu`, `mlx`, `tinygrad:CUDA` (`ops.devices`); what follows concerns the CPU. `threads` 0: one per core
+    this process may use. `cache`: how keys and values are stored, if not as the device likes. `repack` False: the
+    weights stay in the mapped file, which must not change meanwhile: there at once and shared with other processes,
+    somewhat slower, the same answers to the last bit. Raises FormatError or UnsupportedError."""
     checkpoint = open_checkpoint(path)
-    ops = NativeOps(threads=threads or usable_cores())
-    return Model(LocalRunner(checkpoint, ops, n_slots=slots, context=context, repack=repack))
+    ops = open_device(device, threads or usable_cores())
+    return Model(LocalRunner(checkpoint, ops, n_slots=slots, context=context, cache=cache, repack=repack))
 
 
 def _check_ids(tokens: Sequence[int], vocab_size: int) -> None:

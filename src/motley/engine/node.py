@@ -4,6 +4,7 @@ The head runs one in its own process for the device it owns, so that a node and 
 code. Calls come from several threads: arithmetic is safe in the ops; loading replaces everything at once.
 """
 
+import logging
 import resource
 import sys
 import threading
@@ -18,31 +19,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.cluster.assignment import Assignment
+from motley.cluster.fetching import fetch
+from motley.cluster.kept import Kept
 from motley.cluster.link import Link
-from motley.cluster.remote import RemoteExperts, RemoteHead, ask, measure
-from motley.cluster.weights import Kept, Served, fetch
+from motley.cluster.remote import RemoteExperts, RemoteRows, ask, measure
+from motley.cluster.weights import Layout, Served
+from motley.engine.assign import Address
 from motley.engine.device import DeviceModel, planned_bytes
 from motley.engine.parts import ranges_of
+from motley.engine.reuse import Reuse
+from motley.engine.rows import Key
 from motley.engine.runner import ExchangeCount
 from motley.engine.trace import Span, Tracer
 from motley.errors import CapacityError, ClusterError, FormatError
-from motley.formats.checkpoint import open_checkpoint, sampled
-from motley.formats.gguf_reader import read_gguf
+from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.lab.lab import Device
 from motley.ops.protocol import Batch, Ops
-from motley.predict.memory import kv_bytes, packed_bytes, work_bytes
+from motley.predict.memory import kernels_named, kv_bytes, packed_bytes, work_bytes
 from motley.predict.workload import STEP_TOKENS
-from motley.progress import Progress
+from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
+
+log = logging.getLogger("motley.node")
 
 Connect = Callable[[str, int], Link]
 
 
 class NodeRuntime:
     """`memory_bytes`: what the whole process may take: weights, KV cache, activations, interpreter; 0: no limit.
-    `store`: the folder for weights that are fetched; without it none are."""
+    `store`: the folder for weights that are fetched; without it none are. `end`: what the
+    doctor asks of the machine."""
 
     def __init__(
         self,
@@ -50,11 +58,12 @@ class NodeRuntime:
         ops: Ops,
         connect: Connect,
         memory_bytes: int = 0,
-        probe: Callable[[], Device] | None = None,
+        probe: Callable[[Progress], Device] | None = None,
         store: Path | None = None,
+        end: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self.device = device
-        self._probe = probe
+        self._probe, self._end = probe, end
         self.ops = ops
         self._connect = connect
         self._memory_bytes = memory_bytes
@@ -80,12 +89,14 @@ class NodeRuntime:
             layers = (
                 range(assignment.home_layers[0], assignment.home_layers[-1] + 1) if assignment.home_layers else range(0)
             )
-            self._require_memory(shape_of(checkpoint), layers, assignment)
+            shape = shape_of(checkpoint).with_cache(assignment.cache or "f16")
+            self._require_memory(shape, layers, assignment)
             try:
                 self._loaded = self._built(checkpoint, layers, assignment, progress)
             except MemoryError as error:
                 raise CapacityError(f"the memory of {self.device} ran out while loading: free some of it") from error
-            return {"bytes": self._loaded.n_bytes, "seconds": time.perf_counter() - started}
+            reuse = Reuse.of([shape.mixers[i] for i in layers], self.ops.rewind)
+            return {"bytes": self._loaded.n_bytes, "seconds": time.perf_counter() - started, "reuse": asdict(reuse)}
 
     def experts(
         self, layer: int, x: NDArray[np.float32], ids: NDArray[np.int32], weights: NDArray[np.float32]
@@ -103,15 +114,13 @@ class NodeRuntime:
         y = model.stage.forward(batch, x)
         return y, (model.clock.times - before).parts()
 
-    def head(self, h: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._model().run_head(h)
+    def rows(self, layer: int | None, h: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._model().run_rows(layer, h)
 
     def fetch(self, file_hash: str, start: int, end: int) -> memoryview:
-        if file_hash not in self._served:
-            raise ClusterError(f"this node serves no file of hash {file_hash[:32]!r}")
-        return self._served[file_hash].piece(start, end)
+        return self._serving(file_hash).piece(start, end)
 
-    def ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, what: str, arguments: dict[str, Any], progress: Progress = silent) -> dict[str, Any]:
         if what == "unload":
             self.unload()
             return {}
@@ -120,17 +129,22 @@ class NodeRuntime:
         if what == "exchanges":
             return {"exchanges": [asdict(x) for x in self.exchanges()]}
         if what == "probe" and self._probe:
-            facts: dict[str, Any] = msgspec.to_builtins(self._probe())
+            facts: dict[str, Any] = msgspec.to_builtins(self._probe(progress))
             return facts
         if what == "measure":
             return self._measure(str(arguments.get("host")), int(arguments.get("port", 0)))
         if what == "clock":
-            return {"now": time.perf_counter()}
+            return {"now": time.perf_counter(), "wall": time.time()}
+        if what == "end" and self._end:
+            return self._end()
         if what == "trace":
             return {"spans": self.trace(bool(arguments.get("on")))}
         if what == "file":
             served = self._served.get(str(arguments.get("hash")))
-            return {"bytes": served.data.nbytes, "header_bytes": served.header_bytes} if served else {}
+            return served.facts() if served else {}
+        if what == "digest":
+            served = self._serving(str(arguments.get("hash")))
+            return {"digest": served.digest(int(arguments.get("start", 0)), int(arguments.get("end", 0)))}
         if what == "memory":
             return {"peak_bytes": peak_memory_bytes()}
         raise ClusterError(f"this node cannot answer {what!r}")
@@ -138,13 +152,8 @@ class NodeRuntime:
     # -- the head's own device, in process
 
     def serve_file(self, path: str) -> str:
-        """Let other nodes fetch their parts of it; returns its hash. Of split sets and folders nothing is served."""
-        checkpoint = open_checkpoint(path)
-        one_file = Path(path).is_file() and "split.count" not in checkpoint.metadata
-        if checkpoint.hash not in self._served and one_file:
-            file = read_gguf(Path(path))
-            self._served = {checkpoint.hash: Served(memoryview(file.bytes), file.data_offset)}
-        return checkpoint.hash
+        """Let other nodes fetch their parts of it; returns its hash."""
+        return self._serve(open_checkpoint(path)).hash
 
     def routes(self) -> NDArray[np.int64]:
         """How often the layers at home here chose each expert: [layers, E]."""
@@ -185,7 +194,7 @@ class NodeRuntime:
         if Path(assignment.model).exists():
             checkpoint = open_checkpoint(assignment.model)
             if checkpoint.hash == assignment.hash:
-                return checkpoint
+                return self._serve(checkpoint)  # to peers that don't have it
         if not (assignment.source and self._store):
             raise FormatError(f"{assignment.model} is not here, or not the file the head has: copy it to this machine")
         kept = self._fetch(assignment, self._store, assignment.source, progress)
@@ -195,26 +204,39 @@ class NodeRuntime:
             raise FormatError(f"what the head sent of {assignment.model} is not the file it named: load it again")
         return checkpoint
 
-    def _fetch(self, assignment: Assignment, store: Path, source: tuple[str, int], progress: Progress) -> Kept:
-        def connect() -> Link:
-            return self._connect(*source)
+    def _fetch(self, assignment: Assignment, store: Path, source: Address, progress: Progress) -> Kept:
+        def to(address: Address) -> Callable[[], Link]:
+            return lambda: self._connect(*address)
 
-        link = connect()
+        link = self._connect(*source)
         try:
             facts = ask(link, "file", hash=assignment.hash)
         finally:
             link.close()
         if not facts:
-            raise FormatError(
-                f"{assignment.model} is not here, and the head can't send it (a split set, a folder?): copy it"
-            )
-        size, header = int(facts["bytes"]), int(facts["header_bytes"])
-        kept = Kept.open(store, assignment.hash, size)
-        fetch(kept, assignment.hash, [(0, header), *sampled(header, size)], connect, progress)
-        file = read_gguf(kept.path)
-        wanted = ranges_of(file, assignment, shape_of(open_checkpoint(kept.path)).n_layers)
-        fetch(kept, assignment.hash, wanted, connect, progress)
+            raise FormatError(f"{assignment.model} is not here, and the head no longer serves it: load it again")
+        layout = Layout.read(facts.get("files"))
+        kept = Kept.open(store, assignment.hash, layout)
+        fetch(kept, layout.identity(), to(source), progress=progress)
+        self._served = {assignment.hash: Served(layout, kept.mapped(), kept.there)}
+        checkpoint = open_checkpoint(kept.path)
+        wanted = ranges_of(checkpoint, assignment, shape_of(checkpoint).n_layers)
+        peers = [to(address) for address in assignment.holders if address != source]
+        fetched = fetch(kept, wanted, to(source), peers, progress, seed=self.device)
+        if fetched.n_bytes:
+            from_peers = f", {fetched.from_peers / 1e6:.0f} MB of it from other nodes" if fetched.from_peers else ""
+            log.info("%s: fetched %.0f MB%s into %s", self.device, fetched.n_bytes / 1e6, from_peers, store)
         return kept
+
+    def _serve(self, checkpoint: Checkpoint) -> Checkpoint:
+        if checkpoint.hash not in self._served:
+            self._served = {checkpoint.hash: Served.of(checkpoint)}
+        return checkpoint
+
+    def _serving(self, file_hash: str) -> Served:
+        if (served := self._served.get(file_hash)) is None:
+            raise ClusterError(f"this node serves no file of hash {file_hash[:32]!r}")
+        return served
 
     def _model(self) -> DeviceModel:
         if self._loaded is None:
@@ -235,14 +257,12 @@ class NodeRuntime:
             layers=layers,
             experts=assignment.experts,
             owners={d: (RemoteExperts(links[d]), _owned_by(d, assignment)) for d in _owners_in(assignment)},
-            head_rows=None if assignment.head_rows is None else range(*assignment.head_rows),
-            head_owners={
-                d: (RemoteHead(links[d], end - first), range(first, end))
-                for d, (first, end) in assignment.head_elsewhere.items()
-            },
+            rows=_rows_here(assignment),
+            row_owners={d: (RemoteRows(links[d]), rows) for d, rows in _rows_elsewhere(assignment).items()},
             paces=assignment.paces,
             n_slots=assignment.slots,
             context=assignment.context,
+            cache=assignment.cache,
             repack=assignment.repack,
             progress=progress,
         )
@@ -266,9 +286,10 @@ class NodeRuntime:
             return
         cache = kv_bytes(shape, layers, assignment.context, assignment.slots)
         work = work_bytes(shape, STEP_TOKENS, home=bool(layers))
-        rows = None if assignment.head_rows is None else range(*assignment.head_rows)
-        weights = planned_bytes(shape, layers, assignment.experts, rows)
-        need = (packed_bytes(shape, weights) if assignment.repack else weights) + cache + work
+        weights = planned_bytes(shape, layers, assignment.experts, _rows_here(assignment))
+        kernels = kernels_named(self.ops.name)
+        as_stored = kernels == "native" and not assignment.repack
+        need = (weights if as_stored else packed_bytes(shape, weights, kernels)) + cache + work
         if need > self._memory_bytes:
             raise CapacityError(
                 f"{assignment.device} was given {self._memory_bytes / 1e6:.0f} MB, and its part of the model needs "
@@ -282,6 +303,19 @@ def _owners_in(assignment: Assignment) -> list[str]:
 
 def _owned_by(device: str, assignment: Assignment) -> dict[int, tuple[int, ...]]:
     return {layer: owners[device] for layer, owners in assignment.elsewhere.items() if device in owners}
+
+
+def _rows_here(assignment: Assignment) -> dict[Key, range]:
+    here: dict[Key, range] = {layer: range(*part) for layer, part in assignment.projections.items()}
+    return here if assignment.head_rows is None else {**here, None: range(*assignment.head_rows)}
+
+
+def _rows_elsewhere(assignment: Assignment) -> dict[str, dict[Key, range]]:
+    found: dict[str, dict[Key, range]] = {d: {None: range(*part)} for d, part in assignment.head_elsewhere.items()}
+    for layer, parts in assignment.projections_elsewhere.items():
+        for device, part in parts.items():
+            found.setdefault(device, {})[layer] = range(*part)
+    return found
 
 
 def peak_memory_bytes() -> int:

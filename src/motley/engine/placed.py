@@ -15,6 +15,7 @@ from motley.cluster.remote import RemoteLoad, RemoteStage, ask
 from motley.engine import pipeline
 from motley.engine.assign import Address, assignments
 from motley.engine.node import Connect, NodeRuntime
+from motley.engine.reuse import Reuse
 from motley.engine.runner import ExchangeCount
 from motley.engine.times import StepTimes
 from motley.engine.trace import Span, Tracer, offset_of, shifted
@@ -22,6 +23,7 @@ from motley.errors import ClusterError, MotleyError
 from motley.lab.placement import Placement
 from motley.ops.protocol import Batch
 from motley.progress import Progress, silent
+from motley.shape.mixer import CacheType
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class PlacedRunner:
         *,
         n_slots: int = 1,
         context: int = 4096,
+        cache: CacheType | None = None,
         stored: Collection[str] = (),
         progress: Progress = silent,
     ) -> None:
@@ -120,6 +123,7 @@ class PlacedRunner:
             file_hash=site.runtime.serve_file(model_path),
             context=context,
             slots=n_slots,
+            cache=cache,
             addresses=site.addresses,
             stored=stored,
             epoch=time_ns(),
@@ -129,7 +133,7 @@ class PlacedRunner:
         try:
             for device in told.keys() - {site.device}:
                 self._links[device] = site.connect(*site.addresses[device])
-            self._load(told, progress)
+            self.reuse = self._load(told, progress)
         except BaseException:
             self.close()
             raise
@@ -197,7 +201,7 @@ class PlacedRunner:
                 ask(link, "unload")
             link.close()
 
-    def _load(self, told: Mapping[str, Assignment], progress: Progress) -> None:
+    def _load(self, told: Mapping[str, Assignment], progress: Progress) -> Reuse:
         shares = dict.fromkeys(told, 0.0)
 
         def of(device: str) -> Progress:
@@ -210,16 +214,17 @@ class PlacedRunner:
         loads = {device: RemoteLoad(link) for device, link in self._links.items()}
         for device, load in loads.items():
             load.start(told[device])
-        here, problems = self._site.device, list[MotleyError]()
+        here, problems, reuse = self._site.device, list[MotleyError](), Reuse()
         try:
             if here in told:
-                self._site.runtime.load(told[here], of(here))
+                reuse = Reuse(**self._site.runtime.load(told[here], of(here))["reuse"])
         except MotleyError as error:
             problems.append(error)
         for device, load in loads.items():  # all of them, whatever became of the others: their answers are on the way
             try:
-                load.finish(of(device))
+                reuse = reuse.beside(Reuse(**load.finish(of(device))["reuse"]))
             except MotleyError as error:
                 problems.append(error)
         if problems:
             raise problems[0]
+        return reuse

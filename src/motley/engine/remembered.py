@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.engine.experts import PlacedExperts
-from motley.engine.head import PlacedHead
+from motley.engine.rows import PlacedRows
 from motley.engine.times import Clock
 from motley.models.feed_forward import Lap, RunExperts
-from motley.models.layers import RunHead
+from motley.models.rows import RunRows
 from motley.ops.protocol import Array, Batch, Ops, Recording
 
-MOST_TOKENS = 8  # larger steps have work enough between two lines of Python
-MOST_REMEMBERED = 16  # tokens of all steps: each keeps its arrays of all layers (predict.memory counts them)
+MOST_TOKENS = 16  # larger steps have work enough between two lines of Python
+MOST_REMEMBERED = 48  # tokens of all steps: each keeps its arrays of all layers (predict.memory counts them)
+MOST_PROMPTS = 8  # lengths of prompts' chunks, on devices that remember those (`TinygradOps.remembers_prompts`)
 
 Floats = NDArray[np.float32]
-Run = Callable[[Batch, Floats | None, RunExperts, RunHead, Lap], Array]
+Run = Callable[[Batch, Floats | None, RunExperts, RunRows, Lap], Array]
 Mark = tuple[float, float, str]  # when (of `perf_counter`), the device's busy seconds, the part that ended
 
 
@@ -34,7 +35,7 @@ class Doing:
 
     ops: Ops
     experts: PlacedExperts
-    head: PlacedHead
+    rows: PlacedRows
     clock: Clock
 
 
@@ -50,7 +51,7 @@ class RememberedStep:
         self._started = 0.0
         self._waiting: Callable[[], None] | None = None
         self._program = doing.ops.record(
-            lambda r: run(self._batch, self._x, self._watched(r), doing.head.recorded(r), self._lap(r))
+            lambda r: run(self._batch, self._x, self._watched(r), doing.rows.recorded(r), self._lap(r))
         )
         self._count()
 

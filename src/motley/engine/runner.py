@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.engine.reuse import Reuse
 from motley.engine.times import StepTimes
 from motley.ops.protocol import Batch
 
@@ -26,13 +27,16 @@ class ExchangeCount:
 
 class Runner(Protocol):
     """A loaded model that remembers `n_slots` sequences of `context` tokens; in each slot position 0 starts a new one.
-    Counters are cumulative."""
+    A slot may be taken up again at an earlier position where `reuse` allows it. Counters are cumulative."""
 
     @property
     def n_slots(self) -> int: ...
 
     @property
     def context(self) -> int: ...
+
+    @property
+    def reuse(self) -> Reuse: ...
 
     def step(self, batch: Batch) -> NDArray[np.float32]:
         """-> logits [R, V] of the rows asked for"""

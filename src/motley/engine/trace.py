@@ -37,13 +37,13 @@ class Tracer:
         return spans
 
 
-def offset_of(ask_time: Callable[[], float]) -> tuple[float, float]:
-    """How far another clock is ahead of this one, and how sure that is: (seconds, largest error)."""
+def offset_of(ask_time: Callable[[], float], clock: Callable[[], float] = perf_counter) -> tuple[float, float]:
+    """How far another clock is ahead of this one (`clock`), and how sure that is: (seconds, largest error)."""
     trips = []
     for _ in range(ROUND_TRIPS):
-        before = perf_counter()
+        before = clock()
         there = ask_time()
-        after = perf_counter()
+        after = clock()
         trips.append((after - before, there - (before + after) / 2))
     took, offset = min(trips)
     return offset, took / 2

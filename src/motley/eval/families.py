@@ -14,6 +14,7 @@ import msgspec
 
 from motley.models.registry import FAMILIES
 from motley.shape.catalogue import names
+from motley.shape.hf_families import HF_FAMILIES
 from motley.shape.model import ModelShape
 from motley.shape.quant import Quant
 
@@ -36,7 +37,9 @@ class Family:
     name: str  # GGUF's general.architecture
     title: str  # as people call it
     status: Status
-    formats: tuple[str, ...]  # precisions that weights may have
+    formats: tuple[str, ...]  # of files: "GGUF", "folder" (Hugging Face's)
+    classes: tuple[str, ...]  # of folders: what config.json calls the model
+    precisions: tuple[str, ...]  # that weights may have
     proof: str | None
     max_rel_error: float | None
 
@@ -76,19 +79,27 @@ def coverage() -> Coverage:
 
 def _running(architecture: str) -> Family:
     found = [p for p in proofs() if p.architecture == architecture]
+    classes = tuple(name for name, family in HF_FAMILIES.items() if family.architecture == architecture)
     return Family(
         name=architecture,
         title=_title(FAMILIES, architecture),
         status="runs",
-        formats=tuple(quant.name for quant in Quant),
-        proof="; ".join(f"golden logits ({p.golden}, {p.tokens} tokens)" for p in found) or None,
+        formats=("GGUF", "folder"),
+        classes=classes,
+        precisions=tuple(quant.name for quant in Quant),
+        proof=_proof(found),
         max_rel_error=max((p.max_rel_error for p in found), default=None),
     )
 
 
+def _proof(found: list[Proof]) -> str | None:
+    tokens = min((p.tokens for p in found), default=0)
+    return f"golden logits of {tokens} tokens: {', '.join(p.golden for p in found)}" if found else None
+
+
 def _predicted(architecture: str, shapes: list[str]) -> Family:
     more = f" and {len(shapes) - 2} more" if len(shapes) > 2 else ""
-    return Family(architecture, ", ".join(shapes[:2]) + more, "predicted only", (), None, None)
+    return Family(architecture, ", ".join(shapes[:2]) + more, "predicted only", (), (), (), None, None)
 
 
 def _title(registry: Mapping[str, str], architecture: str) -> str:

@@ -51,6 +51,11 @@ class ChatTemplate:
         """The templates that the file has; none for a model that only continues text."""
         return tuple(self._templates)
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The templates' own texts."""
+        return tuple(self._sources.values())
+
     def render(
         self, messages: Sequence[Message], add_generation_prompt: bool = True, name: str | None = None, **variables: Any
     ) -> Prompt:

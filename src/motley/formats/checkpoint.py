@@ -15,7 +15,7 @@ from motley.errors import FormatError, UsageError
 from motley.formats.gguf_reader import GGUFFile, read_gguf
 from motley.formats.mapping import AGAIN
 from motley.formats.metadata import get_int, shown
-from motley.formats.tensor import Checkpoint, QuantTensor
+from motley.formats.tensor import Checkpoint, ModelFile, QuantTensor
 
 _PART = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf")
 SAMPLES = 16  # per file, evenly spread, the first and the last bytes included; each may cost a disk seek
@@ -43,7 +43,10 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
                 raise FormatError(f"{file.path}: tensor {shown(name)} is in an earlier part of the split too; {AGAIN}")
             tensors[name] = tensor
     _check_total(files, len(tensors))
-    return Checkpoint(files[0].metadata, tensors, content_hash(files))
+    parts = tuple(
+        ModelFile(_name(no, len(files)), memoryview(file.bytes), file.data_offset) for no, file in enumerate(files, 1)
+    )
+    return Checkpoint(files[0].metadata, tensors, content_hash(files), files=parts)
 
 
 def _open_folder(folder: Path) -> Checkpoint:
@@ -68,6 +71,10 @@ def _open_parts(first: GGUFFile) -> list[GGUFFile]:
     if get_int(first.metadata, "split.no", 0) != 0 or int(match["no"]) != 1:
         raise FormatError(f"{first.path}: is a later part of a split; open {_part_name(match['stem'], 1, count)}")
     return [first, *(_open_part(first, match["stem"], no, count) for no in range(2, count + 1))]
+
+
+def _name(no: int, count: int) -> str:
+    return _part_name("model", no, count) if count > 1 else "model.gguf"
 
 
 def _part_name(stem: str, no: int, count: int) -> str:

@@ -26,6 +26,7 @@ from motley.formats.synth import file_type
 from motley.formats.tensor import AssembledTensor, Checkpoint, QuantTensor
 from motley.progress import Progress, silent
 from motley.shape.labels import mix_named
+from motley.shape.llama_cpp import KEPT
 from motley.shape.mix import Facts, Mix, Place, unknown_mix
 from motley.shape.model import ModelShape
 from motley.shape.quant import Quant, require_quant
@@ -119,7 +120,7 @@ def _targets(shape: ModelShape, quant: str | None) -> tuple[list[Target], list[s
 
 
 def _stays_f32(t: TensorShape) -> bool:
-    return len(t.dims) == 1 or t.name.endswith(".bias") or t.role in (Role.NORM, Role.ROUTER)
+    return len(t.dims) == 1 or t.name.endswith((".bias", *KEPT)) or t.role in (Role.NORM, Role.ROUTER)
 
 
 def _mix(shape: ModelShape, quant: str) -> Mix:

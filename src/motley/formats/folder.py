@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.errors import FormatError, UnsupportedError
-from motley.formats.huggingface import gguf_tensor
+from motley.formats.huggingface import gguf_tensor, is_text, plain_name
+from motley.formats.mapping import map_file
 from motley.formats.metadata import shown
 from motley.formats.packed import Stored, stored
-from motley.formats.safetensors import SafetensorsFile, read_folder, read_json
-from motley.formats.tensor import AssembledTensor, Checkpoint, QuantTensor
+from motley.formats.safetensors import INDEX, Entry, SafetensorsFile, read_folder, read_json
+from motley.formats.tensor import AssembledTensor, Checkpoint, ModelFile, QuantTensor
+from motley.shape.hf import text_config
+from motley.shape.hf_rope import rope_factors
 from motley.shape.model import ModelShape
 from motley.shape.quant import Quant
 from motley.shape.role import Role
@@ -33,33 +36,59 @@ CONFIG = "config.json"
 T = TypeVar("T")
 _EXPERT = re.compile(r"\.experts\.(\d{1,6})\.")
 _LAYER = re.compile(r"\.layers\.(\d{1,6})\.")
-# Entries that change nothing in what Motley computes: tables that are computed anew, and how others round activations
-# and caches.
-_HARMLESS = re.compile(r".*(rotary_emb\.inv_freq|\.(input|activation|k|v|q|kv)_scale|\.attn\.(bias|masked_bias))")
+# Entries that change nothing in what Motley computes: what predicts further tokens, tables that are computed anew, and
+# how others round activations and caches.
+_HARMLESS = re.compile(
+    r"(model\.)?mtp[._].*|.*(rotary_emb\.inv_freq|\.(input|activation|k|v|q|kv)_scale|\.attn\.(bias|masked_bias))"
+)
 
 
 def open_folder(folder: Path) -> Checkpoint:
     """See `checkpoint.open_checkpoint`. Raises FormatError or UnsupportedError, naming file and tensor or key."""
     from motley.formats.hf_tokenizer import tokenizer_metadata
 
-    config = read_json(folder / CONFIG)
-    shape = ModelShape.from_hf_config(config, "f32")
+    whole = read_json(folder / CONFIG)
+    shape, config = ModelShape.from_hf_config(whole, "f32"), text_config(whole)
     files = read_folder(folder)
-    entries = {name: entry for file in files for name, entry in file.entries.items()}
-    state = stored(entries, _table(config, "quantization_config"))
-    planner = _Planner(shape, state)
-    tensors = {t.name: planner.tensor(t) for t in shape.tensors}
-    planner.require_all_read(bool(config.get("tie_word_embeddings")))
+    entries, notes = _text_entries(files)
+    planner = _Planner(shape, stored(entries, _table(config, "quantization_config")))
+    made = _made(config, shape)
+    tensors = {t.name: made[t.name] if t.name in made else planner.tensor(t) for t in shape.tensors}
+    planner.require_all_read(shape.has_tied_head)
     metadata = {
         "general.architecture": shape.architecture,
         "general.name": str(config.get("_name_or_path") or folder.resolve().name)[:200],
         **shape.attrs,
         **tokenizer_metadata(folder, config, shape.vocab_size),
     }
-    return Checkpoint(metadata, tensors, _hash(folder, files), tuple(planner.notes))
+    return Checkpoint(metadata, tensors, _hash(folder, files), (*notes, *planner.notes), _files(folder, files))
 
 
-def _table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _text_entries(files: Sequence[SafetensorsFile]) -> tuple[dict[str, Entry], tuple[str, ...]]:
+    """By the names that text models have, without what only sees or hears; and the sentence that says so."""
+    entries: dict[str, Entry] = {}
+    left = 0
+    for file in files:
+        for name, entry in file.entries.items():
+            if is_text(name):
+                plain = plain_name(name)
+                entries[plain] = entry if plain == name else replace(entry, name=plain)
+            else:
+                left += 1
+    return entries, (f"the model's text part: {left} tensors for images or sound are left out",) * bool(left)
+
+
+def _made(config: Mapping[str, object], shape: ModelShape) -> dict[str, QuantTensor]:
+    """Tensors of GGUF's that no checkpoint has: they follow from the config."""
+    name = "rope_freqs.weight"
+    n = sum(t.n_params for t in shape.tensors if t.name == name)
+    if not n:
+        return {}
+    factors = np.array(rope_factors(config, n), np.float32)
+    return {name: QuantTensor(name, factors.shape, Quant.F32, factors.view(np.uint8))}
+
+
+def _table(config: Mapping[str, object], key: str) -> Mapping[str, Any]:
     value = config.get(key) or {}
     if not isinstance(value, Mapping):
         raise FormatError(f"{CONFIG}: {key} must be a table, not {shown(value)}")
@@ -84,10 +113,10 @@ class _View(Mapping[str, T]):
         self.read: dict[str, None] = {}
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._own(name) in self._state
+        return isinstance(name, str) and self.own(name) in self._state
 
     def __getitem__(self, name: str) -> T:
-        own = self._own(name)
+        own = self.own(name)
         found = self._state[own]
         self.read[own] = None
         of_all = self._expert is not None and own == name and _is_stack(found, self._n_experts)
@@ -99,7 +128,7 @@ class _View(Mapping[str, T]):
     def __len__(self) -> int:
         return len(self._state)
 
-    def _own(self, name: str) -> str:
+    def own(self, name: str) -> str:
         if self._expert is None:
             return name
         return _EXPERT.sub(lambda m: f".experts.{self._expert}." if m[1] == "0" else m[0], name)
@@ -107,7 +136,7 @@ class _View(Mapping[str, T]):
 
 def _is_stack(found: Stored, n_experts: int) -> bool:
     """Whether it holds all experts' values of a kind, by its leading dimension."""
-    return ".experts." in found.name and not _EXPERT.search(found.name) and found.dims[:1] == (n_experts,)
+    return not _EXPERT.search(found.name) and found.dims[:1] == (n_experts,)
 
 
 def _ghost(found: Stored, part: int | None) -> NDArray[Any]:
@@ -162,7 +191,18 @@ class _Planner:
                 self.notes[note] = None
         if way.itself and (mapped := self._state[keys[0]].mapped) is not None:
             return QuantTensor(t.name, t.dims, way.quant, mapped)
-        return AssembledTensor(t.name, t.dims, way.quant, lambda part: self._assemble(t, way, part), way.by_expert)
+
+        def sources(part: int | None) -> list[NDArray[np.uint8]]:
+            names = keys if part is None else [self._view(_records, part).own(_in_layer(n, t.layer)) for n in way.read]
+            return [data for name in names for data in self._state[name].sources(self._slice(self._state[name], part))]
+
+        return AssembledTensor(
+            t.name, t.dims, way.quant, lambda part: self._assemble(t, way, part), sources, by_parts=way.by_expert
+        )
+
+    def _slice(self, found: Stored, part: int | None) -> int | None:
+        """The slice that an expert's tensor takes of it; None: all."""
+        return part if part is not None and _is_stack(found, self._shape.n_experts) else None
 
     def require_all_read(self, tied: bool) -> None:
         for name in self._state.keys() - self._read:
@@ -274,6 +314,15 @@ def _kinds_of_layers(state: Mapping[str, Stored]) -> dict[int | None, object]:
 
 
 # --- identity
+
+
+def _files(folder: Path, files: Sequence[SafetensorsFile]) -> tuple[ModelFile, ...]:
+    from motley.formats.hf_tokenizer import FILES
+
+    beside = [folder / name for name in (CONFIG, *FILES, INDEX)]
+    whole = [(path.name, memoryview(map_file(path))) for path in beside if path.is_file() and path.stat().st_size]
+    weights = (ModelFile(file.path.name, memoryview(file.bytes), file.data_offset) for file in files)
+    return (*(ModelFile(name, data, data.nbytes) for name, data in whole), *weights)
 
 
 def _hash(folder: Path, files: Sequence[SafetensorsFile]) -> str:

@@ -1,79 +1,64 @@
-"""From Hugging Face's tensor names and layouts to GGUF's: the one place that knows both.
+"""From a Hugging Face state dict to GGUF's tensors, by the tables of `hf_names`; and what of a state dict is no part of
+the text model."""
 
-Experts may come packed, as transformers holds them in memory (`gate_up_proj` [E, 2F, D]), or one tensor per expert, as
-checkpoints store them (`gate_proj`/`up_proj`/`down_proj`, Mixtral's `w1`/`w3`/`w2`).
-"""
-
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motley.errors import FormatError
+from motley.formats.hf_names import IN_LAYER, OUTSIDE, OWN_OUTSIDE, Source
 from motley.shape.model import ModelShape
 
-F32 = NDArray[np.float32]
-
-_OUTSIDE = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_IN_LAYER = {
-    "attn_norm.weight": ("input_layernorm.weight",),
-    "attn_q.weight": ("self_attn.q_proj.weight",),
-    "attn_k.weight": ("self_attn.k_proj.weight",),
-    "attn_v.weight": ("self_attn.v_proj.weight",),
-    "attn_output.weight": ("self_attn.o_proj.weight",),
-    "attn_q_norm.weight": ("self_attn.q_norm.weight",),
-    "attn_k_norm.weight": ("self_attn.k_norm.weight",),
-    "ffn_norm.weight": ("post_attention_layernorm.weight",),
-    "ffn_gate_inp.weight": ("mlp.gate.weight", "block_sparse_moe.gate.weight"),
-}
-_EXPERT_PARTS = {
-    "ffn_gate_exps.weight": ("gate", "w1"),
-    "ffn_up_exps.weight": ("up", "w3"),
-    "ffn_down_exps.weight": ("down", "w2"),
-}
+# How models that see or hear, too, call their text part, and what others call `model`.
+_PREFIXES = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("ernie.", "model."),
+)
+_OTHER_SENSES = re.compile(
+    r"(model\.)?(visual|vision_tower|vision_model|multi_modal_projector|mm_projector|embed_vision|audio_tower"
+    r"|embed_audio)\..*"
+)
 
 
-def gguf_tensor(name: str, shape: ModelShape, state: Mapping[str, F32]) -> F32:
+def is_text(name: str) -> bool:
+    """Whether a parameter is of the text model, not of what sees or hears."""
+    return name.startswith("model.layers.") or not _OTHER_SENSES.fullmatch(name)
+
+
+def plain_name(name: str) -> str:
+    """As the tables have it."""
+    if name.startswith("model.layers."):
+        return name
+    for prefix, plain in _PREFIXES:
+        if name.startswith(prefix):
+            return plain + name.removeprefix(prefix)
+    return name
+
+
+def gguf_tensor(name: str, shape: ModelShape, state: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """The values of GGUF tensor `name` from a Hugging Face state dict, in GGUF's layout. Raises FormatError if no
     tensor of `state` holds it."""
-    if name in _OUTSIDE:
-        return _first(name, state, (_OUTSIDE[name],))
-    _, layer, part = name.split(".", 2)
-    prefix = f"model.layers.{layer}."
-    if part in _EXPERT_PARTS:
-        return _experts(name, prefix, part, shape, state)
-    values = _first(name, state, tuple(prefix + source for source in _IN_LAYER[part]))
-    if shape.architecture == "llama" and part in ("attn_q.weight", "attn_k.weight"):
-        return interleave_rope_rows(values, shape.head_dim)
-    return values
-
-
-def interleave_rope_rows(values: F32, head_dim: int) -> F32:
-    """Rows of each head from (i, i + N/2) pairs, Hugging Face's rotation, to (2i, 2i+1), GGUF llama's."""
-    heads = values.reshape(-1, 2, head_dim // 2, values.shape[-1])
-    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(values.shape)
-
-
-def _first(name: str, state: Mapping[str, F32], sources: tuple[str, ...]) -> F32:
+    sources = _sources(name, shape.architecture)
     for source in sources:
-        if source in state:
-            return state[source]
-    raise FormatError(f"no tensor for {name}: looked for {' and '.join(sources)}")
+        if source.name.replace("*", "0") in state:
+            return source.layout(_values(source, shape, state), shape)
+    looked_for = " and ".join(source.name.replace("*", "0") for source in sources)
+    raise FormatError(f"no tensor for {name}: looked for {looked_for}")
 
 
-def _experts(name: str, prefix: str, part: str, shape: ModelShape, state: Mapping[str, F32]) -> F32:
-    kind, mixtral_name = _EXPERT_PARTS[part]
-    packed = prefix + "mlp.experts." + ("down_proj" if kind == "down" else "gate_up_proj")
-    if packed in state:
-        values = state[packed]
-        half = {"gate": slice(0, shape.d_expert), "up": slice(shape.d_expert, None), "down": slice(None)}[kind]
-        return np.ascontiguousarray(values[:, half])
-    each = [
-        (f"{prefix}mlp.experts.{e}.{kind}_proj.weight", f"{prefix}block_sparse_moe.experts.{e}.{mixtral_name}.weight")
-        for e in range(shape.n_experts)
-    ]
-    return np.stack([_first(name, state, sources) for sources in each])
+def _sources(name: str, architecture: str) -> list[Source]:
+    if not name.startswith("blk."):
+        return list((OUTSIDE | OWN_OUTSIDE.get(architecture, {})).get(name, ()))
+    _, layer, part = name.split(".", 2)
+    return [Source(f"model.layers.{layer}.{s.name}", s.layout) for s in IN_LAYER[architecture].get(part, ())]
+
+
+def _values(source: Source, shape: ModelShape, state: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    if "*" not in source.name:
+        return state[source.name]
+    return np.stack([state[source.name.replace("*", str(expert))] for expert in range(shape.n_experts)])

@@ -4,13 +4,10 @@ Motley runs the family, where it does.
 Full attention of one size where the metadata say nothing else, as for most families.
 """
 
-from dataclasses import replace
-
 from motley.formats.keys import Keys
+from motley.shape.attrs import LLAMA4_CHUNK
 from motley.shape.mixer import Mixer
 from motley.shape.spec import MixerSpec
-
-LLAMA4_CHUNK = 8192  # its files do not say
 
 
 def window_of(keys: Keys, layer: int) -> int:
@@ -43,8 +40,7 @@ def _latent(keys: Keys) -> Mixer:
     rank, rope = keys.whole("attention.kv_lora_rank"), keys.whole("rope.dimension_count", 0)
     nope = max(keys.whole("attention.key_length_mla", keys.whole("attention.key_length", rope)) - rope, 0)
     value = keys.whole("attention.value_length_mla", keys.whole("attention.value_length", nope))
-    latent = Mixer.latent(keys.most("attention.head_count"), rank, rope, nope, value)
-    return replace(latent, width=latent.width + rank)  # in two orders: to score by, and to sum up
+    return Mixer.latent(keys.most("attention.head_count"), rank, rope, nope, value)
 
 
 def _attention(keys: Keys, layer: int, d_model: int) -> Mixer:

@@ -22,6 +22,7 @@ becomes F32. Scales that were bfloat16 become half precision: exact from 1.5e-5 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class Stored:
     axis: int = -1  # the dimension that is cut into blocks
     mapped: NDArray[np.uint8] | None = field(default=None, repr=False)  # the file's bytes, where they are GGUF's too
     note: str = ""  # what the user should know about this layout
+    sliced: tuple[Entry, ...] = field(default=(), repr=False)  # of these `read(e)` reads a slice
+    whole: tuple[Entry, ...] = field(default=(), repr=False)  # and all of these
 
     def __post_init__(self) -> None:
         axis = self.axis % max(len(self.dims), 1)
@@ -61,6 +64,10 @@ class Stored:
     def record_dims(self) -> tuple[int, ...]:
         block = self.quant.block if self.quant else 1
         return tuple(n // block if i == self.axis else n for i, n in enumerate(self.dims))
+
+    def sources(self, part: int | None) -> list[NDArray[np.uint8]]:
+        """The bytes that `read(part)` reads."""
+        return [*(_cut(entry, part).data for entry in self.sliced), *(entry.data for entry in self.whole)]
 
     def values(self, part: int | None = None) -> F32:
         """Float32 [*dims], decoded as GGUF's reference decodes them."""
@@ -205,13 +212,17 @@ def _plain(entry: Entry) -> Stored:
 
         return Stored(entry.name, entry.dims, None, refuse)
     if entry.dtype.startswith("F8"):
-        return Stored(entry.name, entry.dims, quant, lambda part: _bf16_records(floats(_cut(entry, part)), entry.name))
+
+        def widen(part: int | None) -> Records:
+            return _bf16_records(floats(_cut(entry, part)), entry.name)
+
+        return Stored(entry.name, entry.dims, quant, widen, sliced=(entry,))
 
     def read(part: int | None) -> Records:
         found = _cut(entry, part)
         return _array(found, f"V{quant.block_bytes}")
 
-    return Stored(entry.name, entry.dims, quant, read, mapped=entry.data)
+    return Stored(entry.name, entry.dims, quant, read, mapped=entry.data, sliced=(entry,))
 
 
 # --- FP8 with scales
@@ -226,19 +237,20 @@ def _fp8(group: _Group) -> Stored | None:
         return None
     block = _block_of(group, entry, scale)
     powers = scale.dtype == "F8_E8M0" or group.config.get("scale_fmt") == "ue8m0"
+    by_slice = len(scale.dims) == len(entry.dims) > 2
 
     def read(part: int | None) -> Records:
-        one = part if len(scale.dims) == len(entry.dims) > 2 else None
-        values = scaled(floats(_cut(entry, part)), floats(_cut(scale, one)), block)
+        values = scaled(floats(_cut(entry, part)), floats(_cut(scale, part if by_slice else None)), block)
         return _bf16_records(values, name) if powers else _f32_records(values)
 
     note = "" if powers else "FP8 weights with scales that are no powers of two are computed as F32: 4 bytes a weight"
-    return Stored(name, entry.dims, Quant.BF16 if powers else Quant.F32, read, note=note)
+    sources = {"sliced": (entry, scale)} if by_slice else {"sliced": (entry,), "whole": (scale,)}
+    return Stored(name, entry.dims, Quant.BF16 if powers else Quant.F32, read, note=note, **sources)
 
 
 def _block_of(group: _Group, entry: Entry, scale: Entry) -> tuple[int, int]:
     """Rows and columns that share a scale."""
-    if np.prod(scale.dims) == 1 and len(entry.dims) <= 2:
+    if prod(scale.dims) == 1 and len(entry.dims) <= 2:
         return entry.dims[0], entry.dims[-1]
     if len(entry.dims) < 2 or len(scale.dims) != len(entry.dims) or scale.dims[:-2] != entry.dims[:-2]:
         raise group.misfit(scale)
@@ -330,6 +342,10 @@ def _fits(cols: int, n_groups: int, scale: Entry) -> bool:
     return cols % 32 == 0 and cols % n_groups == 0 and (cols // n_groups) % 32 == 0 and scale.dtype in ("F16", "BF16")
 
 
+def _there(*entries: Entry | None) -> tuple[Entry, ...]:
+    return tuple(entry for entry in entries if entry is not None)
+
+
 def _note(scale: Entry) -> str:
     return HALF_SCALES if scale.dtype == "BF16" else ""
 
@@ -366,7 +382,8 @@ def _pack_quantized(group: _Group) -> Stored:
         _check_groups(group_of, cols, n_groups, base)
         return _grouped(offsets, scales, group_of)
 
-    return Stored(base, (rows, cols), quant, read, note=_note(scale) if quant is not Quant.F32 else "")
+    note = _note(scale) if quant is not Quant.F32 else ""
+    return Stored(base, (rows, cols), quant, read, note=note, whole=_there(packed, scale, shape, zero, g_idx))
 
 
 def _bits(value: Any, name: str) -> int:
@@ -412,7 +429,8 @@ def _awq(group: _Group, name: str, scale: Entry, zero: Entry) -> Stored:
         zeros = nibbles(_integers(zero), AWQ_ORDER).T.astype(np.int8)  # [out, groups]
         return _offsets(codes, zeros, floats(scale).T, quant, name)
 
-    return Stored(name, (outputs, inputs), quant, read, note=_note(scale) if quant is not Quant.F32 else "")
+    note = _note(scale) if quant is not Quant.F32 else ""
+    return Stored(name, (outputs, inputs), quant, read, note=note, whole=(group.entry, scale, zero))
 
 
 def _offsets(codes: NDArray[Any], zeros: NDArray[Any], scales: F32, quant: Quant, name: str) -> Records:
@@ -455,7 +473,8 @@ def _gptq(group: _Group, name: str, scale: Entry, zero: Entry, g_idx: Entry | No
             raise FormatError(f"tensor {shown(name)}: config.json says sym true, but zero points are not all 8")
         return _q4_0(codes.astype(np.uint8), scales, name)
 
-    return Stored(name, (outputs, inputs), quant, read, note=_note(scale) if quant is not Quant.F32 else "")
+    note = _note(scale) if quant is not Quant.F32 else ""
+    return Stored(name, (outputs, inputs), quant, read, note=note, whole=_there(group.entry, scale, zero, g_idx))
 
 
 # --- MXFP4
@@ -481,7 +500,7 @@ def _mxfp4(group: _Group) -> Stored | None:
         out["qs"][..., 1::2] = high[..., :8] | high[..., 8:] << 4
         return out.view("V17").swapaxes(1, 2)
 
-    return Stored(base, (n_experts, n_blocks * 32, rows), Quant.MXFP4, read, axis=1)
+    return Stored(base, (n_experts, n_blocks * 32, rows), Quant.MXFP4, read, axis=1, sliced=(packed, scale))
 
 
 def _layouts() -> Iterator[tuple[str, Callable[[_Group], Stored | None]]]:

@@ -114,9 +114,13 @@ def weight_map(index: Path) -> dict[str, str]:
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise FormatError(f"{index}: has no weight_map; {AGAIN}")
+    good: set[str] = set()  # a hundred thousand tensors are in some hundred files
     for name, file in where.items():
+        if isinstance(file, str) and file in good:
+            continue
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise FormatError(f"{index}: {shown(name)} is said to be in {shown(file)}, which is no .safetensors file")
+        good.add(file)
     return where
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from motley.errors import FormatError, UnsupportedError, UsageError
 from motley.formats.keys import Keys
 from motley.formats.metadata import get_str, shown
-from motley.formats.mixers import mixers_of
+from motley.formats.mixers import mixers_of, window_of
 from motley.formats.tensor import Checkpoint, QuantTensor
+from motley.shape.attrs import attrs_of
 from motley.shape.dims import ARCHITECTURES, Dims
 from motley.shape.mix import Facts, Mix
 from motley.shape.model import ModelShape, Role, TensorShape
@@ -53,8 +54,10 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
         "n_layers": max(keys.whole("block_count") - n_mtp, 0),
         "d_model": d_model,
         "n_heads": n_heads,
-        "n_kv_heads": keys.most("attention.head_count_kv", n_heads),
-        "head_dim": keys.whole("attention.key_length", d_model // max(n_heads, 1)),
+        "n_kv_heads": _kv_heads(keys, n_heads),
+        "head_dim": keys.whole(
+            "attention.key_length_mla", keys.whole("attention.key_length", d_model // max(n_heads, 1))
+        ),
         "n_experts": n_experts,
         "n_experts_used": keys.whole("expert_used_count") if n_experts else 0,
         "d_expert": _expert_width(tensors, keys) if n_experts else 0,
@@ -72,6 +75,14 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
     mtp = tuple(t for t in every if t.layer in further)
     mixers = mixers_of(keys, dims["n_layers"], dims["d_model"])
     return ModelShape(**dims, tensors=found, attrs=attrs, mixers=mixers, mtp=mtp)
+
+
+def _kv_heads(keys: Keys, n_heads: int) -> int:
+    """Of layers that attend to everything, where others differ (Gemma 4)."""
+    if keys.architecture == "gemma4":
+        full = [i for i in range(keys.whole("block_count")) if not window_of(keys, i)]
+        return keys.of_layer("attention.head_count_kv", full[0] if full else 0)
+    return keys.most("attention.head_count_kv", n_heads)
 
 
 def _tensor(tensors: Mapping[str, QuantTensor], name: str, n_dims: int) -> QuantTensor:
@@ -114,7 +125,7 @@ def _check_family(dims: Mapping[str, Any], keys: Keys, tensors: Mapping[str, Qua
                 f"tensor {want.name!r} has dimensions {list(got.dims)}, but the metadata of this "
                 f"{expected.architecture} say {list(want.dims)}"
             )
-    return expected.metadata()
+    return attrs_of(expected.spec())
 
 
 def _tensor_shape(tensor: QuantTensor) -> TensorShape:

@@ -141,15 +141,18 @@ def byte_level_tokenizer(architecture: str, vocab_size: int) -> dict[str, Any]:
 # --- the weights
 
 
-def _sigma(tensor: TensorShape, tied: bool) -> float:
+def _sigma(tensor: TensorShape, tied: bool, scaled: bool) -> float:
     """Standard deviation of a matrix's weights. 1 / sqrt(fan in) keeps the variance of what goes in; on top of it:
 
     embedding 1, so that a token stays visible in the stream that the layers add to (a tied one must also serve as
     head: larger, and every token would predict itself); outputs of the blocks 2 and 3, for attention averages and
     experts' weighted sums are small beside the stream; router 2 and head 4, so that the first choice is clear.
+    `scaled`: the model multiplies embeddings by sqrt(fan in) (Gemma); tied ones are so much smaller that a token's own
+    logit, of embedding times embedding, is no larger than others'.
     """
     if tensor.role is Role.EMBED:
-        return 1 / sqrt(tensor.dims[-1]) if tied else 1.0
+        own = tensor.dims[-1] ** -0.75 if scaled else 1 / sqrt(tensor.dims[-1])
+        return own if tied else 1.0
     gain = {Role.HEAD: 4.0, Role.ROUTER: 2.0}.get(tensor.role, 1.0)
     if ".ffn_down" in tensor.name:
         gain = 3.0
@@ -163,7 +166,7 @@ class _Pools:
 
     def __init__(self, shape: ModelShape, seed: int) -> None:
         self.seed = seed
-        self.tied = shape.has_tied_head
+        self.tied, self.scaled = shape.has_tied_head, shape.architecture == "gemma4"
         self.offsets = np.random.default_rng([seed, 0])
         self.counts: dict[tuple[Quant, float], int] = {}  # blocks each pool must have
         for tensor in shape.tensors:
@@ -172,7 +175,7 @@ class _Pools:
         self.pools: dict[tuple[Quant, float], NDArray[np.uint8]] = {}
 
     def _key(self, tensor: TensorShape) -> tuple[Quant, float]:
-        return require_quant(tensor.quant, tensor.name), _sigma(tensor, self.tied)
+        return require_quant(tensor.quant, tensor.name), _sigma(tensor, self.tied, self.scaled)
 
     def chunks(self, tensor: TensorShape) -> Iterator[NDArray[np.uint8]]:
         """The tensor's bytes, in pieces of at most a pool."""
@@ -189,9 +192,13 @@ class _Pools:
             start = 0
 
     def _vector(self, tensor: TensorShape) -> NDArray[np.uint8]:
-        """Norm weights near 1, biases near 0."""
+        """Norm weights and scales near 1, decays near -1, biases near 0. All pairs turn at their own speed."""
+        if tensor.name == "rope_freqs.weight":
+            return encode(np.ones(tensor.dims), require_quant(tensor.quant, tensor.name))
+        near_1 = tensor.role is Role.NORM or tensor.name.endswith((".scale", "layer_output_scale.weight"))
+        centre = -1 if tensor.name.endswith("ssm_a") else int(near_1)
         noise = self.offsets.uniform(-0.1, 0.1, tensor.dims)
-        return encode(noise + (tensor.role is Role.NORM), require_quant(tensor.quant, tensor.name))
+        return encode(noise + centre, require_quant(tensor.quant, tensor.name))
 
     def _pool(self, quant: Quant, sigma: float) -> NDArray[np.uint8]:
         """Blocks [n, block bytes]; n is prime and at least the number of rows, so that the rows of a tensor that wraps

@@ -33,6 +33,10 @@ class QuantTensor:
         (`AssembledTensor`). `parts`: the slices of the leading dimension that are used; others may hold anything."""
         return self
 
+    def sources(self, part: int | None = None) -> Sequence[NDArray[np.uint8]]:
+        """What reading it, or one slice of its leading dimension, takes of the file: views, nothing is read."""
+        return [self.data if part is None else self.part(part).data]
+
     def part(self, index: int) -> "QuantTensor":
         """Slice `index` of the leading dimension, still a view: one expert's matrix of [E, rows, cols]."""
         if not 0 <= index < self.dims[0]:
@@ -59,20 +63,25 @@ class QuantTensor:
 
 
 Assemble = Callable[[int | None], NDArray[np.uint8]]
+Sources = Callable[[int | None], Sequence[NDArray[np.uint8]]]
 
 
 class AssembledTensor(QuantTensor):
     """A tensor whose stored bytes are put together from elsewhere whenever they are asked for: `assemble(None)` gives
     all of them; where `by_parts`, `assemble(i)` those of slice `i` of the leading dimension, and nothing else is read.
-    Nothing is kept: whoever uses `data` more than once takes `read()` first."""
+    `sources` takes the same, and gives what that reads. Nothing is kept: whoever uses `data` more than once takes
+    `read()` first."""
 
     _assemble: Assemble
+    _sources: Sources
     by_parts: bool
 
-    def __init__(self, name: str, dims: tuple[int, ...], quant: Quant, assemble: Assemble, by_parts: bool) -> None:
-        for key, value in (("name", name), ("dims", dims), ("quant", quant), ("_assemble", assemble)):
+    def __init__(
+        self, name: str, dims: tuple[int, ...], quant: Quant, assemble: Assemble, sources: Sources, *, by_parts: bool
+    ) -> None:
+        fields = {"name": name, "dims": dims, "quant": quant, "_assemble": assemble, "_sources": sources}
+        for key, value in {**fields, "by_parts": by_parts}.items():
             object.__setattr__(self, key, value)
-        object.__setattr__(self, "by_parts", by_parts)
 
     @property
     def n_bytes(self) -> int:
@@ -91,12 +100,29 @@ class AssembledTensor(QuantTensor):
             whole[i * size : (i + 1) * size] = self._assemble(i)
         return QuantTensor(self.name, self.dims, self.quant, whole)
 
+    def sources(self, part: int | None = None) -> Sequence[NDArray[np.uint8]]:
+        return self._sources(part if self.by_parts else None)
+
     def part(self, index: int) -> QuantTensor:
         if not self.by_parts or not 0 <= index < self.dims[0]:
             return super().part(index)
         return AssembledTensor(
-            f"{self.name}[{index}]", self.dims[1:], self.quant, lambda _: self._assemble(index), by_parts=False
+            f"{self.name}[{index}]",
+            self.dims[1:],
+            self.quant,
+            lambda _: self._assemble(index),
+            lambda _: self._sources(index),
+            by_parts=False,
         )
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file of a model. `data`: mapped. `name`: under which a copy of it, beside the others, opens as that model."""
+
+    name: str
+    data: memoryview
+    header_bytes: int  # without which the rest says nothing; all of a file that holds no tensors
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,7 @@ class Checkpoint:
     tensors: Mapping[str, QuantTensor]
     hash: str  # identifies the content: see the opener's docstring for what it covers
     notes: tuple[str, ...] = ()  # what the user should know of how the weights are used
+    files: tuple[ModelFile, ...] = ()  # what it was opened from
 
     @property
     def architecture(self) -> str:

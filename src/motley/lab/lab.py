@@ -108,7 +108,10 @@ class Lab:
         try:
             text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read the lab file {path}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise UsageError(
+                f"cannot read the lab file {path} ({reason}): name one that `motley probe -o FILE` wrote"
+            ) from None
         devices, links = parse_lab(text, str(path))
         return cls(devices, links)
 

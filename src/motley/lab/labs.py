@@ -37,13 +37,18 @@ def find_lab(text: str, engine: str = "motley") -> Assembly:
             raise UsageError(f"{text} is a folder: name a lab file in it, or write shorthand")
     except OSError:  # a long text is no file's name
         pass
-    by_name = {lab.name: lab for lab in named_labs()}
-    if text.strip().lower() in by_name:
-        return assemble(by_name[text.strip().lower()].shorthand, engine)
-    if "/" in text or text.endswith(".toml"):
+    if text.strip().lower() not in _by_name() and ("/" in text or text.endswith(".toml")):
         raise UsageError(
             f"cannot read the lab file {text}: it is not there; `motley probe -o {text}` measures this machine"
         )
+    return described(text, engine)
+
+
+def described(text: str, engine: str = "motley") -> Assembly:
+    """`find_lab` of what is no file: reads none, whoever wrote the text."""
+    by_name = _by_name()
+    if text.strip().lower() in by_name:
+        return assemble(by_name[text.strip().lower()].shorthand, engine)
     try:
         return assemble(text, engine)
     except UsageError as error:
@@ -51,3 +56,7 @@ def find_lab(text: str, engine: str = "motley") -> Assembly:
         if near:
             raise UsageError(f"unknown lab {text!r}: did you mean {' or '.join(near)}?") from None
         raise error from None
+
+
+def _by_name() -> dict[str, NamedLab]:
+    return {lab.name: lab for lab in named_labs()}

@@ -26,6 +26,7 @@ class LayerPlacement:
     experts: tuple[str, ...]  # device of each expert, by global expert id; length E, or empty in a layer without
     copies: tuple[tuple[int, str], ...] = ()  # further holders: (expert, device), ascending
     paces: tuple[Pace, ...] = ()  # of every holder, the home first; only where there are copies
+    projections: tuple["RowsPart", ...] = ()  # every part of q's, k's and v's rows, the home first; none: all there
 
     @property
     def holders(self) -> list[str]:
@@ -34,8 +35,9 @@ class LayerPlacement:
 
 
 @dataclass(frozen=True)
-class HeadPart:
-    """Rows of the output matrix, [first, end): the tokens whose logits the device computes."""
+class RowsPart:
+    """Rows [first, end), of the output matrix (the tokens whose logits the device computes) or of a layer's q, k and v
+    projections, counted from one to the next."""
 
     device: str
     first: int
@@ -48,7 +50,7 @@ class Placement:
     matrix may be split by rows: then `head` has every part, ascending, the last layer's home first."""
 
     layers: tuple[LayerPlacement, ...]
-    head: tuple[HeadPart, ...] = ()
+    head: tuple[RowsPart, ...] = ()
 
     def experts_on(self, layer: int, device: str) -> list[int]:
         """Copies included."""

@@ -4,6 +4,7 @@ Owns the list of what is measured; how it is measured is the meter's matter (`op
 A few seconds a device.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
@@ -11,13 +12,17 @@ from typing import Protocol
 
 from motley.lab.lab import Device, Kernel
 from motley.lab.machine import this_machine
+from motley.progress import Progress, silent
 
 QUANTS = ("q8_0", "q4_k", "q6_k", "mxfp4", "f32")  # what the bundled, the synthetic and many public models have
 
-_WORKING_SETS = tuple(n * 2**20 for n in (1, 2, 4, 16, 64, 384))  # from the nearest cache's to memory's
+WORKING_SETS = tuple(n * 2**20 for n in (1, 2, 4, 16, 64, 384))  # from the nearest cache's to memory's
 _QUICK = 4 * 2**20  # sets that are measured in no time
 _PACKED = 64 * 2**20
-_ROUNDS = 3
+_ROUNDS = 5
+# Where a device works behind the host, its Python takes no time of its own, and small operations are launches:
+_LAYER_CALLS, _ROUTED_CALLS = 5, 3  # of a layer (norms, ropes, add), and where it has experts (norm, choice, sum)
+_EXCHANGE_US = 20.0  # an exchange's Python: 20 small calls of the native engine, as `predict.cost` has it
 
 
 class Meter(Protocol):
@@ -47,6 +52,10 @@ class Meter(Protocol):
         """One tiny op that needs a single thread."""
         ...
 
+    def step_us(self) -> float:
+        """Waiting for the device once: 0 where it has done its work when a call returns."""
+        ...
+
     def matvec_gb_s(self, quant: str, n_bytes: int) -> float:
         """`linear` of one token, again and again over weights of `n_bytes`: bytes of weights per second."""
         ...
@@ -73,51 +82,72 @@ def probe_device(
     kind: str = "cpu",
     memory_bytes: int | None = None,
     quants: Sequence[str] = QUANTS,
+    working_sets: Sequence[int] = WORKING_SETS,
+    rounds: int = _ROUNDS,
+    progress: Progress = silent,
 ) -> Device:
     """Measure everything the cost model asks for, on a quarter of `memory_bytes` at the most: what Motley may use
     (default: what is free now)."""
     memory = memory_bytes if memory_bytes is not None else this_machine().available_bytes
-    sizes = [n for n in _WORKING_SETS if n <= max(memory // 4, _WORKING_SETS[0])]
-    quick = _medians(
-        {
-            "op_overhead_us": meter.op_overhead_us,
-            "call_us": meter.call_us,
-            "elements_g_s": meter.elements_g_s,
-            "attention_gflops": meter.attention_gflops,
-            "int8_gops": meter.int8_gops,
-            "f32_gflops": meter.f32_gflops,
-            **{f"gemm {quant}": partial(meter.gemm_gops, quant) for quant in quants},
-            **{f"{n} {quant}": partial(meter.matvec_gb_s, quant, n) for quant in quants for n in sizes if n <= _QUICK},
-        }
-    )
-    large = {f"{n} {quant}": meter.matvec_gb_s(quant, n) for quant in quants for n in sizes if n > _QUICK}
+    sizes = [n for n in working_sets if n <= max(memory // 4, working_sets[0])]
     outermost = [n for n in sizes if n in (_QUICK, sizes[-1])] or sizes
-    stored = {q: tuple((n, _rounded(meter.stored_gb_s(q, n))) for n in outermost) for q in quants}
-    found = {key: _rounded(value) for key, value in {**quick, **large}.items()}
+    quick: dict[str, Callable[[], float]] = {
+        "op_overhead_us": meter.op_overhead_us,
+        "call_us": meter.call_us,
+        "elements_g_s": meter.elements_g_s,
+        "attention_gflops": meter.attention_gflops,
+        "int8_gops": meter.int8_gops,
+        "f32_gflops": meter.f32_gflops,
+        **{f"gemm {quant}": partial(meter.gemm_gops, quant) for quant in quants},
+        **{f"{n} {quant}": partial(meter.matvec_gb_s, quant, n) for quant in quants for n in sizes if n <= _QUICK},
+    }
+    slow: dict[str, Callable[[], float]] = {
+        **{f"{n} {quant}": partial(meter.matvec_gb_s, quant, n) for quant in quants for n in sizes if n > _QUICK},
+        **{f"stored {n} {quant}": partial(meter.stored_gb_s, quant, n) for quant in quants for n in outermost},
+        "read_gb_s": partial(meter.read_gb_s, sizes[-1]),
+        "pack_gb_s": partial(meter.pack_gb_s, min(_PACKED, sizes[-1])),
+        "step_us": meter.step_us,
+    }
+    found = _medians([*[quick] * rounds, slow], partial(progress, f"measuring {name}"))
+    waiting = found["step_us"]
     return Device(
         name=name,
         node=node,
         kind=kind,
         memory_bytes=memory,
         threads=threads,
-        read_gb_s=_rounded(meter.read_gb_s(sizes[-1])),
+        read_gb_s=found["read_gb_s"],
         int8_gops=found["int8_gops"],
         f32_gflops=found["f32_gflops"],
         op_overhead_us=found["op_overhead_us"],
-        call_us=found["call_us"],
+        call_us=0.0 if waiting else found["call_us"],
+        layer_us=_rounded(_LAYER_CALLS * found["call_us"]) if waiting else 0.0,
+        routed_us=_rounded(_ROUTED_CALLS * found["call_us"]) if waiting else 0.0,
         attention_gflops=found["attention_gflops"],
         elements_g_s=found["elements_g_s"],
-        pack_gb_s=_rounded(meter.pack_gb_s(min(_PACKED, sizes[-1]))),
+        step_us=waiting,
+        exchange_us=waiting + _EXCHANGE_US if waiting else 0.0,
+        pack_gb_s=found["pack_gb_s"],
         kernels=tuple(
-            Kernel(q, found[f"gemm {q}"], tuple((n, found[f"{n} {q}"]) for n in sizes), stored[q]) for q in quants
+            Kernel(
+                quant,
+                found[f"gemm {quant}"],
+                tuple((n, found[f"{n} {quant}"]) for n in sizes),
+                tuple((n, found[f"stored {n} {quant}"]) for n in outermost),
+            )
+            for quant in quants
         ),
     )
 
 
-def _medians(measure: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """Each of them once a round: a slow second of the machine spoils one round, not one figure."""
-    rounds = [{name: take() for name, take in measure.items()} for _ in range(_ROUNDS)]
-    return {name: median(r[name] for r in rounds) for name in measure}
+def _medians(rounds: Sequence[Mapping[str, Callable[[], float]]], tell: Callable[[float], None]) -> dict[str, float]:
+    """Rounds that measure alike are apart in time: a slow second of the machine spoils one of them, not one figure."""
+    todo = [measurement for measure in rounds for measurement in measure.items()]
+    taken = defaultdict[str, list[float]](list)
+    for i, (name, take) in enumerate(todo):
+        tell(i / len(todo))
+        taken[name].append(take())
+    return {name: _rounded(median(values)) for name, values in taken.items()}
 
 
 def _rounded(value: float) -> float:

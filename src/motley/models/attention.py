@@ -10,7 +10,9 @@ import numpy as np
 
 from motley.models.config import Config, Heads
 from motley.models.loader import Loader
+from motley.models.rows import Rows, RunRows
 from motley.ops.protocol import Array, Batch, KVCache, Ops, Weight
+from motley.shape.mixer import CacheType
 
 QkNorm = Literal["", "given", "given after rope", "unit after rope"]
 
@@ -40,10 +42,10 @@ class GroupedQueryAttention:
         self.config, self.heads, self.gated, self.temper = config, h, gated, temper
         q, kv, d = h.n_heads * h.head_dim, h.n_kv_heads * h.head_dim, config.d_model
         self.attn_norm = load.weight(blk + "attn_norm.weight", d)
-        self.attn_q = load.weight(blk + "attn_q.weight", 2 * q if gated else q, d)
-        self.attn_k = load.weight(blk + "attn_k.weight", kv, d)
         values = "attn_v" if load.has(blk + "attn_v.weight") or not unit_values else "attn_k"
-        self.attn_v = load.weight(f"{blk}{values}.weight", kv, d)
+        projections = [("attn_q", 2 * q if gated else q), ("attn_k", kv), (values, kv)]
+        named = [(f"{blk}{name}.weight", height) for name, height in projections]
+        self.projections = Rows(load, named, d, load.projected.get(layer), layer)
         self.v_norm = load.vector(blk + "attn_v_norm", np.ones(h.head_dim, np.float32)) if unit_values else None
         self.attn_output = load.weight(blk + "attn_output.weight", d, q)
         self.biases = [load.optional(f"{blk}attn_{n}.bias", w) for n, w in zip("qkv", (q, kv, kv))]
@@ -55,15 +57,14 @@ class GroupedQueryAttention:
             _norm(load, blk, name, width, h, qk_norm) for name, width in (("q", q), ("k", kv))
         )
 
-    def state(self, ops: Ops, n_slots: int, context: int) -> KVCache:
+    def state(self, ops: Ops, n_slots: int, context: int, cache: CacheType | None) -> KVCache:
         h = self.heads
-        return ops.kv_cache(n_slots, context, h.n_kv_heads, h.head_dim, span=h.span)
+        return ops.kv_cache(n_slots, context, h.n_kv_heads, h.head_dim, span=h.span, stored=cache)
 
-    def __call__(self, ops: Ops, x: Array, batch: Batch, state: KVCache) -> Array:
+    def __call__(self, ops: Ops, x: Array, batch: Batch, state: KVCache, rows: RunRows) -> Array:
         """x [T, D] -> [T, D]"""
         c, h = self.config, self.heads
-        normed = ops.rms_norm(x, self.attn_norm, c.eps)
-        qkv = ops.linear(normed, self.attn_q, self.attn_k, self.attn_v)  # [T, H*N], [T, K*N], [T, K*N]
+        qkv = rows(self.projections, ops.rms_norm(x, self.attn_norm, c.eps))  # [T, H*N], [T, K*N], [T, K*N]
         q, k, v = (y if bias is None else ops.add_bias(y, bias) for y, bias in zip(qkv, self.biases))
         if self.v_norm is not None:
             v = ops.rms_norm(v, self.v_norm, c.eps)
@@ -150,10 +151,10 @@ class LatentAttention:
         self.attn_v_b = load.weight(blk + "attn_v_b.weight", self.n_heads, self.value_dim, rank)
         self.attn_output = load.weight(blk + "attn_output.weight", d, self.n_heads * self.value_dim)
 
-    def state(self, ops: Ops, n_slots: int, context: int) -> KVCache:
-        return ops.kv_cache(n_slots, context, 1, self.rank + self.rope.dim, self.rank)
+    def state(self, ops: Ops, n_slots: int, context: int, cache: CacheType | None) -> KVCache:
+        return ops.kv_cache(n_slots, context, 1, self.rank + self.rope.dim, self.rank, stored=cache, one=True)
 
-    def __call__(self, ops: Ops, x: Array, batch: Batch, state: KVCache) -> Array:
+    def __call__(self, ops: Ops, x: Array, batch: Batch, state: KVCache, rows: RunRows) -> Array:
         """x [T, D] -> [T, D]"""
         c, n, rank, turned = self.config, self.nope, self.rank, self.rope.dim
         h = ops.rms_norm(x, self.attn_norm, c.eps)

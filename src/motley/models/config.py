@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from motley.errors import FormatError, UnsupportedError
 from motley.formats.keys import Keys
-from motley.formats.metadata import get_int
+from motley.formats.metadata import get_int, get_list
 from motley.formats.mixers import window_of
 from motley.models.rope import read_rope
 from motley.ops.protocol import EVERYTHING, Activation, Rope, Routing, Span
@@ -89,7 +89,7 @@ def read_config(
         d_model=d_model,
         n_experts=n_experts,
         d_expert=d_expert,
-        vocab_size=_vocab_size(metadata, architecture),
+        vocab_size=vocab_size(metadata, architecture),
         context=keys.whole("context_length"),
         eps=keys.real("attention.layer_norm_rms_epsilon"),
         heads=Heads(n_heads, n_kv_heads, head_dim, turned, head_dim**-0.5),
@@ -130,8 +130,8 @@ def _routing(keys: Keys, n_experts: int, normalize: bool, score: Score) -> Routi
     )
 
 
-def _vocab_size(metadata: Mapping[str, Any], architecture: str) -> int:
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if tokens is not None:
-        return len(tokens)
+def vocab_size(metadata: Mapping[str, Any], architecture: str) -> int:
+    """V, by the vocabulary where there is one. Raises FormatError."""
+    if "tokenizer.ggml.tokens" in metadata:
+        return len(get_list(metadata, "tokenizer.ggml.tokens", str))
     return get_int(metadata, f"{architecture}.vocab_size")

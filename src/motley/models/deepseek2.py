@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from motley.models.attention import LatentAttention
-from motley.models.config import Config, Score, read_config
+from motley.models.config import Config, Score, read_config, vocab_size
 from motley.models.feed_forward import feed_forward
 from motley.models.layers import Layer
 from motley.models.loader import Loader
@@ -33,6 +33,5 @@ def layer(config: Config, load: Loader, index: int) -> Layer:
 
 def _score(metadata: Mapping[str, Any]) -> Score:
     """Files of GLM-4.7-Flash, known by their layers and vocabulary, do not say that they score by sigmoid."""
-    n_vocab = len(metadata.get("tokenizer.ggml.tokens", ())) or metadata.get("deepseek2.vocab_size")
-    glm = metadata.get("deepseek2.block_count") in (47, 48) and n_vocab == 154880
+    glm = metadata.get("deepseek2.block_count") in (47, 48) and vocab_size(metadata, "deepseek2") == 154880
     return "sigmoid" if glm else "softmax"

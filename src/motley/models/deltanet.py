@@ -7,7 +7,9 @@ from motley.errors import FormatError
 from motley.models.attention import residual
 from motley.models.config import Config
 from motley.models.loader import Loader
+from motley.models.rows import RunRows
 from motley.ops.protocol import Array, Batch, DeltaNet, DeltaState, DeltaWeights, Ops
+from motley.shape.mixer import CacheType
 
 
 class GatedDeltaNet:
@@ -43,10 +45,10 @@ class GatedDeltaNet:
         self.ssm_norm = load.weight(blk + "ssm_norm.weight", net.v_dim)
         self.ssm_out = load.weight(blk + "ssm_out.weight", d, inner)
 
-    def state(self, ops: Ops, n_slots: int, context: int) -> DeltaState:
+    def state(self, ops: Ops, n_slots: int, context: int, cache: CacheType | None) -> DeltaState:
         return ops.delta_state(n_slots, self.net)
 
-    def __call__(self, ops: Ops, x: Array, batch: Batch, state: DeltaState) -> Array:
+    def __call__(self, ops: Ops, x: Array, batch: Batch, state: DeltaState, rows: RunRows) -> Array:
         """x [T, D] -> [T, D]"""
         c, net = self.config, self.net
         h = ops.rms_norm(x, self.attn_norm, c.eps)

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 from motley.models.config import Config
 from motley.models.feed_forward import Lap, RunExperts
 from motley.models.loader import Loader
+from motley.models.rows import Rows, RunRows
 from motley.ops.protocol import Array, Batch, Ops
+from motley.shape.mixer import CacheType
 
 State = Any  # what a layer remembers of its sequences; position 0 starts a sequence anew
 
@@ -19,9 +21,9 @@ State = Any  # what a layer remembers of its sequences; position 0 starts a sequ
 class Attention(Protocol):
     """Mixes a sequence's tokens; what it remembers of them is its `state`."""
 
-    def state(self, ops: Ops, n_slots: int, context: int) -> State: ...
+    def state(self, ops: Ops, n_slots: int, context: int, cache: CacheType | None) -> State: ...
 
-    def __call__(self, ops: Ops, x: Array, batch: Batch, state: State) -> Array: ...
+    def __call__(self, ops: Ops, x: Array, batch: Batch, state: State, rows: RunRows) -> Array: ...
 
 
 class FeedForward(Protocol):
@@ -35,9 +37,11 @@ class Layer:
     attention: Attention
     ffn: FeedForward
 
-    def __call__(self, ops: Ops, x: Array, batch: Batch, state: State, experts: RunExperts, lap: Lap) -> Array:
+    def __call__(
+        self, ops: Ops, x: Array, batch: Batch, state: State, rows: RunRows, experts: RunExperts, lap: Lap
+    ) -> Array:
         """x [T, D] -> [T, D]"""
-        x = self.attention(ops, x, batch, state)
+        x = self.attention(ops, x, batch, state, rows)
         lap("attention")
         return self.ffn(ops, x, experts, lap)
 
@@ -53,27 +57,10 @@ class Embedding:
         return x if self.scale == 1.0 else ops.scale(x, self.scale)
 
 
-class OutputRows:
-    """Rows of the output matrix, all or a run of them; without a matrix of its own a model's is tied to the
-    embedding's."""
-
-    def __init__(self, config: Config, load: Loader, rows: range | None = None) -> None:
-        self.rows = range(config.vocab_size) if rows is None else rows
-        name = "output.weight" if load.has("output.weight") else "token_embd.weight"
-        self.output = load.rows(name, self.rows, config.vocab_size, config.d_model)
-
-    def __call__(self, ops: Ops, h: Array) -> Array:
-        """h [R, D] -> logits [R, rows]"""
-        (logits,) = ops.linear(h, self.output)
-        return logits
-
-
-class RunHead(Protocol):
-    """Multiplies by all rows of the output matrix wherever they live. Given by the engine.
-
-    h [R, D] -> logits [R, V]"""
-
-    def __call__(self, own: OutputRows, h: Array, /) -> Array: ...
+def output_rows(config: Config, load: Loader, rows: range | None = None) -> Rows:
+    """Of the output matrix, all or a run; without a matrix of its own a model's is tied to the embedding's."""
+    name = "output.weight" if load.has("output.weight") else "token_embd.weight"
+    return Rows(load, [(name, config.vocab_size)], config.d_model, rows)
 
 
 class Head:
@@ -82,12 +69,12 @@ class Head:
     def __init__(self, config: Config, load: Loader, rows: range | None = None) -> None:
         self.config = config
         self.output_norm = load.weight("output_norm.weight", config.d_model)
-        self.output = OutputRows(config, load, rows)
+        self.output = output_rows(config, load, rows)
 
-    def __call__(self, ops: Ops, x: Array, batch: Batch, run: RunHead) -> Array:
+    def __call__(self, ops: Ops, x: Array, batch: Batch, run: RunRows) -> Array:
         """x [T, D] -> logits [R, V]"""
         c = self.config
-        logits = run(self.output, ops.rms_norm(ops.take(x, batch.rows), self.output_norm, c.eps))
+        (logits,) = run(self.output, ops.rms_norm(ops.take(x, batch.rows), self.output_norm, c.eps))
         if c.logit_scale != 1.0:
             logits = ops.scale(logits, c.logit_scale)
         return ops.softcap(logits, c.logit_cap) if c.logit_cap else logits

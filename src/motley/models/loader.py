@@ -1,6 +1,6 @@
 """Loader: uploads a checkpoint's tensors to a device, checking their dimensions, counting and reporting the bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ class Loader:
     progress: Progress = silent
     total: int = 0  # bytes that are expected, for `progress`
     repack: bool = True
+    projected: Mapping[int, range] = field(default_factory=dict)  # the rows that are here, of layers that are split
     n_bytes: int = field(default=0, init=False)
     _read: set[str] = field(default_factory=set, init=False)
 
@@ -134,6 +135,6 @@ def _halves(tensor: QuantTensor) -> tuple[QuantTensor, QuantTensor]:
             assert expert is not None
             return tensor.part(expert).rows(first, first + f).data
 
-        return AssembledTensor(tensor.name, (n, f, cols), tensor.quant, of, by_parts=True)
+        return AssembledTensor(tensor.name, (n, f, cols), tensor.quant, of, tensor.sources, by_parts=True)
 
     return half(0), half(f)

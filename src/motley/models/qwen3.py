@@ -1,4 +1,5 @@
-"""Qwen3 (GGUF `qwen3`, `qwen3moe`): q/k norm per head, the chosen experts' weights renormalised to one.
+"""Qwen3 (GGUF `qwen3`, `qwen3moe`): q/k norm per head, the chosen experts' weights renormalised to one,
+where no key says otherwise.
 
 Source: the architectures of `Qwen3ForCausalLM` and `Qwen3MoeForCausalLM` in transformers.
 """

@@ -5,7 +5,7 @@ Sources: YaRN, arXiv:2309.00071 (3.2: interpolation by parts; 3.4: the temperatu
 `mscale`, GGUF's keys `rope.*`.
 """
 
-from math import ceil, floor, log, pi
+from math import ceil, floor, inf, log, pi
 
 import numpy as np
 
@@ -31,9 +31,10 @@ def read_rope(keys: Keys, head_dim: int, *, interleaved: bool, ending: str = "",
         raise UnsupportedError(f"{keys.name('rope.scaling.type')} = {kind!r}: Motley knows none, linear and yarn")
     trained = keys.whole("rope.scaling.original_context_length")
     fast, slow = (keys.real(f"rope.scaling.yarn_beta_{n}", b) for n, b in (("fast", 32.0), ("slow", 1.0)))
-    if theta <= 1 or min(factor, trained, fast, slow) <= 0:
+    turns = [trained / (beta * 2 * pi) for beta in (fast, slow) if beta > 0]
+    if theta <= 1 or factor <= 0 or len(turns) < 2 or not 0 < min(turns) <= max(turns) < inf:
         raise FormatError(f"{keys.name('rope.scaling.type')} = yarn with factor {factor} from {trained}: no rotation")
-    first, last = (dim * log(trained / (beta * 2 * pi)) / (2 * log(theta)) for beta in (fast, slow))
+    first, last = (dim * log(each) / (2 * log(theta)) for each in turns)
     if truncate:
         first, last = floor(first), ceil(last)
     first, last = max(first, 0), min(last, dim - 1)

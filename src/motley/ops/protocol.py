@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.formats.tensor import QuantTensor
+from motley.shape.mixer import CacheType
 
 Array = Any  # the device's own array; float32 [T, ...]
 Weight = Any  # an uploaded tensor
@@ -221,10 +222,25 @@ class Program(Protocol):
         ...
 
 
+# What a device rounds activations to before it multiplies them by weights. int8: by quantised weights only, in blocks
+# of 32; bfloat16: in steps of more than a few tokens, and the weights too.
+Multiplies = Literal["float32", "int8", "bfloat16"]
+
+
 class Ops(Protocol):
     """One device. Constructed with its own settings (threads, device name); holds no model."""
 
     name: str  # "reference", "native-avx512", ...
+    # Of a cache with a span, how many positions are kept beside the span's own: as many of a sequence's last positions
+    # may be computed anew. (Without a span, all may.)
+    rewind: int
+    remembers_prompts: bool  # `record` pays for a prompt's chunk too
+    multiplies: Multiplies
+
+    @property
+    def memory_bytes(self) -> int:
+        """Free in the device's own memory now; 0: it uses the machine's, or can't say."""
+        ...
 
     # -- placing weights: raises UnsupportedError for a quantisation the device has no kernel for
     def weight(self, tensor: QuantTensor, upload: Upload = REPACKED) -> Weight:
@@ -258,9 +274,14 @@ class Ops(Protocol):
         head_dim: int,
         value_dim: int | None = None,
         span: Span = EVERYTHING,
+        *,
+        stored: CacheType | None = None,
+        one: bool = False,
     ) -> KVCache:
         """One layer's keys and values for `n_slots` sequences of `context` positions, zeroed lazily. `value_dim` where
-        it is not `head_dim`; `span`: what `attention` reads of it."""
+        it is not `head_dim`; `span`: what `attention` reads of it; `stored` None: the device's own choice; `one`: the
+        values are the keys' first elements, and may be kept with them (`attention` then need not look at v). Raises
+        UnsupportedError for a type that the device can't store."""
         ...
 
     def delta_state(self, n_slots: int, net: DeltaNet) -> DeltaState:
@@ -310,7 +331,8 @@ class Ops(Protocol):
 
     def experts(self, x: Array, ids: Array, weights: Array, experts: Experts) -> Array:
         """Sum over the A chosen experts that are owned here: weight * down(activation(gate x, up x)). x [T, D]
-        -> float64 [T, D]; experts not owned contribute nothing, nor does an id of -1."""
+        -> float64 (where the device has none, its widest float) [T, D]; experts not owned contribute nothing, nor does
+        an id of -1."""
         ...
 
     def heads_linear(self, x: Array, weight: Weight) -> Array:
@@ -368,6 +390,11 @@ class Ops(Protocol):
         ...
 
     # -- host
+    def start(self, *arrays: Array) -> None:
+        """These will be wanted: a lazy device is set going on them, and not waited for. What the host does next runs
+        beside it."""
+        ...
+
     def from_host(self, a: NDArray[Any]) -> Array: ...
 
     def to_host(self, a: Array) -> NDArray[Any]: ...

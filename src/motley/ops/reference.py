@@ -21,12 +21,14 @@ from motley.ops.protocol import (
     DeltaNet,
     DeltaWeights,
     ExpertBiases,
+    Multiplies,
     Rope,
     RouterVectors,
     Routing,
     Span,
     Upload,
 )
+from motley.shape.mixer import CacheType
 
 F32 = NDArray[np.float32]
 
@@ -45,6 +47,7 @@ class ReferenceCache:
     keys: F32  # [slots, context, K, N]
     values: F32  # [slots, context, K, M]
     span: Span
+    stored: CacheType
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class ReferenceDelta:
 
 class ReferenceOps:
     name = "reference"
+    rewind = 1 << 30  # nothing is left behind
+    remembers_prompts = False
+    multiplies: Multiplies = "float32"
+    memory_bytes = 0
 
     def __init__(self) -> None:
         self._started = perf_counter()
@@ -90,11 +97,15 @@ class ReferenceOps:
         head_dim: int,
         value_dim: int | None = None,
         span: Span = EVERYTHING,
+        *,
+        stored: CacheType | None = None,
+        one: bool = False,
     ) -> ReferenceCache:
+        """In float32, rounded as they would be stored; by itself not at all."""
         keys, values = (
             np.zeros((n_slots, context, n_kv_heads, n), np.float32) for n in (head_dim, value_dim or head_dim)
         )
-        return ReferenceCache(keys, values, span)
+        return ReferenceCache(keys, values, span, stored or "f32")
 
     def delta_state(self, n_slots: int, net: DeltaNet) -> ReferenceDelta:
         states = np.zeros((n_slots, net.v_heads, net.k_dim, net.v_dim), np.float32)
@@ -134,8 +145,9 @@ class ReferenceOps:
         n_kv, width = cache.keys.shape[2:]
         queries = q.reshape(len(batch), n_kv, -1, width)  # [T, K, H/K, N]
         out = np.empty((*queries.shape[:3], cache.values.shape[3]), np.float32)
-        cache.keys[batch.slots, batch.positions] = k.reshape(-1, n_kv, width)
-        cache.values[batch.slots, batch.positions] = v.reshape(len(batch), n_kv, -1)
+        at = batch.slots, batch.positions
+        cache.keys[at] = as_stored(k.reshape(-1, n_kv, width), cache.stored)
+        cache.values[at] = as_stored(v.reshape(len(batch), n_kv, -1), cache.stored)
         for t, (slot, position) in enumerate(zip(batch.slots, batch.positions)):
             seen = slice(cache.span.first(int(position)), position + 1)
             keys = cache.keys[slot, seen]  # [S, K, N]
@@ -264,6 +276,9 @@ class ReferenceOps:
 
     # -- host
 
+    def start(self, *arrays: object) -> None:
+        """Nothing is left to do."""
+
     def from_host(self, a: NDArray[Any]) -> NDArray[Any]:
         return a
 
@@ -276,6 +291,24 @@ class ReferenceOps:
 
     def close(self) -> None:
         pass
+
+
+def as_stored(x: F32, stored: CacheType) -> F32:
+    """x [..., N] as a cache gives it back. Q8_0: of 32 elements the largest is 127 times a scale, which is rounded to
+    float16 before the elements are divided by it; a NaN or infinity makes all 32 NaN."""
+    if stored == "f32":
+        return x
+    if stored == "f16":
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16).astype(np.float32)
+    n = x.shape[-1]
+    blocks = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -n % 32)]).reshape(*x.shape[:-1], -1, 32)
+    most = np.abs(blocks).max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        scale = np.where(np.isfinite(most), most / np.float32(127), np.nan).astype(np.float16).astype(np.float32)
+        whole = np.rint(np.clip(blocks * (np.float32(1) / scale), -127, 127))
+        whole = np.where((scale > 0) & np.isfinite(scale), whole, np.float32(0))
+        return np.asarray((whole * scale).reshape(*x.shape[:-1], -1)[..., :n], np.float32)
 
 
 def _sigmoid(x: F32) -> F32:

@@ -65,9 +65,7 @@ def expert_map(
     cells = [element("path", d="".join(d), class_=f"cell d{device} p{p}") for (device, p), d in sorted(paths.items())]
     width, height = LEFT + n * CELL, len(experts) * CELL
     box = f"0 0 {width} {height}"
-    return picture(
-        label, *_home_marks(homes), *cells, viewBox=box, class_="map", style=f"max-width:{width * 2.8:.0f}px"
-    )
+    return picture(label, *_home_marks(homes), *cells, viewBox=box, class_="map", width=round(width * 2.8))
 
 
 def _home_marks(homes: Sequence[int]) -> list[Markup]:

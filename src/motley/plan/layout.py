@@ -10,17 +10,27 @@ from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.plan.names import listed
 from motley.predict.cost import CostModel
-from motley.predict.memory import Need, gigabytes, packed_bytes, runs_native, without_kernels
+from motley.predict.memory import (
+    ONE_LAYOUT,
+    Need,
+    gigabytes,
+    kernels_of,
+    packed_bytes,
+    runs_native,
+    takes_much_more,
+    without_kernels,
+)
 from motley.predict.predict import Prediction, price
 from motley.predict.show import number
 from motley.shape.model import ModelShape
 
 
 def stored_devices(shape: ModelShape, lab: Lab, needs: Mapping[str, Need], repack: bool) -> frozenset[str]:
-    """The devices, of those in `needs`, that leave their weights as the file has them."""
+    """The devices, of those in `needs`, that leave their weights as the file has them. MLX and tinygrad can't."""
+    can = {name: need for name, need in needs.items() if kernels_of(lab.device(name)) not in ONE_LAYOUT}
     if not repack:
-        return frozenset(needs)
-    return frozenset(name for name, need in needs.items() if _too_large(shape, lab, name, need))
+        return frozenset(can)
+    return frozenset(name for name, need in can.items() if _too_large(shape, lab, name, need))
 
 
 def layout_reasons(
@@ -38,6 +48,8 @@ def layout_reasons(
     if packed:
         said.append(_packed(model, lab, placement, needs, packed, here))
         said += without_kernels(model.shape, repack=True)
+    for kernels in sorted({kernels_of(lab.device(name)) for name in needs}):
+        said += takes_much_more(model.shape, kernels)
     if stored:
         why = "as asked" if not repack else "because the repacked copy would not fit"
         said.append(_stored(model, lab, placement, needs, sorted(stored), why, here))
@@ -47,7 +59,7 @@ def layout_reasons(
 
 
 def _too_large(shape: ModelShape, lab: Lab, name: str, need: Need) -> bool:
-    packed = packed_bytes(shape, need.weights, runs_native(lab.device(name)))
+    packed = packed_bytes(shape, need.weights, kernels_of(lab.device(name)))
     return need.total + packed - need.weights > lab.device(name).memory_bytes
 
 
@@ -80,7 +92,7 @@ def _stored(
     here: Prediction,
 ) -> str:
     n_bytes = sum(needs[name].weights for name in names)
-    memory = sum(packed_bytes(model.shape, needs[n].weights, runs_native(lab.device(n))) for n in names)
+    memory = sum(packed_bytes(model.shape, needs[n].weights, kernels_of(lab.device(n))) for n in names)
     other = _speed(model, lab, placement, set(needs) - set(names), here)
     return (
         f"{_listed(lab, names)}: weights stay in the mapped file, {why}: there at once, in {gigabytes(n_bytes)} of "

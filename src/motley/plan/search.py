@@ -18,15 +18,15 @@ from motley.plan.candidates import candidates
 from motley.plan.columns import every_column, seen_columns
 from motley.plan.copies import with_copies
 from motley.plan.fewer import fewer
-from motley.plan.head import head_reasons, with_head_in_rows
 from motley.plan.improve import improve
 from motley.plan.layout import layout_reasons, stored_devices
 from motley.plan.objective import Objective
 from motley.plan.plan import Alternative, Plan
 from motley.plan.reason import copied, name_of, reasons
+from motley.plan.rows import row_reasons, with_rows_split
 from motley.plan.state import Pattern, Pricer, State
 from motley.predict.cost import CostModel
-from motley.predict.memory import gigabytes, memory_needed
+from motley.predict.memory import RESERVE_BYTES, gigabytes, memory_needed
 from motley.predict.predict import price
 from motley.predict.routes import Routes
 from motley.predict.workload import STEP_TOKENS, Workload
@@ -54,7 +54,7 @@ def find_placement(
     seconds: float | None = None,
     objective: Objective | str | None = None,
     copies: bool = False,
-    split_head: bool = False,
+    split_rows: bool = False,
 ) -> Plan:
     """The fastest placement found for `workload` (default: 64 tokens, one sequence) that leaves room for `slots`
     sequences of `context` tokens. `objective`: what fast means, "decode", "throughput", "ttft" or steps of several
@@ -62,8 +62,8 @@ def find_placement(
     `homes`: the devices that attention may live on (default: any). `repack` False: all devices leave their weights in
     the mapped file; else those do whose memory would not hold the repacked copy. `seconds` bounds the search (default:
     3, and more for hundreds of devices); if it ends before, equal questions have equal answers. `copies`: memory that
-    is left may hold experts a second time, where that makes a step shorter. `split_head`: the output matrix may be
-    shared by rows among the devices that share the last layer (Motley's own nodes do that).
+    is left may hold experts a second time, where that makes a step shorter. `split_rows`: the output matrix and
+    attention's projections may be shared by rows among the devices that share a layer (Motley's own nodes do that).
 
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
     if not isinstance(objective, Objective):
@@ -91,8 +91,8 @@ def find_placement(
     placement = pricer.placement(found.state)
     if copies:
         placement = with_copies(pricer, found.state, placement)
-    if split_head:
-        placement = with_head_in_rows(models[0][0].on(there), placement, context, slots)
+    if split_rows:
+        placement = with_rows_split([(m.on(there), n) for m, n in models], placement, context, slots)
     needs = memory_needed(shape, placement, context, slots)
     stored = stored_devices(shape, lab, needs, repack)
     measured = lab.with_stored(stored)
@@ -103,14 +103,14 @@ def find_placement(
     speed = objective.tokens / sum(n * p.ms_per_step / 1e3 for p, (_, n) in zip(predictions, objective.parts))
     said = reasons(pricer, found.state, prediction, alternatives, objective, speed, head)
     said += copied(pricer, placement)
-    said += head_reasons(placement, shape.vocab_size)
+    said += row_reasons(placement)
     said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
     plan = Plan(placement, prediction, said, stored, alternatives, objective, predictions)
 
     def planned(few: Lab) -> Plan:
         at_home = None if homes is None else [d.name for d in few.devices if d.name in homes]
         return find_placement(
-            shape, few, None, routes, context, slots, None, at_home, repack, _FEWER_S, objective, copies, split_head
+            shape, few, None, routes, context, slots, None, at_home, repack, _FEWER_S, objective, copies, split_rows
         )
 
     return plan if head else replace(plan, reason=[*said, *fewer(plan, lab, planned)])
@@ -228,7 +228,9 @@ def what_is_missing(pricer: Pricer, starts: list[tuple[str, State]], context: in
     have = sum(d.memory_bytes for d in devices)
     sequences = f"{slots} sequence{'s' if slots > 1 else ''} of {context} tokens"
     what = f"{shape.name} needs {gigabytes(shape.n_bytes)}, and {gigabytes(sum(pricer.kv))} for {sequences}"
-    where = f"{len(devices)} device{'s have' if len(devices) > 1 else ' has'} {gigabytes(have)}"
+    several, own = len(devices) > 1, gigabytes(RESERVE_BYTES)
+    where = f"{len(devices)} device{'s have' if several else ' has'} {gigabytes(have)}"
+    where += f", of which the program itself takes {own}{' each' if several else ''}"
     nearest = ""
     if starts:
         name, state = min(starts, key=lambda s: pricer.missing(s[1]))

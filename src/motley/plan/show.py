@@ -10,7 +10,7 @@ from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.plan.names import by_number, listed
 from motley.plan.plan import Plan
-from motley.predict.memory import Need, gigabytes, memory_needed, packed_bytes, runs_native
+from motley.predict.memory import Need, gigabytes, kernels_of, memory_needed, packed_bytes
 from motley.predict.predict import Prediction, Term
 from motley.predict.show import duration, number
 from motley.shape.model import ModelShape
@@ -63,10 +63,12 @@ def plan_json(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
 
 
 def placement_json(placement: Placement) -> dict[str, Any]:
-    """Copies and their paces only where there are any."""
+    """Copies and their paces, and parts of projections, only where there are any."""
     layers: list[dict[str, Any]] = []
     for layer in placement.layers:
         layers.append({"home": layer.home, "experts": list(layer.experts)})
+        if layer.projections:
+            layers[-1]["projections"] = [asdict(part) for part in layer.projections]
         if layer.copies:
             layers[-1] |= {"copies": layer.copies, "paces": [asdict(pace) for pace in layer.paces]}
     head = {"head": [asdict(part) for part in placement.head]} if placement.head else {}
@@ -139,7 +141,7 @@ def _needs(plan: Plan, shape: ModelShape, lab: Lab, context: int, slots: int) ->
     needs = memory_needed(shape, plan.placement, min(context, shape.context), slots)
 
     def packed(name: str, need: Need) -> Need:
-        return replace(need, weights=packed_bytes(shape, need.weights, runs_native(lab.device(name))))
+        return replace(need, weights=packed_bytes(shape, need.weights, kernels_of(lab.device(name))))
 
     return {name: need if name in plan.stored else packed(name, need) for name, need in needs.items()}
 

@@ -8,7 +8,7 @@ compared by identity: a lab may have a thousand devices, of which a layer uses a
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil, inf
 
 import numpy as np
@@ -19,7 +19,7 @@ from motley.plan.deal import Dealer
 from motley.plan.field import Field
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import WorkingSets
-from motley.predict.memory import packed_bytes, runs_native, work_bytes
+from motley.predict.memory import ONE_LAYOUT, Kernels, kernels_of, packed_bytes, work_bytes
 from motley.predict.predict import stages
 
 _TRACED_KINDS = 12  # layers that may each be their own
@@ -59,18 +59,25 @@ class Pricer:
         self.models, self.model = models, models[0][0]
         self.shape, self.devices = self.model.shape, self.model.lab.devices
         shape, layers = self.shape, range(self.shape.n_layers)
-        native = any(map(runs_native, self.devices))  # one sum for all devices: the larger one
 
-        def held(n_bytes: int) -> int:
-            return packed_bytes(shape, n_bytes, native) if repack else n_bytes
+        def kept(n_bytes: int, kernels: Kernels) -> int:
+            return packed_bytes(shape, n_bytes, kernels) if repack or kernels in ONE_LAYOUT else n_bytes
 
+        # Bytes are those of the device that packs best: of the others less memory counts.
+        whole = [kept(shape.n_bytes, kernels_of(d)) for d in self.devices]
+        best = kernels_of(self.devices[whole.index(min(whole))])
+        held = partial(kept, kernels=best)
         self.n_experts = [shape.experts_in(i) for i in layers]
         self.home_bytes = [held(shape.home_bytes(i)) for i in layers]
         self.expert_bytes = [held(shape.expert_bytes(i)) if self.n_experts[i] else 0 for i in layers]
         self.embed_bytes, self.head_bytes = held(shape.embed_bytes), held(shape.head_bytes)
         self.kv = [slots * ceil(shape.kv_kept_bytes(i, context)) for i in layers]
         self.work = work_bytes(shape, step_tokens, home=True), work_bytes(shape, step_tokens, home=False)
-        self.memory = [d.memory_bytes for d in self.devices]
+        buffers = self.work[1]
+        self.memory = [
+            min(d.memory_bytes, buffers) + max(0, d.memory_bytes - buffers) * min(whole) // need
+            for d, need in zip(self.devices, whole)
+        ]
         homes = range(len(self.devices)) if may_be_home is None else sorted(may_be_home)
         self.homes = [d for d in homes if self.memory[d] > self.work[0]]
         self.kind = self._kinds()

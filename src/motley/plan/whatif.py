@@ -43,6 +43,7 @@ class Question:
     seconds: float | None = None  # of searching; None: as `find_placement`
     objective: Objective | str | None = None  # None: as the workload says
     copies: bool = False
+    split_rows: bool = False
 
     @property
     def aim(self) -> Objective:
@@ -174,6 +175,7 @@ def outcome(question: Question, name: str, assembly: Assembly) -> Outcome:
             seconds=q.seconds,
             objective=q.aim,
             copies=q.copies,
+            split_rows=q.split_rows,
         )
     except CapacityError as error:
         return Outcome(name, lab, notes, None, str(error))

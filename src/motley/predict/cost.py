@@ -8,7 +8,7 @@ most are alike.
 What a layer calls is in `_CALLS`, counted in `motley.models.layers`: (ops on all threads, ops on one).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,9 @@ from motley.predict.device_cost import Cost, DeviceCost, Matrix, WorkingSets
 from motley.predict.routes import Routes
 from motley.predict.spread import Draws, Spread, chosen_spread, traced_draws, uniform_draws, uniform_spread
 from motley.predict.workload import Workload
+from motley.shape.mixer import ELEMENT_BYTES
 from motley.shape.model import Mixer, ModelShape, Role
+from motley.shape.tensors import TensorShape
 
 _CALLS = {
     "attention": (3, 4),  # q/k/v, attention, output; norm, two ropes, add
@@ -49,6 +51,8 @@ _CHOICE = 45.0  # softmax and top-k, per expert
 _EXPERT = 3.8  # gather, round, silu and float64 sum, per element of an expert's rows
 _COMBINE = 4.0
 
+_AT_HOME = (Role.ATTENTION, Role.DENSE_FFN, Role.SHARED_EXPERT)
+
 Floats = NDArray[np.float64]
 
 
@@ -62,10 +66,12 @@ class LayerCost:
     remote: tuple[tuple[str, Cost], ...]  # others' experts, likewise, by device
     link: tuple[tuple[str, float], ...]  # milliseconds waiting for the link to each device
     python: Cost  # between the home's ops
+    rows: tuple[str, float] | None = None  # who is waited for with rows of the projections, and milliseconds
 
     @property
     def ms(self) -> float:
         own = self.attention.ms + self.router.ms + self.experts.ms + self.python.ms
+        own += self.rows[1] if self.rows else 0.0
         return own + sum(c.ms for _, c in self.remote) + sum(ms for _, ms in self.link)
 
 
@@ -97,7 +103,8 @@ class RoundTrip:
 class _Parts:
     """A layer's weights by precision; layers with equal parts cost the same."""
 
-    attention: tuple[Matrix, ...]
+    attention: tuple[Matrix, ...]  # all but the projections
+    projections: tuple[Matrix, ...]  # q, k and v, where their rows may be split
     router: tuple[Matrix, ...]
     expert: tuple[Matrix, ...]  # one expert's
     qk_norm: bool
@@ -334,7 +341,38 @@ class CostModel:
                 link.append((name, race.link_ms[i] * sum(w for c, w in zip(costs, weights) if c.ms)))
         return own, tuple(remote), tuple(link)
 
-    def _attention(self, parts: _Parts, here: DeviceCost) -> Cost:
+    def projections(self, index: int, device: int, sets: Sequence[WorkingSets], share: float) -> Cost:
+        """Of a layer, or of a `share` of their rows."""
+        tokens = self.workload.step_tokens
+        return _of_matrices(self._device(device, sets), self._parts[index].projections, tokens, share)
+
+    def in_rows(
+        self, index: int, home: int, sets: Sequence[WorkingSets], cost: LayerCost, shares: Mapping[int, float]
+    ) -> LayerCost:
+        """A layer's `cost`, if its projections are split. `shares` of their rows by device, the home among them. The
+        home then waits for the slowest of the others, and packs and unpacks in any case."""
+        own = self.projections(index, home, sets, shares[home])
+        ready = {d: self.rows_reach(index, home, d, share) for d, share in shares.items() if d != home}
+        slowest = max(ready, key=lambda d: ready[d] + self.projections(index, d, sets, shares[d]).ms)
+        end = ready[slowest] + self.projections(index, slowest, sets, shares[slowest]).ms
+        wait = max(end - own.ms, self.sending_ms(home, len(ready)))
+        attention = self._attention(self._parts[index], self._device(home, sets), shares[home])
+        return replace(cost, attention=attention, rows=(self.lab.devices[slowest].name, wait))
+
+    def sending_ms(self, home: int, others: int) -> float:
+        """What packing and unpacking for so many takes of the home itself."""
+        here = self.lab.devices[home]
+        return others * (here.exchange_us or _EXCHANGE_OPS * here.call_us) / 1e3
+
+    def rows_reach(self, index: int, home: int, device: int, share: float) -> float:
+        """Milliseconds to send what a layer's projections multiply there, and get a `share` of the products back."""
+        projections = self.shape.projections(index)
+        rows = projections.n_rows if projections else 0
+        n_bytes = 4.0 * self.workload.step_tokens * (self.shape.d_model + share * rows)
+        return self._round_trip(home, device, n_bytes, _EXCHANGE_OPS).ms
+
+    def _attention(self, parts: _Parts, here: DeviceCost, share: float = 1.0) -> Cost:
+        """`share` of the projections' rows."""
         s, tokens = self.shape, self.workload.step_tokens
         q, k = s.n_heads * s.head_dim, s.n_kv_heads * s.head_dim
         per_token = s.d_model * (1 + _INPUT + _ADD) + _INPUT * q + (_ROPE + parts.qk_norm) * (q + k)
@@ -342,6 +380,7 @@ class CostModel:
         cost += here.layer(parts.mixer) + here.reduce(_REDUCED_BYTES * s.d_model * tokens, _REDUCES)
         if parts.qk_norm:
             cost += here.calls(*_CALLS["qk_norm"])
+        cost += _of_matrices(here, parts.projections, tokens, share)
         return sum((here.matrix(m, tokens) for m in parts.attention), cost)
 
     def _router(self, parts: _Parts, here: DeviceCost) -> Cost:
@@ -455,7 +494,8 @@ class CostModel:
         w = self.workload
         sequences = w.batch if w.kind == "decode" else w.step_tokens / w.tokens if w.tokens < w.step_tokens else 1.0
         operations = mixer.operations(w.mean_depth, w.kind == "prefill") * w.step_tokens
-        return here.attention(mixer.bytes_read(w.mean_depth) * sequences, operations)
+        read = mixer.bytes_read(w.mean_depth, ELEMENT_BYTES[self.shape.cache])
+        return here.attention(read * sequences, operations)
 
     def expert_ms(self, index: int, device: int, sets: Sequence[WorkingSets]) -> float:
         """Milliseconds that one more expert takes, beside the first."""
@@ -580,12 +620,21 @@ def _join_kinds(lab: Lab) -> list[list[int]]:
     return found
 
 
+def _of_matrices(here: DeviceCost, matrices: Sequence[Matrix], tokens: float, share: float) -> Cost:
+    parts = [replace(m, n_bytes=int(m.n_bytes * share), n_params=int(m.n_params * share)) for m in matrices]
+    return sum((here.matrix(m, tokens) for m in parts if m.n_params), Cost())
+
+
 def _layer_parts(shape: ModelShape, index: int) -> _Parts:
     tensors = [t for t in shape.tensors if t.layer == index]
     experts = _matrices(shape, index, (Role.EXPERT,))
+    projections = shape.projections(index)
+    rows = _summed(projections.tensors if projections else ())
+    at_home = _summed(t for t in tensors if t.role in _AT_HOME and not (projections and t in projections.tensors))
     one = tuple(Matrix(m.quant, m.n_bytes // shape.n_experts, m.n_params // shape.n_experts) for m in experts)
     return _Parts(
-        attention=_matrices(shape, index, (Role.ATTENTION, Role.DENSE_FFN, Role.SHARED_EXPERT)),
+        attention=at_home,
+        projections=rows,
         router=_matrices(shape, index, (Role.ROUTER,)),
         expert=one,
         qk_norm=any("attn_q_norm" in t.name for t in tensors),
@@ -595,9 +644,12 @@ def _layer_parts(shape: ModelShape, index: int) -> _Parts:
 
 def _matrices(shape: ModelShape, layer: int | None, roles: tuple[Role, ...], start: str = "") -> tuple[Matrix, ...]:
     """The tensors of these roles, summed by precision. `start`: only those whose names begin so."""
+    return _summed(t for t in shape.tensors if t.layer == layer and t.role in roles and t.name.startswith(start))
+
+
+def _summed(tensors: Iterable[TensorShape]) -> tuple[Matrix, ...]:
     sums: dict[str, tuple[int, int]] = {}
-    for t in shape.tensors:
-        if t.layer == layer and t.role in roles and t.name.startswith(start):
-            n_bytes, n_params = sums.get(t.quant.name.lower(), (0, 0))
-            sums[t.quant.name.lower()] = (n_bytes + t.n_bytes, n_params + t.n_params)
+    for t in tensors:
+        n_bytes, n_params = sums.get(t.quant.name.lower(), (0, 0))
+        sums[t.quant.name.lower()] = (n_bytes + t.n_bytes, n_params + t.n_params)
     return tuple(Matrix(quant, *sizes) for quant, sizes in sums.items())

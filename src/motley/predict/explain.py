@@ -117,12 +117,20 @@ def _linked(model: CostModel, placement: Placement) -> Iterator[Line]:
         trip = model.exchange(home, device)
         if ms:
             yield from _trips(names[device], names[home], "exchange", trip, ms / trip.ms)
+    for home, cost in zip(homes, layers):
+        if cost.rows:
+            yield _waited(*cost.rows, names[home], "projections")
     for name, ms in head_costs(model, placement, homes[-1], sets)[1]:
-        yield _line(name, "link", Item("rows of the head: waiting", "link", ""), Amount(ms))
+        yield _waited(name, ms, names[homes[-1]], "the head")
     for stage_home, last in stages(homes):
         hop = model.stage_trip(homes[0], stage_home, last)
         if hop:
             yield from _trips(names[stage_home], model.driver(homes[0]), "stage", hop, 1.0)
+
+
+def _waited(device: str, ms: float, home: str, what: str) -> Line:
+    line = _line(device, "link", Item(f"rows of {what}: waiting", "link", ""), Amount(ms))
+    return replace(line, peer=home)
 
 
 def _trips(device: str, peer: str, what: str, trip: RoundTrip, times: float) -> Iterator[Line]:

@@ -3,15 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from motley.errors import CapacityError
 from motley.lab.lab import Device, Lab
-from motley.lab.placement import Placement
+from motley.lab.placement import LayerPlacement, Placement
 from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 from motley.shape.quant import Quant
 
-REMEMBERED_TOKENS = 16  # of the steps that engine.remembered keeps, with arrays of their own for each layer
+REMEMBERED_TOKENS = 48  # of the steps that engine.remembered keeps, with arrays of their own for each layer
 RESERVE_BYTES = 96 << 20  # a node's interpreter and libraries (65 to 80 MB measured), alignment and small buffers
 
 
@@ -59,6 +60,13 @@ def head_bytes(shape: ModelShape, placement: Placement) -> dict[str, int]:
     return {part.device: shape.head_bytes * (part.end - part.first) // shape.vocab_size for part in placement.head}
 
 
+def projection_bytes(shape: ModelShape, index: int, layer: LayerPlacement) -> dict[str, int]:
+    """Of the rows of a layer's projections on each device that they are asked of."""
+    projections = shape.projections(index)
+    others = [part for part in layer.projections if projections and part.device != layer.home]
+    return {p.device: projections.n_bytes * (p.end - p.first) // projections.n_rows for p in others if projections}
+
+
 def weights_on(shape: ModelShape, placement: Placement) -> dict[str, Weights]:
     """By device name. A tied model's table counts twice, once as a lookup and once as the head: the two need not be
     stored alike."""
@@ -66,6 +74,9 @@ def weights_on(shape: ModelShape, placement: Placement) -> dict[str, Weights]:
     experts: dict[str, int] = {}
     for i, layer in enumerate(placement.layers):
         home[layer.home] = home.get(layer.home, 0) + shape.home_bytes(i)
+        for device, n_bytes in projection_bytes(shape, i, layer).items():
+            home[device] = home.get(device, 0) + n_bytes
+            home[layer.home] -= n_bytes
         for device, n in Counter([*layer.experts, *(device for _, device in layer.copies)]).items():
             experts[device] = experts.get(device, 0) + n * shape.expert_bytes(i)
     home[placement.layers[0].home] += shape.embed_bytes
@@ -109,19 +120,50 @@ KEPT_AS: dict[str, tuple[str, float]] = {
 _OWN = {"q4_k": 2368 / 2304, "q5_k": 2880 / 2816, "q6_k": 3392 / 3360}
 PACKED = {**_OWN, **{n: size * Quant.named(n).block / Quant.named(n).block_bytes for n, (_, size) in KEPT_AS.items()}}
 
+# MLX's groups of 32 have a scale and a bias in float32; 16 weights of one scale take a group of their own. What is not
+# here becomes float32, as ops/mlx/layouts.py says.
+_MLX = {"q4_0": 24, "q4_1": 24, "q4_k": 24, "q5_0": 28, "q5_1": 28, "q5_k": 28, "q8_0": 40, "iq4_nl": 40, "iq4_xs": 40}
+_MLX |= {"q2_k": 32, "q3_k": 40, "q6_k": 64, "mxfp4": 17, "nvfp4": 18}  # bytes of 32 weights
+MLX = {q.name.lower(): _MLX.get(q.name.lower(), 128) * q.block / q.block_bytes / 32 for q in Quant}
 
-def packed_bytes(shape: ModelShape, stored: int, native: bool = True) -> int:
-    """What `stored` bytes of this model take once they are repacked, by its mix of precisions. Rounded up: parts never
-    sum to less than the whole. `native`: on a device of Motley's own (`runs_native`); others are taken to have kernels
-    for every precision."""
-    factors = PACKED if native else _OWN
+# tinygrad's devices keep some formats as the file has them, and decode the others when they are uploaded: to half
+# precision if that holds every value, as it does NVFP4's, else to float32, as ops/tinygrad/planes.py says.
+_TINYGRAD = dict.fromkeys(("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "mxfp4"), 0)
+_TINYGRAD |= {"nvfp4": 2}  # bytes of a weight; 0: the file's
+TINYGRAD = {q.name.lower(): _TINYGRAD.get(q.name.lower(), 4) * q.block / q.block_bytes or 1.0 for q in Quant}
+
+MUCH_MORE = 1.5  # of the file's bytes: said when such a model is placed there
+
+Kernels = Literal["native", "mlx", "tinygrad", "other"]
+_FACTORS: dict[Kernels, dict[str, float]] = {"native": PACKED, "mlx": MLX, "tinygrad": TINYGRAD, "other": _OWN}
+ONE_LAYOUT: frozenset[Kernels] = frozenset({"mlx", "tinygrad"})  # their weights are never left as the file has them
+
+
+def packed_bytes(shape: ModelShape, stored: int, kernels: Kernels = "native") -> int:
+    """What `stored` bytes of this model take once they are in a device's own order, by its mix of precisions. Rounded
+    up: parts never sum to less than the whole. `kernels`: whose (`kernels_of`); others than Motley's are taken to have
+    some for every precision."""
+    factors = _FACTORS[kernels]
     packed = round(sum(n * factors.get(quant.name.lower(), 1.0) for quant, n in shape.bytes_by_quant.items()))
     return -(-stored * packed // shape.n_bytes)
 
 
+def kernels_of(device: Device) -> Kernels:
+    """Whose kernels run there, where they were measured. What is in the catalogue may be anything."""
+    if not device.kernels:
+        return "other"
+    kinds: dict[str, Kernels] = {"cpu": "native", "mlx": "mlx", **dict.fromkeys(("cuda", "rocm", "metal"), "tinygrad")}
+    return kinds.get(device.kind, "other")
+
+
+def kernels_named(ops: str) -> Kernels:
+    """Of a device's operations, by their name: `native-avx2`, `mlx-gpu`, `tinygrad-cuda`."""
+    kinds: dict[str, Kernels] = {"native": "native", "mlx": "mlx", "tinygrad": "tinygrad"}
+    return kinds.get(ops.split("-")[0], "other")
+
+
 def runs_native(device: Device) -> bool:
-    """Whether Motley's own kernels run there: they were measured. What is in the catalogue may be anything."""
-    return bool(device.kernels)
+    return kernels_of(device) == "native"
 
 
 def without_kernels(shape: ModelShape, repack: bool) -> list[str]:
@@ -132,6 +174,20 @@ def without_kernels(shape: ModelShape, repack: bool) -> list[str]:
             kept = f"kept as {KEPT_AS[name][0]} with their exact values, {PACKED[name]:.1f} times the file's bytes"
             how = kept if repack else "unpacked from the file at every use, which makes them several times slower"
             said.append(f"{quant.name} has no kernel of its own: its weights are {how}")
+    return said
+
+
+def takes_much_more(shape: ModelShape, kernels: Kernels) -> list[str]:
+    """A sentence for each precision of the model that takes much more room on such a device than in the file; none for
+    those that can leave it as it is."""
+    if kernels not in ONE_LAYOUT:
+        return []
+    said, whose = [], "MLX" if kernels == "mlx" else "tinygrad"
+    for quant in shape.bytes_by_quant:
+        if (factor := _FACTORS[kernels].get(quant.name.lower(), 1.0)) > MUCH_MORE:
+            known = _MLX if kernels == "mlx" else _TINYGRAD
+            kept = "in a layout of more room" if quant.name.lower() in known else "as float32"
+            said.append(f"{whose} keeps {quant.name} exactly {kept}: {factor:.1f} times the file's bytes")
     return said
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from motley.errors import UsageError
 from motley.lab.choice import Choice
 from motley.lab.lab import Lab
-from motley.lab.placement import LayerPlacement, Placement
+from motley.lab.placement import LayerPlacement, Placement, RowsPart
 from motley.predict.cost import CostModel, LayerCost, Shared
 from motley.predict.device_cost import Cost, WorkingSets
 from motley.predict.memory import Weights, check_fits, memory_needed, weights_on
@@ -86,7 +86,13 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
         _check_copies(i, layer)
         if unknown := {layer.home, *layer.holders} - known:
             raise UsageError(f"layer {i} is placed on {', '.join(sorted(unknown))}, which the lab does not have")
-    _check_head(shape, placement, known)
+        if layer.projections:
+            projections = shape.projections(i)
+            if projections is None:
+                raise UsageError(f"layer {i} has no q, k and v projections to split by rows")
+            _check_rows(f"layer {i}'s projections", layer.projections, projections.n_rows, layer.home, known)
+    if placement.head:
+        _check_rows("the head", placement.head, shape.vocab_size, placement.layers[-1].home, known)
     homes = [layer.home for layer in placement.layers]
     runs = [home for i, home in enumerate(homes) if i == 0 or homes[i - 1] != home]
     for home in runs:
@@ -134,20 +140,20 @@ def _indexed(shares: Mapping[str, float], names: Sequence[str]) -> list[tuple[st
     return [(device, names.index(device), share) for device, share in shares.items()]
 
 
-def _check_head(shape: ModelShape, placement: Placement, known: set[str]) -> None:
+def _check_rows(what: str, parts: Sequence[RowsPart], n_rows: int, home: str, known: set[str]) -> None:
     at = 0
-    for part in placement.head:
+    for part in parts:
         if part.first != at or part.end <= part.first or part.device not in known:
             raise UsageError(
-                f"the head's rows {part.first} to {part.end} on {part.device}: parts must follow each other from "
-                "row 0, on devices of the lab"
+                f"rows {part.first} to {part.end} of {what} on {part.device}: parts must follow each other from row 0, "
+                "on devices of the lab"
             )
         at = part.end
-    devices = [part.device for part in placement.head]
-    if placement.head and (at != shape.vocab_size or devices[0] != placement.layers[-1].home):
-        raise UsageError(f"the head's parts must cover {shape.vocab_size} rows, the last layer's home first")
+    devices = [part.device for part in parts]
+    if at != n_rows or devices[0] != home:
+        raise UsageError(f"the parts of {what} must cover {n_rows} rows, those of {home}, its home, first")
     if len({*devices}) < len(devices):
-        raise UsageError(f"a device has two parts of the head: {', '.join(devices)}")
+        raise UsageError(f"a device has two parts of {what}: {', '.join(devices)}")
 
 
 def _check_copies(index: int, layer: LayerPlacement) -> None:
@@ -171,7 +177,12 @@ def layer_costs(model: CostModel, placement: Placement) -> tuple[list[LayerCost]
     found = []
     for i, (home, layer) in enumerate(zip(homes, placement.layers)):
         shared = shared_of(layer, index) if layer.copies else None
-        found.append(model.layer(i, home, holders[i], sets, shared))
+        cost = model.layer(i, home, holders[i], sets, shared)
+        if len(layer.projections) > 1:  # a single part is all of them, at home
+            n_rows = layer.projections[-1].end
+            shares = {index[part.device]: (part.end - part.first) / n_rows for part in layer.projections}
+            cost = model.in_rows(i, home, sets, cost, shares)
+        found.append(cost)
     return found, homes, sets
 
 
@@ -216,7 +227,7 @@ class Sums:
         self.add("python", home, cost.python)
         for device, experts in cost.remote:
             self.add("experts", device, experts)
-        for device, ms in cost.link:
+        for device, ms in [*cost.link, *([cost.rows] if cost.rows else [])]:
             self.add("link", device, Cost(), ms)
 
     def terms(self) -> tuple[Term, ...]:

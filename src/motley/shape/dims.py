@@ -1,10 +1,9 @@
 """Dims: the dozen numbers that determine a MoE transformer of the supported families.
 
-Owns the checked record that a Hugging Face config and a GGUF file's metadata are turned into, and the GGUF metadata
-that a family needs to run. It is a narrow view of a Spec: `spec` and `dims_of` go from one to the other.
+Owns the checked record that a Hugging Face config and a GGUF file's metadata are turned into. It is a narrow view of a
+Spec: `spec` and `dims_of` go from one to the other.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from motley.errors import UnsupportedError, UsageError
@@ -13,15 +12,6 @@ from motley.shape.spec import FfnSpec, MixerSpec, Spec
 # OLMoE normalises the whole q and k projections, Qwen3 each head, Mixtral neither.
 QK_NORM = {"llama": "", "olmoe": "full", "qwen3moe": "head"}
 ARCHITECTURES = tuple(QK_NORM)  # that Motley writes, too
-# GGUF architectures that Motley runs from files (`models.registry`, which a test compares)
-RUNS = frozenset(
-    (
-        *ARCHITECTURES,
-        *("qwen2moe", "qwen3", "qwen3next", "qwen35moe"),
-        *("deepseek", "deepseek2", "glm4moe", "dots1", "ernie4_5-moe", "hunyuan-moe", "minimax-m2"),
-        *("gpt-oss", "granitemoe", "llama4", "gemma4"),
-    )
-)
 _SHARED = (
     "name",
     "architecture",
@@ -88,28 +78,6 @@ class Dims:
         experts = FfnSpec("moe", width=self.d_expert, experts=self.n_experts, used=self.n_experts_used)
         own = {key: getattr(self, key) for key in _SHARED}
         return Spec(mixer={"F": attention}, ffn={"E": experts}, **own)
-
-    def metadata(self) -> Mapping[str, int | float]:
-        """Every `<architecture>.*` key that the family reads, as GGUF spells it."""
-        keys: dict[str, int | float] = {
-            "block_count": self.n_layers,
-            "context_length": self.context,
-            "embedding_length": self.d_model,
-            "feed_forward_length": self.d_dense,
-            "attention.head_count": self.n_heads,
-            "attention.head_count_kv": self.n_kv_heads,
-            "attention.key_length": self.head_dim,
-            "attention.value_length": self.head_dim,
-            "attention.layer_norm_rms_epsilon": self.rms_eps,
-            "rope.freq_base": self.rope_theta,
-            "rope.dimension_count": self.head_dim,
-            "expert_count": self.n_experts,
-            "expert_used_count": self.n_experts_used,
-            "vocab_size": self.vocab_size,
-        }
-        if self.architecture == "qwen3moe":
-            keys["expert_feed_forward_length"] = self.d_expert
-        return {f"{self.architecture}.{key}": value for key, value in keys.items()}
 
 
 def dims_of(spec: Spec) -> Dims | None:

@@ -15,6 +15,11 @@ from typing import Literal, Self
 Kind = Literal["full", "window", "latent", "sparse", "linear", "none"]
 
 STATE_BYTES = 4
+BESIDE = 256  # positions that Motley keeps beside a window: some of a prompt are stored before the first attends
+
+# How a cache is stored: q8_0 is GGUF's, int8 in blocks of 32 with an f16 scale.
+CacheType = Literal["f16", "f32", "q8_0"]
+ELEMENT_BYTES: dict[CacheType, float] = {"f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,11 @@ class Mixer:
         return replace(self, state=self.state + other.state, state_work=self.state_work + other.state_work)
 
     # -- memory
-    def elements_kept(self, context: float) -> float:
-        """Cache elements for a sequence of `context` positions, without the state."""
+    def elements_kept(self, context: float, beside: int = 0) -> float:
+        """Cache elements for a sequence of `context` positions, `beside` more than a window's, without the state."""
         if not self.kept:
             return 0.0
-        entries, near = self._entries(context), min(context, self.window)
+        entries, near = self._entries(context), min(context, self.window + beside) if self.window else 0
         return (entries + near) * self.width + entries * self.index_width
 
     def elements_read(self, depth: float) -> float:
@@ -90,8 +95,8 @@ class Mixer:
         entries = self._entries(depth)
         return self._attended(depth) * self.width + entries * self.index_width
 
-    def bytes_kept(self, context: float, element_bytes: float = 2) -> float:
-        return self.elements_kept(context) * element_bytes + self.state * STATE_BYTES
+    def bytes_kept(self, context: float, element_bytes: float = 2, beside: int = 0) -> float:
+        return self.elements_kept(context, beside) * element_bytes + self.state * STATE_BYTES
 
     def bytes_read(self, depth: float, element_bytes: float = 2) -> float:
         """The state counts twice: it is read and written back."""

@@ -12,19 +12,37 @@ from functools import cached_property
 from typing import Self
 
 from motley.errors import UnsupportedError, UsageError
-from motley.shape.attrs import SYNTHESISED, attrs_of
+from motley.shape.attrs import RUNS, attrs_of
 from motley.shape.catalogue import lookup
-from motley.shape.dims import ARCHITECTURES, RUNS, Dims, dims_of
-from motley.shape.hf import dims_from_hf
+from motley.shape.dims import Dims, dims_of
+from motley.shape.hf import spec_from_hf
 from motley.shape.labels import NATIVE, mix_named
 from motley.shape.mix import Facts, Mix, unknown_mix
-from motley.shape.mixer import Mixer
+from motley.shape.mixer import BESIDE, ELEMENT_BYTES, CacheType, Mixer
 from motley.shape.quant import Precision, require_quant
 from motley.shape.role import Role
 from motley.shape.spec import Spec
 from motley.shape.tensors import TensorShape, mtp_tensors_of, tensors_of
 
 __all__ = ["Mixer", "ModelShape", "Role", "TensorShape"]
+
+
+PROJECTIONS = ("attn_q", "attn_k", "attn_v")  # of a layer: what multiplies its normed input
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Matrices whose rows are counted from one to the next."""
+
+    tensors: tuple[TensorShape, ...]
+
+    @property
+    def n_rows(self) -> int:
+        return sum(t.dims[0] for t in self.tensors)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(t.n_bytes for t in self.tensors)
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,7 @@ class ModelShape:
     source: str = ""  # where the dimensions come from
     mixers: tuple[Mixer, ...] = ()  # one per layer; none given: full attention of H, K and N in each
     mtp: tuple[TensorShape, ...] = ()  # of layers that predict further tokens; no sum contains them
+    cache: CacheType = "f16"  # how keys and values are stored
 
     def __post_init__(self) -> None:
         if not self.mixers:
@@ -69,7 +88,13 @@ class ModelShape:
     @classmethod
     def from_hf_config(cls, config: Mapping[str, object], quant: str = "q4_k") -> Self:
         """From a Hugging Face `config.json`. Raises UnsupportedError for families and features Motley lacks."""
-        return cls.from_dims(dims_from_hf(config), quant)
+        shape = cls.from_spec(spec_from_hf(config), quant)
+        if not shape.runs:
+            raise UnsupportedError(
+                f"config.json: the layers are not those of {shape.architecture} as Motley runs it: their kinds, windows"
+                " or the order of dense ones differ"
+            )
+        return shape
 
     @classmethod
     def from_dims(cls, dims: Dims, quant: str) -> Self:
@@ -77,8 +102,8 @@ class ModelShape:
 
     @classmethod
     def from_spec(cls, spec: Spec, quant: str) -> Self:
-        dims, main, moe = dims_of(spec), spec.main, spec.moe
-        mix = _mix(spec, quant, runs=dims is not None)
+        main, moe = spec.main, spec.moe
+        mix = _mix(spec, quant, runs=dims_of(spec) is not None)
         return cls(
             name=spec.name,
             architecture=spec.architecture,
@@ -93,11 +118,14 @@ class ModelShape:
             vocab_size=spec.vocab_size,
             context=spec.context,
             tensors=tensors_of(spec, mix),
-            attrs=dims.metadata() if dims else attrs_of(spec),
+            attrs=attrs_of(spec),
             source=spec.source,
             mixers=tuple(spec.layer_mixer(i) for i in range(spec.n_layers)),
             mtp=mtp_tensors_of(spec, mix),
         )
+
+    def with_cache(self, cache: CacheType) -> Self:
+        return replace(self, cache=cache)
 
     def with_layers(self, n: int) -> Self:
         """The same model cut to its first `n` layers; embedding and head stay whole."""
@@ -112,8 +140,13 @@ class ModelShape:
             tensors=tuple(t for t in self.tensors if t.layer is None or t.layer < n),
             mixers=self.mixers[:n],
             mtp=(),
-            attrs={**self.attrs, f"{self.architecture}.block_count": n},
+            attrs={**self._attrs_of_layers(n), f"{self.architecture}.block_count": n},
         )
+
+    def _attrs_of_layers(self, n: int) -> dict[str, object]:
+        """Lists with one entry a layer are cut, too."""
+        every = self.n_layers
+        return {k: v[:n] if isinstance(v, list) and len(v) == every else v for k, v in self.attrs.items()}
 
     # -- what Motley does with it
     @property
@@ -126,8 +159,8 @@ class ModelShape:
         if not self.runs:
             if self.architecture in RUNS:
                 raise UnsupportedError(
-                    f"{self.name}: Motley runs {self.architecture} from files, but makes no files of it: "
-                    f"of {', '.join(sorted({*ARCHITECTURES, *SYNTHESISED}))} it does"
+                    f"{self.name} is predicted only: Motley runs {self.architecture}, but not with all that this model "
+                    "has; `motley predict` and `motley plan` take it"
                 )
             raise UnsupportedError(
                 f"{self.name} is predicted only: Motley runs {', '.join(sorted(RUNS))}, not {self.architecture}; "
@@ -196,6 +229,12 @@ class ModelShape:
         """What a layer's home device holds: all but the routed experts."""
         return sum(n for role, n in self._by_layer[layer].items() if role is not Role.EXPERT)
 
+    def projections(self, layer: int) -> Projections | None:
+        """The q, k and v matrices of a layer, None where it has others. Their rows may be split over devices."""
+        found = [self._named.get(f"blk.{layer}.{name}.weight") for name in PROJECTIONS]
+        tensors = tuple(t for t in found if t is not None and len(t.dims) == 2)
+        return Projections(tensors) if len(tensors) == 3 else None
+
     def experts_in(self, layer: int) -> int:
         """E, or 0 where the layer has none."""
         return self.n_experts if self.role_bytes(layer, Role.EXPERT) else 0
@@ -234,24 +273,29 @@ class ModelShape:
         return 2 * matrices + round(sum(self.attention_operations(i, depth + 1) for i in range(self.n_layers)))
 
     # -- what a sequence keeps
-    def kv_kept_bytes(self, layer: int, context: float, element_bytes: float = 2) -> float:
-        """That `layer` keeps of one sequence of `context` positions; `element_bytes` of the cache (states are f32)."""
-        return self.mixers[layer].bytes_kept(context, element_bytes)
+    def kv_kept_bytes(self, layer: int, context: float) -> float:
+        """That `layer` keeps of one sequence of `context` positions (states are f32, whatever the cache is)."""
+        return self.mixers[layer].bytes_kept(context, ELEMENT_BYTES[self.cache], BESIDE)
 
-    def kv_read_bytes(self, layer: int, depth: float, element_bytes: float = 2) -> float:
+    def kv_read_bytes(self, layer: int, depth: float) -> float:
         """That a token reads in `layer` of what is kept."""
-        return self.mixers[layer].bytes_read(depth, element_bytes)
+        return self.mixers[layer].bytes_read(depth, ELEMENT_BYTES[self.cache])
 
     def attention_operations(self, layer: int, depth: float, prefill: bool = False) -> float:
         """Of one token in `layer`, two per multiply-add, without the projections. `prefill`: in a prompt, which latent
         attention computes otherwise."""
         return self.mixers[layer].operations(depth, prefill)
 
-    def kv_bytes_per_token(self, element_bytes: float = 2) -> float:
+    def kv_bytes_per_token(self) -> float:
         """That one more position adds to the cache of all layers, while it lies within every window."""
+        element_bytes = ELEMENT_BYTES[self.cache]
         return sum(m.bytes_kept(1, element_bytes) - m.bytes_kept(0, element_bytes) for m in self.mixers)
 
     # -- inside
+    @cached_property
+    def _named(self) -> dict[str, TensorShape]:
+        return {t.name: t for t in self.tensors}
+
     @cached_property
     def _by_layer(self) -> tuple[dict[Role, int], ...]:
         layers: tuple[dict[Role, int], ...] = tuple({} for _ in range(self.n_layers))

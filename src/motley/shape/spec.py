@@ -166,6 +166,8 @@ class Spec:
     post_norms: bool = False  # a norm behind each block, too (Gemma)
     per_layer_embed: int = 0  # width of Gemma 3n's and 4 E's embedding per layer
     hyper: int = 0  # residual streams of DeepSeek V4's hyper-connections
+    rope_factors: int = 0  # pairs whose frequencies have factors of their own, as a tensor (Llama 3, Gemma 4)
+    keys: Mapping[str, object] = field(default_factory=dict)  # further GGUF metadata, without the architecture
     rms_eps: float = 0.0  # these three: only for families that run
     rope_theta: float = 0.0
     d_dense: int = 0  # GGUF's feed_forward_length, where no layer is dense

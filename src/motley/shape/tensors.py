@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
+from motley.shape.gguf_names import named
 from motley.shape.mix import Mix, Place
 from motley.shape.quant import Precision
 from motley.shape.role import Role
@@ -30,16 +31,17 @@ class TensorShape:
         return self.quant.n_bytes(self.n_params)
 
 
-# (name without layer and ending, role, dims); a name that ends in `.bias` keeps its ending
+# (name without layer and ending, role, dims); a name with an ending keeps it
 Part = tuple[str, Role, tuple[int, ...]]
 
 
 def tensors_of(spec: Spec, mix: Mix) -> tuple[TensorShape, ...]:
     """In file order: embedding, layers, final norm, head. A tied model has no `output.weight`. Without MTP layers."""
-    found = [_tensor(mix, part, None) for part in _before(spec)]
+    found = [_tensor(spec, mix, part, None) for part in _before(spec)]
     for layer in range(spec.n_layers):
-        found += [_tensor(mix, part, layer) for part in _layer(spec, spec.mixer_of(layer), spec.ffn_of(layer))]
-    found += [_tensor(mix, part, None) for part in _after(spec)]
+        parts = _layer(spec, spec.mixer_of(layer), spec.ffn_of(layer))
+        found += [_tensor(spec, mix, part, layer) for part in parts]
+    found += [_tensor(spec, mix, part, None) for part in _after(spec)]
     return tuple(found)
 
 
@@ -52,7 +54,7 @@ def mtp_tensors_of(spec: Spec, mix: Mix) -> tuple[TensorShape, ...]:
     found = []
     for layer in range(spec.n_layers, spec.n_layers + spec.mtp.layers):
         parts = [*_layer(spec, mixer, ffn), *_next_token(spec, spec.mtp.embeds)]
-        found += [_tensor(mix, part, layer) for part in parts]
+        found += [_tensor(spec, mix, part, layer) for part in parts]
     return tuple(found)
 
 
@@ -60,9 +62,9 @@ def _last(letters: str) -> str:
     return letters.rstrip("-")[-1:]
 
 
-def _tensor(mix: Mix, part: Part, layer: int | None) -> TensorShape:
+def _tensor(spec: Spec, mix: Mix, part: Part, layer: int | None) -> TensorShape:
     stem, role, dims = part
-    name = stem if stem.endswith(".bias") else f"{stem}.weight"
+    name = named(spec.architecture, stem)
     name = name if layer is None else f"blk.{layer}.{name}"
     return TensorShape(name, dims, mix.precision(Place(name, role, layer, dims)), role, layer)
 
@@ -72,6 +74,8 @@ def _tensor(mix: Mix, part: Part, layer: int | None) -> TensorShape:
 
 def _before(spec: Spec) -> Iterator[Part]:
     d, per_layer = spec.d_model, spec.per_layer_embed * spec.n_layers
+    if spec.rope_factors:
+        yield "rope_freqs", Role.ATTENTION, (spec.rope_factors,)
     yield "token_embd", Role.EMBED, (spec.vocab_size, d)
     if per_layer:
         yield "per_layer_token_embd", Role.EMBED, (spec.vocab_size, per_layer)
@@ -110,8 +114,10 @@ def _layer(spec: Spec, mixer: MixerSpec | None, ffn: FfnSpec | None) -> Iterator
         yield from _around(spec, "attn")
     if ffn:
         yield "ffn_norm", Role.NORM, (d,)
-        yield from _ffn(d, ffn)
+        yield from _side_by_side(d, ffn) if spec.architecture == "gemma4" and ffn.kind == "moe" else _ffn(d, ffn)
         yield from _around(spec, "ffn")
+    if spec.architecture == "gemma4":
+        yield "layer_output_scale", Role.ATTENTION, (1,)
     if spec.per_layer_embed:
         yield "inp_gate", Role.DENSE_FFN, (spec.per_layer_embed, d)
         yield "proj", Role.DENSE_FFN, (d, spec.per_layer_embed)
@@ -140,10 +146,20 @@ def _mixer(spec: Spec, m: MixerSpec) -> Iterator[Part]:
         "shortconv": _shortconv,
     }
     for name, dims in makers[m.kind](spec.d_model, m):
-        yield name, Role.NORM if name.endswith("_norm") else Role.ATTENTION, dims
+        for own, rows in _apart(spec, name, dims):
+            yield own, Role.NORM if name.endswith("_norm") else Role.ATTENTION, rows
 
 
 Named = Iterator[tuple[str, tuple[int, ...]]]
+
+
+def _apart(spec: Spec, name: str, dims: tuple[int, ...]) -> Named:
+    """Qwen 3.5 has the delta rule's two small projections as two."""
+    if name == "ssm_ba" and spec.architecture in ("qwen35", "qwen35moe"):
+        for own in ("ssm_beta", "ssm_alpha"):
+            yield own, (dims[0] // 2, dims[1])
+    else:
+        yield name, dims
 
 
 def _attention(d: int, m: MixerSpec) -> Named:
@@ -305,6 +321,18 @@ def _ffn(d: int, f: FfnSpec) -> Iterator[Part]:
             yield name, Role.SHARED_EXPERT, (rows, cols)
         if f.shared_gate:
             yield "ffn_gate_inp_shexp", Role.SHARED_EXPERT, (d,)
+
+
+def _side_by_side(d: int, f: FfnSpec) -> Iterator[Part]:
+    """Gemma 4: a dense block beside the experts, each between norms of its own; an expert's gate and up are one."""
+    yield from _ffn(d, FfnSpec("dense", width=f.d_shared))
+    for name in ("post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2"):
+        yield name, Role.NORM, (d,)
+    yield "ffn_gate_inp", Role.ROUTER, (f.experts, d)
+    yield "ffn_gate_inp.scale", Role.ROUTER, (d,)
+    yield "ffn_gate_up_exps", Role.EXPERT, (f.experts, 2 * f.width, d)
+    yield "ffn_down_exps", Role.EXPERT, (f.experts, d, f.width)
+    yield "ffn_down_exps.scale", Role.EXPERT, (f.experts,)
 
 
 def _matrices(name: str, d: int, width: int, gated: bool) -> Iterator[tuple[str, int, int]]:

@@ -171,28 +171,28 @@ void check_vectors(const Kernels& k, int64_t n) {
   }
 }
 
-// `window`: 0 none; keys then lie in a ring of 48 positions.
-void check_attention(const Kernels& k, bool half, int head_dim, int n_queries, bool wild, int window) {
+// `window`: 0 none; keys then lie in a ring of 48 positions. `one`: values are the keys' first elements.
+void check_attention(const Kernels& k, KvType type, bool one, int head_dim, int n_queries, bool wild, int window) {
   const Kernels& s = kScalarKernels;
-  const int value_dim = window ? head_dim / 2 + 1 : head_dim, padded = (value_dim + 15) / 16 * 16;
+  const int value_dim = window ? head_dim / 2 + 1 : head_dim, row_dim = ((one ? head_dim : value_dim) + 15) / 16 * 16;
   const int positions = 37 + n_queries, context = window ? 48 : 64;
-  const KvShape shape{head_dim, value_dim, padded, context, n_queries};
+  const KvShape shape{head_dim, value_dim, row_dim, context, n_queries, one};
   std::vector<uint8_t> keys[2], values[2];
   for (int i = 0; i < 2; ++i) {
-    keys[i].resize(size_t(context * head_dim * 4));
-    values[i].resize(size_t(context * padded * 4));
+    keys[i].resize(one ? 0 : size_t(context / 16 * kv_tile_bytes(type, head_dim)));
+    values[i].resize(size_t(context * kv_row_bytes(type, row_dim) + kKvSlack));
   }
   for (int p = 0; p < positions; ++p) {
     const std::vector<float> key = wild ? hostile(head_dim) : sane(head_dim), value = wild ? hostile(value_dim) : sane(value_dim);
-    s.store_kv(half, shape, key.data(), value.data(), keys[0].data(), values[0].data(), p);
-    k.store_kv(half, shape, key.data(), value.data(), keys[1].data(), values[1].data(), p);
+    s.store_kv(type, shape, key.data(), value.data(), keys[0].data(), values[0].data(), p);
+    k.store_kv(type, shape, key.data(), value.data(), keys[1].data(), values[1].data(), p);
   }
   if (!wild) {  // the bits of a stored NaN are free
     compare(k.name, "keys", keys[0], keys[1]);
     compare(k.name, "values", values[0], values[1]);
   }
   const std::vector<float> q = sane(n_queries * head_dim);
-  std::vector<float> scratch(size_t(4 * 80)), out[2];
+  std::vector<float> scratch(size_t(std::max(n_queries, 4) * 81 + 16 * row_dim)), out[2];
   std::vector<const float*> queries;
   std::vector<Seen> seen;
   for (int i = 0; i < n_queries; ++i) {
@@ -204,7 +204,7 @@ void check_attention(const Kernels& k, bool half, int head_dim, int n_queries, b
     out[i].resize(size_t(n_queries * value_dim));
     std::vector<float*> to;
     for (int j = 0; j < n_queries; ++j) to.push_back(out[i].data() + j * value_dim);
-    (i ? k : s).attend(half, shape, queries.data(), seen.data(), keys[0].data(), values[0].data(), 0.3f, scratch.data(),
+    (i ? k : s).attend(type, shape, queries.data(), seen.data(), keys[0].data(), values[0].data(), 0.3f, scratch.data(),
                        to.data());
   }
   compare(k.name, "attention of " + std::to_string(n_queries) + " x " + std::to_string(head_dim), out[0], out[1]);
@@ -221,10 +221,11 @@ void check(const Kernels& k) {
       check_format(k, f, 5, 256, wild);
     }
   for (int64_t n : {1, 15, 16, 17, 111}) check_vectors(k, n);
-  for (bool half : {false, true})
-    for (int head_dim : {16, 40, 128})
-      for (int n : {1, 2, 3, 4, 7})
-        for (int window : {0, 21}) check_attention(k, half, head_dim, n, n == 3, window);
+  for (KvType type : {KvType::F32, KvType::F16, KvType::Q8_0})
+    for (bool one : {false, true})
+      for (int head_dim : {16, 40, 128})
+        for (int n : {1, 2, 3, 4, 7})
+          for (int window : {0, 21}) check_attention(k, type, one, head_dim, n, n == 3, window);
   std::vector<uint8_t> bytes(4096 + 8192);
   for (uint8_t& b : bytes) b = uint8_t(rng.bits());
   compare<int64_t>(k.name, "read", {kScalarKernels.read(bytes.data(), 4096)}, {k.read(bytes.data(), 4096)});

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.engine.reuse import Reuse
 from motley.engine.runner import ExchangeCount
 from motley.engine.times import StepTimes
 from motley.ops.protocol import Batch
@@ -28,7 +29,7 @@ class FakeRunner:
     """Logits depend on (token, position) alone. Each step takes `step_s` on CLOCK and books it: half experts, a quarter
     link; the last quarter stays unaccounted."""
 
-    n_slots, context = 4, 256
+    n_slots, context, reuse = 4, 256, Reuse(recurrent=True)
 
     def __init__(self, step_s: float = 0.001, error: float = 0.0) -> None:
         self.step_s, self.error = step_s, error

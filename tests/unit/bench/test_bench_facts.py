@@ -39,6 +39,14 @@ def test_commit_is_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert facts.commit() == f"{head}-dirty"
 
 
+@pytest.mark.parametrize(
+    ("name", "quant", "said"),
+    [("olmoe-1b-7b", "q4_k_m", "q4_k"), ("qwen3-0.6b", "q8_0", "q8_0"), ("qwen3-0.6b", "q4_k_m", "q4_k")],
+)
+def test_quantisation_is_of_most_bytes(name: str, quant: str, said: str) -> None:
+    assert facts.expert_quant(ModelShape.named(name, quant)) == said
+
+
 def test_model() -> None:
     shape = ModelShape.named("olmoe-1b-7b", "q4_k")
     model = facts.model(shape, Path("/x/y.gguf"), "abc")

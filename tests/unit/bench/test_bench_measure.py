@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from bench_fakes import EXPERTS, LAYERS, VOCAB, FakeRunner
+from bench_fakes import LAYERS, VOCAB, FakeRunner
 
 from motley.bench.measure import Measurement, Text, batches, measure, prompt_batches, steps_of
-from motley.bench.reading import Reading, by_pair, total_routes
+from motley.bench.reading import Reading, by_pair
 from motley.errors import UsageError
 from motley.predict.workload import Workload
 
@@ -121,5 +121,3 @@ def test_readings_add_up_by_link() -> None:
     assert total.count == (2 + 3) * 3 * LAYERS
     assert total.seconds == pytest.approx(total.count * 50e-6)
     assert total.work_seconds == pytest.approx(total.count * 30e-6)
-    routes = total_routes(found)
-    assert routes.shape == (LAYERS, EXPERTS)

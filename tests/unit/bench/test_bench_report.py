@@ -6,10 +6,12 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from bench_sample import EXPERTS, LAYERS, sample_result
 
+from bench_sample import EXPERTS, LAYERS, sample_load, sample_result, sample_served, sample_suite
 from motley.bench.report import charts
+from motley.bench.report.curves import Curves, Point, Series, curves_svg
 from motley.bench.report.page import render, write_report
+from motley.bench.report.series import curves_of
 from motley.bench.result import Result
 from motley.page import experts
 from motley.page.svg import element
@@ -27,11 +29,25 @@ def bare(result: Result) -> Result:
     )
 
 
-@pytest.mark.parametrize("result", [sample_result(), bare(sample_result())], ids=["full", "bare"])
-def test_page_is_well_formed_and_fetches_nothing(result: Result) -> None:
-    page = render(result)
+def only_loads(result: Result) -> Result:
+    return msgspec.structs.replace(bare(result), results=(), loads=(sample_load(),))
+
+
+PAGES = {
+    "full": sample_result(),
+    "bare": bare(sample_result()),
+    "suite": sample_suite(),
+    "loads": only_loads(sample_result()),
+    "server": sample_served(),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_well_formed_and_fetches_nothing(name: str) -> None:
+    page = render(PAGES[name])
     outline = Outline(page)
-    assert not re.search(r"https?:|@import|url\(", page)
+    assert not re.search(r"(src|href|srcset)=|@import|url\(", page)
+    assert name == "server" or not re.search(r"https?:", page)
     assert not {tag for tag, _ in outline.tags} & {"script", "link", "img", "iframe"}
     assert {"main", "h1", "h2"} <= {tag for tag, _ in outline.tags}
     assert all(
@@ -51,6 +67,75 @@ def test_page_says_what_was_measured() -> None:
         assert number(test.predicted_tokens_per_s.p50) in text
     for needed in (result.command, "e9710f1a2b3c", "8488C", "128 of 128", "tcp", "16.8", "61.2", "22.8", "repack off"):
         assert needed in text
+
+
+def test_a_suite_is_drawn_and_every_number_of_it_is_in_a_table() -> None:
+    suite = sample_suite()
+    found = {chart.title: chart for chart in curves_of(suite)}
+    assert list(found) == [
+        "Reading a prompt",
+        "Generating, by depth: tg64",
+        "All sequences together: tg32 @ d128",
+        "Experts that a step reads in a layer: tg32 @ d128",
+        "Throughput: 128 tokens in, 64 out",
+        "TTFT: 128 tokens in, 64 out",
+        "Between tokens: 128 tokens in, 64 out",
+    ]
+    text = Outline(render(suite)).text
+    for chart in found.values():
+        assert chart.title in text
+        for series in chart.series:
+            assert [p.x for p in series.points] == sorted(p.x for p in series.points)
+            assert all(number(p.y) in text for p in series.points)
+    experts_read = found["Experts that a step reads in a layer: tg32 @ d128"]
+    assert [series.dashed for series in experts_read.series] == [False, True]
+    for load in suite.loads:
+        assert f"{number(load.ttft_ms.p50)} / {number(load.ttft_ms.p90)}" in text
+    assert "pp8192" in text
+
+
+def test_one_place_is_no_curve() -> None:
+    assert curves_of(only_loads(sample_result())) == []
+
+
+def test_a_curve_is_spoken_and_drawn_inside_its_frame() -> None:
+    high = Series("high", [Point(0, 3.0, 1.0, 7.0), Point(512, 5.0, 4.0, 6.0), Point(8192, 0.5, 0.0, 1.0)])
+    chart = Curves("Speed", "depth", "tokens/s", [high], linear=True)
+    drawn = ElementTree.fromstring(str(curves_svg(chart)))
+    assert drawn.get("aria-label") == "Speed, tokens/s over depth. high: 3 at 0, 0.5 at 8192"
+    (line,) = [e.get("d") or "" for e in drawn.iter("path") if e.get("class") == "curve s0"]
+    places = [tuple(map(float, place.split())) for place in line[1:].split("L")]
+    assert all(0 < x < 440 and 0 < y < 230 for x, y in places)
+    assert places[0][0] < places[1][0] < places[2][0]
+    assert places[1][1] < places[0][1] < places[2][1]  # higher is less far down
+    assert (places[1][0] - places[0][0]) / (places[2][0] - places[0][0]) == pytest.approx(512 / 8192, abs=0.01)
+    assert [t.text for t in drawn.iter("title")] == ["high, 0: 3", "high, 512: 5", "high, 8192: 0.5"]
+    labels = [t.text for t in drawn.iter("text")]
+    assert labels[:5] == ["0", "2", "4", "6", "8"]  # not below the band's 7
+    assert chart.at(high, 512) == "5 (4-6)"
+
+
+def test_a_flagged_page_says_so_with_remedies() -> None:
+    assert "Flagged" not in Outline(render(sample_suite())).text
+    text = Outline(render(msgspec.structs.replace(sample_suite(), check=None))).text
+    assert "not for publication" in text
+    assert "run it without --no-check" in text
+
+
+def test_a_servers_page_says_whose_figures_they_are() -> None:
+    text = Outline(render(sample_served())).text
+    for needed in ("olmoe-1b-7b", "llama.cpp", "http://127.0.0.1:8080/v1", "ignore_eos", "TTFT", "can't be filled"):
+        assert needed in text
+
+
+def test_foreign_text_of_a_server_stays_text() -> None:
+    evil = '"><script>alert(1)</script>'
+    result = sample_served()
+    server = msgspec.structs.replace(result.server, model=evil, software=evil, url=evil, extras=(evil,))
+    loads = (msgspec.structs.replace(result.loads[0], errors={evil: 1}), *result.loads[1:])
+    outline = Outline(render(msgspec.structs.replace(result, server=server, loads=loads, command=evil, suite=evil)))
+    assert outline.text.count("<script>") >= 5
+    assert "script" not in {tag for tag, _ in outline.tags}
 
 
 def test_foreign_text_stays_text() -> None:

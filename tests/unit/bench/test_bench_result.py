@@ -5,11 +5,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from bench_sample import sample_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motley.bench.result import Interval, Spread, from_json, load_result, to_json
+from bench_sample import sample_result
+from motley.bench.records import Interval, Spread
+from motley.bench.report.page import render
+from motley.bench.result import from_json, load_result, to_json
 from motley.errors import FormatError
 
 
@@ -32,6 +34,19 @@ def test_has_exactly_the_designs_keys() -> None:
     assert d["check"].keys() >= {
         "reference", "max_abs_logit_diff", "max_rel_logit_diff", "greedy_tokens_equal", "greedy_tokens_compared",
     }  # fmt: skip
+
+
+def test_a_model_whose_first_layers_are_dense_is_read_and_shown() -> None:
+    """As DeepSeek's: such a layer has a home, no experts, and nothing is chosen in it."""
+    d = as_dict()
+    d["placement"]["layers"][0]["experts"] = []
+    d["routes"][0] = [0] * len(d["routes"][0])
+    result = from_json(json.dumps(d).encode())
+    assert result.placement.layers[0].experts == ()
+    assert render(result)
+    d["placement"]["layers"][1]["experts"].pop()
+    with pytest.raises(FormatError, match=r"layers\[1\].experts: 31 given"):
+        from_json(json.dumps(d).encode())
 
 
 def test_round_trip() -> None:

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 from bench_fakes import EXPERTS, LAYERS, VOCAB, FakeRunner
-from bench_sample import sample_lab
 
+from bench_sample import sample_lab
 from motley.bench.measure import Text
-from motley.bench.result import Interval, from_json, to_json
-from motley.bench.run import Settings, Subject, asked_workloads, run_bench
+from motley.bench.records import Interval
+from motley.bench.result import from_json, to_json
+from motley.bench.run import Settings, Subject, asked_workloads, expected, run_bench
+from motley.bench.suite import Load
 from motley.errors import UsageError
 from motley.lab.placement import LayerPlacement, Placement
 from motley.predict.workload import Workload
@@ -117,3 +119,31 @@ def test_asking_for_nothing_is_refused() -> None:
 def test_asked_workloads_takes_every_combination() -> None:
     names = [w.name for w in asked_workloads([128, 512], [64], [0, 1024], [1])]
     assert names == ["pp128", "pp512", "pp128@d1024", "pp512@d1024", "tg64", "tg64@d1024"]
+
+
+def test_a_load_is_predicted_by_its_prompts_and_answers() -> None:
+    """4 prompts of 100 tokens at 1000 tokens/s take 0.4 s, first tokens included; 4 x 19 more at 200 take 0.38."""
+    asked: list[Workload] = []
+
+    def predict(workload: Workload) -> Interval:
+        asked.append(workload)
+        p50 = 1000.0 if workload.kind == "prefill" else 200.0
+        return Interval(p10=p50 / 2, p50=p50, p90=2 * p50)
+
+    found = expected(Load(100, 20, 4), predict)
+    assert [w.name for w in asked] == ["pp100x4", "tg19@d100x4"]
+    assert found is not None
+    assert found.p50 == pytest.approx(4 * 20 / 0.78)
+    assert (found.p10, found.p90) == pytest.approx((found.p50 / 2, 2 * found.p50))
+    one = expected(Load(100, 1, 4), predict)
+    assert one is not None
+    assert one.p50 == pytest.approx(10)
+    assert expected(Load(100, 20, 4), lambda workload: None) is None
+
+
+def test_a_load_keeps_its_prediction() -> None:
+    settings = replace(SETTINGS, workloads=[], loads=[Load(16, 4, 1)], repeat=1)
+    said = Interval(p10=50.0, p50=100.0, p90=200.0)
+    [load] = run_bench(replace(subject(), predict=lambda workload: said), settings).loads
+    assert load.predicted_tokens_per_s == expected(Load(16, 4, 1), lambda workload: said)
+    assert load.predicted_tokens_per_s is not None

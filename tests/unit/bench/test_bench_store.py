@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from bench_sample import sample_result
 
+from bench_sample import sample_result
 from motley.bench.store import MIGRATIONS, Store, data_folder
 from motley.errors import MotleyError, UsageError
 

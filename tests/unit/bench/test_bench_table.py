@@ -3,9 +3,9 @@
 from io import StringIO
 
 import pytest
-from bench_sample import sample_result
 from rich.console import Console, RenderableType
 
+from bench_sample import sample_result
 from motley.bench.store import Row
 from motley.bench.table import list_view, result_view, side_by_side
 from motley.bench.words import size

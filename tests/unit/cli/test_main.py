@@ -1,5 +1,6 @@
 """What a user reads when something is wrong: one sentence, a remedy, exit status 2."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,20 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         (["bench", "--pp", "0", "--tg", "0"], "nothing to measure"),
         (["plan", "olmoe-1b-7b", "--lab", "nowhere.toml"], "cannot read the lab file nowhere.toml"),
         (["report", "nowhere.json"], "nowhere.json"),
+        (["serve", "nowhere.gguf"], "there is no file nowhere.gguf"),
+        (["serve", "--host", "0.0.0.0"], "give an --api-key"),
+        (["serve", "--api-key", "k\u00e9y"], "can't be sent in a header"),
+        (["serve", "--cluster", "nobody"], "`motley cluster init` makes one"),
+        (["serve", "--lab", "nowhere.toml"], "name one that `motley probe -o FILE` wrote"),
+        (["serve", "--board", "nowhere"], "there is no board at nowhere: `motley board init` makes one"),
+        (["serve", "--context", "9999999"], "exceeds the 1024 that Motley 8M was trained for"),
+        (["serve", "--host", "nowhere.invalid", "--api-key", "k"], "there is no address nowhere.invalid"),
+        (["board", "run", "--board", "nowhere"], "there is no board at nowhere: `motley board init` makes one"),
         (["report", "99999999"], "99999999"),
+        (["run", "--memory", "4GB", "-p", "x"], "--memory goes with --cluster"),
+        (["bench", "--trusted-lan"], "--trusted-lan goes with --cluster"),
+        (["serve", "--grow"], "--grow goes with --cluster"),
+        (["board", "init", "--trusted-lan", "--board", "none"], "--trusted-lan goes with --cluster"),
         (["synth", "--shape", "olmoe-1b-7b", "--layers", "99", "-o", "x.gguf"], "16 layers"),
     ],
 )
@@ -44,11 +58,33 @@ def test_wrong_use_is_one_sentence(
     assert sentence in said[0]
 
 
-@pytest.mark.parametrize("words", [["bench", "--pp", "x"], ["node", "--memory", "9Q"], ["nonsense"], []])
-def test_wrong_arguments_exit_2(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["bench", "--pp", "x"], "'x' must be a number or a list such as 0,4096"),
+        (["node", "--memory", "9Q"], "'9Q' must be a size"),
+        (["nonsense"], "nonsense"),
+        ([], "COMMAND"),
+        (["serve", "--port", "http"], "'http' must be a whole number"),
+        (["serve", "--port", "99999"], "99999 is no port"),
+        (["serve", "--slots", "0"], "0 must be at least 1"),
+    ],
+)
+def test_wrong_arguments_exit_2(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
+    [said] = capsys.readouterr().err.splitlines()
+    assert sentence in said
+    assert "--help` shows what there is" in said
+
+
+def test_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("uvicorn", reason="serving needs the extra [serve]")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    assert f"port {port} of 127.0.0.1 is taken: end what listens there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

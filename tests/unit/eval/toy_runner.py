@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.engine.reuse import Reuse
 from motley.engine.runner import ExchangeCount
 from motley.engine.times import StepTimes
 from motley.ops.protocol import Batch
@@ -16,6 +17,7 @@ class ToyRunner:
     def __init__(self, n_vocab: int, seed: int = 0, spread: float = 5.0) -> None:
         self.n_slots, self.context, self.n_vocab = 1, 1 << 30, n_vocab
         self._table = np.random.default_rng(seed).normal(0, spread, (n_vocab, n_vocab)).astype(np.float32)
+        self.reuse = Reuse(recurrent=True)
         self._fed: list[int] = []
         self.steps: list[int] = []
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from motley.bench.result import Exchange, Interval, Spread
+from motley.bench.records import Interval, Spread
+from motley.bench.result import Exchange
 from motley.page.svg import element, percent, picture
 from motley.predict.show import number
 
@@ -69,30 +70,32 @@ def speed_strip(measured: Spread, predicted: Interval | None, axis: RatioAxis) -
     base = predicted.p50 if predicted else measured.median
     shapes = _grid(axis)
     if predicted:
-        shapes.insert(0, _span(axis, predicted.p10 / base, predicted.p90 / base))
+        shapes.insert(0, span(axis, predicted.p10 / base, predicted.p90 / base))
         label = f"measured {number(measured.median)} tokens per second, predicted {number(predicted.p50)}"
     else:
         label = f"measured {number(measured.median)} tokens per second, not predicted"
-    return picture(label, *shapes, *_dots(axis, measured, base), class_="strip", height=STRIP_HEIGHT)
+    return picture(label, *shapes, *dots(axis, measured, base), class_="strip", height=STRIP_HEIGHT)
 
 
 def ratio_strip(ratio: Spread, axis: RatioAxis) -> Markup:
     """Pair-by-pair ratios as dots, their median as a diamond; right of 1 Motley is faster."""
     label = f"{number(ratio.median)} times the peer's speed, {number(ratio.min)} to {number(ratio.max)}"
-    return picture(label, *_grid(axis), *_dots(axis, ratio, 1.0), class_="strip", height=STRIP_HEIGHT)
+    return picture(label, *_grid(axis), *dots(axis, ratio, 1.0), class_="strip", height=STRIP_HEIGHT)
 
 
-def _span(axis: RatioAxis, low: float, high: float) -> Markup:
+def span(axis: RatioAxis, low: float, high: float) -> Markup:
+    """An interval, as a bar of the strip."""
     a, b = axis.fraction(low), axis.fraction(high)
     return element("rect", x=percent(a), width=percent(b - a), y=7, height=STRIP_HEIGHT - 14, rx=3, class_="interval")
 
 
-def _dots(axis: RatioAxis, spread: Spread, base: float) -> list[Markup]:
+def dots(axis: RatioAxis, spread: Spread, base: float) -> list[Markup]:
+    """Samples as dots, then their median as a diamond; `base` is at 1."""
     middle = STRIP_HEIGHT / 2
-    dots = [element("circle", cx=axis.at(s / base), cy=middle, r=3.5, class_="sample") for s in spread.samples]
+    samples = [element("circle", cx=axis.at(s / base), cy=middle, r=3.5, class_="sample") for s in spread.samples]
     diamond = element("path", d="M0 -7 L5 0 L0 7 L-5 0 Z", class_="median")
     held = element("svg", diamond, x=axis.at(spread.median / base), y=middle, overflow="visible")
-    return [*dots, held]
+    return [*samples, held]
 
 
 def stacked_bar(parts: Mapping[str, float], whole: float, label: str) -> Markup:

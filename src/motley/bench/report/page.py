@@ -5,14 +5,29 @@ Assembles what the template shows; the template holds the words, `charts` the pi
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from motley.bench.gate import by_kind, flags
 from motley.bench.report import charts
+from motley.bench.report.curves import Curves, Series, curves_svg, key_svg
+from motley.bench.report.series import curves_of
 from motley.bench.result import Exchange, Result, TestResult
-from motley.bench.words import check_words, machine_words, model_words, reasons, settings_words, size
+from motley.bench.served import AnyResult, ServedResult
+from motley.bench.words import (
+    check_words,
+    machine_words,
+    model_words,
+    objectives_words,
+    percentiles_words,
+    reasons,
+    settings_words,
+    size,
+)
 from motley.lab.lab import Device
 from motley.page import experts, template
 from motley.predict.show import number
@@ -28,18 +43,49 @@ PARTS = {
 }
 
 
-def write_report(result: Result, path: Path) -> None:
+def write_report(result: AnyResult, path: Path) -> None:
     path.write_text(render(result), encoding="utf-8")
 
 
-def render(result: Result) -> str:
-    filters = {"number": number, "size": size, "settings": settings_words}
-    return template.render("motley.bench", "report", "report.html.jinja", filters, **_context(result))
+def render(result: AnyResult) -> str:
+    filters = {
+        "number": number,
+        "size": size,
+        "settings": settings_words,
+        "percentiles": percentiles_words,
+        "objectives": objectives_words,
+    }
+    name, more = ("served", _served(result)) if isinstance(result, ServedResult) else ("report", _context(result))
+    shared = {
+        "result": result,
+        "against": by_kind(flags(result)),
+        "curves": _curves(result),
+        "parts_style": _parts_style(),
+    }
+    return template.render("motley.bench", "report", f"{name}.html.jinja", filters, **shared, **more)
+
+
+@cache
+def _parts_style() -> Markup:
+    return Markup((files("motley.bench") / "report" / "parts.css").read_text("utf-8"))
+
+
+def _curves(result: AnyResult) -> list[tuple[Curves, Markup, list[tuple[Series, Markup]]]]:
+    """Each with its picture, and its series with their keys."""
+    found = curves_of(result)
+    return [
+        (chart, curves_svg(chart), [(s, key_svg(i, s.dashed)) for i, s in enumerate(chart.series)]) for chart in found
+    ]
+
+
+def _served(result: ServedResult) -> dict[str, Any]:
+    loads = [*(test.load for test in result.results), *result.loads]
+    return {"counted": ", ".join(dict.fromkeys(load.counted_by for load in loads))}
 
 
 def _context(result: Result) -> dict[str, Any]:
     return {
-        "result": result,
+        "energy": [test for test in result.results if test.energy],
         "parts": PARTS,
         "model": model_words(result),
         "reasons": reasons(result),
@@ -49,11 +95,11 @@ def _context(result: Result) -> dict[str, Any]:
         "reading": headline(result, "pp"),
         "scale": charts.axis_scale(_speed_axis(result)),
         "speeds": _speeds(result),
-        "times": [(t, charts.stacked_bar(t.time.parts(), _whole(t), _time_words(t))) for t in result.results],
+        "times": [(t, time_bar(t)) for t in result.results],
         "devices": device_views(result),
         "device_key": experts.device_key,
         "numbers": {d.name: i % experts.N_COLOURS for i, d in enumerate(result.lab.devices)},
-        "map": _map(result),
+        "map": placement_map(result),
         "busiest": busiest(result),
         "exchanges": [(x, _exchange_bar(x)) for x in result.exchanges],
         "peer_scale": charts.axis_scale(_peer_axis(result)),
@@ -86,13 +132,12 @@ def _speeds(result: Result) -> list[tuple[TestResult, Markup]]:
     return [(t, charts.speed_strip(t.tokens_per_s, t.predicted_tokens_per_s, axis)) for t in result.results]
 
 
-def _whole(test: TestResult) -> float:
-    return sum(test.time.parts().values()) or 1.0
-
-
-def _time_words(test: TestResult) -> str:
-    shares = ", ".join(f"{part} {value / _whole(test):.0%}" for part, value in test.time.parts().items())
-    return f"{test.label}, {number(test.ms_per_step)} ms a step: {shares}"
+def time_bar(test: TestResult) -> Markup:
+    """Where a step's time went."""
+    parts = test.time.parts()
+    whole = sum(parts.values()) or 1.0
+    shares = ", ".join(f"{part} {value / whole:.0%}" for part, value in parts.items())
+    return charts.stacked_bar(parts, whole, f"{test.label}, {number(test.ms_per_step)} ms a step: {shares}")
 
 
 def _exchange_bar(x: Exchange) -> Markup:
@@ -135,7 +180,7 @@ def device_views(result: Result) -> list[DeviceView]:
     ]
 
 
-def _map(result: Result) -> Markup:
+def placement_map(result: Result) -> Markup:
     numbers = {d.name: i for i, d in enumerate(result.lab.devices)}
     layers = result.placement.layers
     holders = [[numbers[device] for device in layer.experts] for layer in layers]

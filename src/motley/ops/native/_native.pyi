@@ -1,11 +1,13 @@
 """The compiled half of NativeOps; see native/module.cpp. Arrays are numpy's, C-contiguous, of the exact type."""
 
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Buffer = bytes | bytearray | memoryview | mmap.mmap
 
 def isas() -> list[str]: ...
 
@@ -19,6 +21,7 @@ class ExpertSet:
     def set_activation(self, activation: int, gate: Array | None, up: Array | None, down: Array | None, /) -> None: ...
 
 class Cache:
+    BESIDE: int
     head_dim: int
     value_dim: int
     n_bytes: int
@@ -36,10 +39,20 @@ class Program:
     def next(self) -> Callable[[], None] | None: ...
     def marks(self) -> list[float]: ...
 
+class Ring:
+    """native/ring.h: bytes from one process to another. `reader`: which side this is, or (`sleeps`) the other is."""
+
+    def __init__(self, memory: Buffer, control: int, data: int, size: int, /) -> None: ...
+    def push(self, parts: Sequence[Buffer], /) -> int: ...
+    def pull(self, room: Buffer, seconds: float, /) -> int: ...
+    def may_sleep(self, reader: bool, /) -> bool: ...
+    def woke(self, reader: bool, /) -> None: ...
+    def sleeps(self, reader: bool, /) -> bool: ...
+
 class Device:
     isa: str
     threads: int
-    def __init__(self, threads: int, isa: str, half_kv: bool, /) -> None: ...
+    def __init__(self, threads: int, isa: str, /) -> None: ...
     def busy_seconds(self) -> float: ...
     def close(self) -> None: ...
     def pack(
@@ -84,7 +97,17 @@ class Device:
         /,
     ) -> ExpertSet: ...
     def cache(
-        self, slots: int, context: int, kv_heads: int, head_dim: int, value_dim: int, window: int, chunk: int, /
+        self,
+        slots: int,
+        context: int,
+        kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        window: int,
+        chunk: int,
+        type: int,
+        one: bool,
+        /,
     ) -> Cache: ...
     def delta_state(
         self,

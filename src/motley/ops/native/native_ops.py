@@ -15,7 +15,6 @@ Test: pytest tests/parity/test_ops_native.py tests/parity/test_ops_parity.py; sp
 
 import mmap
 from collections.abc import Callable, Sequence
-from math import prod
 from statistics import median
 from time import perf_counter
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from motley.ops.protocol import (
     DeltaWeights,
     ExpertBiases,
     HostPart,
+    Multiplies,
     Recording,
     Rope,
     RouterVectors,
@@ -42,6 +42,8 @@ from motley.ops.protocol import (
     Span,
     Upload,
 )
+from motley.ops.shapes import check_experts, check_tensor
+from motley.shape.mixer import BESIDE, CacheType
 from motley.shape.quant import Quant
 
 try:
@@ -54,6 +56,7 @@ else:
 Floats = NDArray[np.float32]
 
 SUPPORTED = frozenset(Quant)
+_CACHE_TYPES: dict[CacheType, int] = {"f32": 0, "f16": 1, "q8_0": 2}
 _GATES = {"none": 0, "sigmoid": 1, "silu": 2}
 
 
@@ -147,15 +150,21 @@ class NativeOps:
     """See `ops.protocol.Ops` for every operation's shapes.
 
     threads: the caller's included. isa: "" takes the best that this CPU has; a name of `isas()` forces one.
-    kv: "f16" (half the memory and traffic) or "f32", how keys and values are stored.
+    kv: how keys and values are stored where a cache does not say.
     """
 
-    def __init__(self, threads: int = 1, isa: str = "", kv: str = "f16") -> None:
+    rewind = BESIDE  # Cache::kTogether of native/device.h
+    remembers_prompts = False
+    multiplies: Multiplies = "int8"
+    memory_bytes = 0  # it is the machine's
+
+    def __init__(self, threads: int = 1, isa: str = "", kv: CacheType = "f16") -> None:
         _check_built()
-        if kv not in ("f16", "f32"):
-            raise UsageError(f"kv {kv!r}: keys and values are stored as f16 or f32")
+        if kv not in _CACHE_TYPES:
+            raise UsageError(f"kv {kv!r}: keys and values are stored as {', '.join(_CACHE_TYPES)}")
+        self._kv = kv
         try:
-            self._device = _native.Device(threads, isa, kv == "f16")
+            self._device = _native.Device(threads, isa)
         except ValueError as error:
             raise UsageError(str(error)) from None
         self.name = f"native-{self._device.isa}"
@@ -166,17 +175,13 @@ class NativeOps:
 
     def weight(self, tensor: QuantTensor, upload: Upload = REPACKED) -> NativeWeight:
         _check_quant(tensor)
-        if len(tensor.dims) not in (1, 2, 3):
-            raise ValueError(
-                f"weight {tensor.name} has dimensions {list(tensor.dims)}, not [cols], [rows, cols] or [H, rows, cols]"
-            )
+        check_tensor(tensor, 1, 2, 3)
         return NativeWeight(self._device, tensor, upload)
 
     def table(self, tensor: QuantTensor) -> QuantTensor:
         """The tensor itself: it stays in its file's mapping, and only the rows of the tokens at hand are read."""
         _check_quant(tensor)
-        if len(tensor.dims) != 2:
-            raise ValueError(f"table {tensor.name} has dimensions {list(tensor.dims)}, not [rows, cols]")
+        check_tensor(tensor, 2)
         return tensor.read()
 
     def experts_weight(
@@ -191,11 +196,8 @@ class NativeOps:
     ) -> "_native.ExpertSet":
         for tensor in (gate, up, down):
             _check_quant(tensor)
+        check_experts(gate, up, down)
         n_experts, d_expert, d_model = gate.dims
-        if up.dims != gate.dims or down.dims != (n_experts, d_model, d_expert):
-            raise ValueError(
-                f"experts' dimensions do not fit: gate {list(gate.dims)}, up {list(up.dims)}, down {list(down.dims)}"
-            )
         ids = [int(e) for e in owned]
         gate, up, down = (t.read(ids) for t in (gate, up, down))
         g, u, d = ((t.data, t.quant.ggml_type) for t in (gate, up, down))
@@ -216,11 +218,15 @@ class NativeOps:
         head_dim: int,
         value_dim: int | None = None,
         span: Span = EVERYTHING,
+        *,
+        stored: CacheType | None = None,
+        one: bool = False,
     ) -> "_native.Cache":
-        """A window's memory is that of the window and 256 positions."""
+        """A window's memory is that of the window and `rewind` positions."""
         width = head_dim if value_dim is None else value_dim
         try:
-            return self._device.cache(n_slots, context, n_kv_heads, head_dim, width, span.window, span.chunk)
+            how = (span.window, span.chunk, _CACHE_TYPES[stored or self._kv], one)
+            return self._device.cache(n_slots, context, n_kv_heads, head_dim, width, *how)
         except (MemoryError, TypeError):  # TypeError: a number beyond 64 bits
             raise CapacityError(
                 f"no memory for the keys and values of {n_slots} sequences of {context} tokens: "
@@ -371,6 +377,9 @@ class NativeOps:
 
     # -- host
 
+    def start(self, *arrays: object) -> None:
+        """Nothing is left to do: operations end before they return."""
+
     def from_host(self, a: NDArray[Any]) -> NDArray[Any]:
         """The array itself when the kernels can work on it in place, else a copy."""
         flags = a.flags
@@ -424,12 +433,6 @@ def _check_quant(tensor: QuantTensor) -> None:
     if tensor.quant not in SUPPORTED:
         known = ", ".join(sorted(q.name for q in SUPPORTED))
         raise UnsupportedError(f"tensor {tensor.name} is {tensor.quant.name}: the native device has {known}")
-    expected = tensor.quant.n_bytes(prod(tensor.dims))
-    if tensor.n_bytes != expected or tensor.dims[-1] % tensor.quant.block:
-        raise ValueError(
-            f"tensor {tensor.name} {list(tensor.dims)} as {tensor.quant.name} takes {expected} bytes,"
-            f" not {tensor.n_bytes}"
-        )
 
 
 def _matrix(device: "_native.Device", tensor: QuantTensor, upload: Upload) -> "_native.Matrix":

@@ -3,14 +3,15 @@ holds.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from motley.lab.lab import Device, Lab
+from motley.lab.placement import Placement
 from motley.page.experts import N_COLOURS
 from motley.plan.plan import Plan
-from motley.predict.memory import memory_needed, packed_bytes, runs_native, weights_on
+from motley.predict.memory import kernels_of, memory_needed, packed_bytes, weights_on
 from motley.predict.routes import Routes
 from motley.shape.model import ModelShape
 
@@ -125,16 +126,23 @@ def class_name(names: Sequence[str]) -> str:
 
 def held_by_device(asked: Asked) -> dict[str, Held]:
     """As the plan lays weights out; every device of the lab."""
-    shape, placement, stored = asked.shape, asked.plan.placement, asked.plan.stored
+    plan = asked.plan
+    return held(asked.shape, asked.lab, plan.placement, plan.stored, asked.context, asked.slots)
+
+
+def held(
+    shape: ModelShape, lab: Lab, placement: Placement, stored: Collection[str], context: int, slots: int
+) -> dict[str, Held]:
+    """Of each device of the lab. `stored`: those that leave their weights as the file has them."""
     weights = weights_on(shape, placement)
-    needs = memory_needed(shape, placement, min(asked.context, shape.context), asked.slots)
+    needs = memory_needed(shape, placement, min(context, shape.context), slots)
     found = {}
-    for device in asked.lab.devices:
+    for device in lab.devices:
         if device.name not in needs:
             found[device.name] = Held(of=device.memory_bytes)
             continue
         need, here = needs[device.name], weights[device.name]
-        total = need.weights if device.name in stored else packed_bytes(shape, need.weights, runs_native(device))
+        total = need.weights if device.name in stored else packed_bytes(shape, need.weights, kernels_of(device))
         home = round(total * here.home / max(1, here.home + here.experts))
         found[device.name] = Held(home, total - home, need.kv, need.work, device.memory_bytes)
     return found

@@ -1,0 +1,161 @@
+"""This process's MPI: started when it is first needed, never finalised, and how other processes are reached through it.
+
+Two ways. A world that a site's `srun` or `mpiexec` gave (`given`) is used as it is. Any two other processes, started by
+anything, connect: one opens a port, whose name travels over an authenticated link (`mpi_offer`), the other calls it.
+
+Threads: MPI_THREAD_MULTIPLE. Each link is looked at by the thread that uses it, as a socket is; a thread for progress
+alone would hand every frame over to another, which costs more than the exchange itself. MPI is never finalised, and no
+communicator freed: both may wait for processes that are gone.
+"""
+
+import importlib.util
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from typing import Any, NamedTuple
+
+from motley.errors import ClusterError, LinkError
+
+START_S = 20.0
+CONNECT_S = 5  # whole seconds: MPICH's own unit
+REMEDY = "pip install 'motley-moe[rdma]' on each machine"
+# UCX's shared memory: a process that is killed while it sends ends its reader (CMA) or stops all of the reader's
+# other links (its queue). Processes of one machine have the `local` link.
+NOT_IN_MEMORY = "^sm"
+LAUNCHERS = ("PMI_RANK", "PMIX_RANK", "SLURM_PROCID")  # srun and mpiexec set one of them in what they start
+REHEARSAL = """
+import mpi4py
+mpi4py.rc.initialize = mpi4py.rc.finalize = False
+from mpi4py import MPI
+MPI.Init_thread(MPI.THREAD_MULTIPLE)
+"""
+
+
+class Route(NamedTuple):
+    """One other process: its rank in a communicator that it shares with this one."""
+
+    comm: Any
+    rank: int
+
+
+def installed() -> bool:
+    """Nothing is loaded to find it out."""
+    return importlib.util.find_spec("mpi4py") is not None
+
+
+def given() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return any(name in os.environ for name in LAUNCHERS)
+
+
+class MpiProcess:
+    """Of each process there is one: `started`."""
+
+    def __init__(self) -> None:
+        self.mpi = mpi = _loaded()
+        self.id = secrets.token_hex(8)
+        self.routes: dict[str, Route] = {}  # by the other's id
+        self.rank: int = mpi.COMM_WORLD.Get_rank()
+        self.size: int = mpi.COMM_WORLD.Get_size()
+        self.world: str = mpi.COMM_WORLD.bcast(self.id) if self.size > 1 else self.id
+        # Held by who connects: MPICH numbers ports from 0, and confuses two connections that one process is making.
+        self.meeting = threading.Lock()
+        self._patience = mpi.Info.Create({"timeout": str(CONNECT_S)})
+        self._tags, self._tags_lock = 0, threading.Lock()
+
+    def new_tag(self, other: str) -> int:
+        """For one more link with that process; the acceptor chooses. No two links of two processes have the same."""
+        with self._tags_lock:
+            self._tags += 2
+            return self._tags + (self.id < other)
+
+    def in_world(self, rank: int) -> Route:
+        if not 0 <= rank < self.size:
+            raise LinkError(f"there is no rank {rank} in a world of {self.size}")
+        return Route(self.mpi.COMM_WORLD, rank)
+
+    def open_port(self) -> str:
+        """ClusterError where this MPI can't wait for somebody and give up at some time."""
+        if not self.mpi.Get_library_version().startswith("MPICH"):
+            raise ClusterError("only MPICH connects processes that no launcher started together")
+        return str(self._translated(self.mpi.Open_port))
+
+    def accept(self, port: str, other: str) -> Route:
+        """Whoever calls that port, within CONNECT_S."""
+        return self._met(other, self._translated(self.mpi.COMM_SELF.Accept, port, self._patience))
+
+    def close_port(self, port: str) -> None:
+        self._translated(self.mpi.Close_port, port)
+
+    def call(self, port: str, other: str) -> Route:
+        return self._met(other, self._translated(self.mpi.COMM_SELF.Connect, port, self._patience))
+
+    def _met(self, other: str, comm: Any) -> Route:
+        comm.Set_errhandler(self.mpi.ERRORS_RETURN)
+        self.routes[other] = route = Route(comm, 0)
+        return route
+
+    def _translated(self, work: Any, *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except self.mpi.Exception as error:
+            raise ClusterError(f"MPI: {last_line(error)}") from error
+
+
+_started: MpiProcess | ClusterError | None = None
+_starting = threading.Lock()
+
+
+def started() -> MpiProcess:
+    """Start it, if that was not tried yet; ClusterError where it can't be. To be called early: in a world that was
+    given all start together, each waits for the others."""
+    global _started
+    with _starting:
+        if _started is None:
+            try:
+                _started = MpiProcess()
+            except ClusterError as error:
+                _started = error
+    if isinstance(_started, ClusterError):
+        raise ClusterError(str(_started))
+    return _started
+
+
+def last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+def _loaded() -> Any:
+    if not installed():
+        raise ClusterError(f"the mpi link needs mpi4py and an MPI: {REMEDY}")
+    os.environ.setdefault("UCX_TLS", NOT_IN_MEMORY)
+    if not given():
+        _rehearse()
+    import mpi4py
+
+    mpi4py.rc.initialize = mpi4py.rc.finalize = False
+    try:
+        from mpi4py import MPI
+
+        if not MPI.Is_initialized():
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    except (ImportError, RuntimeError) as error:
+        raise ClusterError(f"MPI does not start: {last_line(error)}") from error
+    for comm in (MPI.COMM_WORLD, MPI.COMM_SELF):
+        comm.Set_errhandler(MPI.ERRORS_RETURN)
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise ClusterError("this MPI can't be used by several threads (MPI_THREAD_MULTIPLE)")
+    return MPI
+
+
+def _rehearse() -> None:
+    """An MPI that can't start ends its process, or hangs: let that be another's, first."""
+    try:
+        done = subprocess.run([sys.executable, "-c", REHEARSAL], capture_output=True, text=True, timeout=START_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ClusterError(f"MPI does not start: {error}") from error
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise ClusterError(f"MPI does not start: {words[-1]}; {REMEDY}")

@@ -1,0 +1,56 @@
+// y [T, R0 + R1 + R2]: x [T, COLS], normed if NORM, times up to three matrices [Ri, COLS]; plus bias [R0] if BIAS and residual
+// [T, R0] if RESIDUAL. x are COLS columns from XFIRST on of rows of XROW. One launch for q, k and v, and for the output matrix
+// with what is added to it.
+//
+// grid.x: groups of WARPS x ROWS rows. A group does not cross from one matrix into the next. Every block norms x anew: that is
+// COLS x 4 bytes from the second-level cache, against WARPS x ROWS rows of weights from memory.
+
+#define CHUNK (COLS < 8192 / T ? COLS : 8192 / T)  // columns at a time: 34 KB of shared memory
+
+template <int QUANT>
+__device__ void rows_of(const Planes& w, int row, int n_rows, int from, int n, const float* xs, float sums[T][ROWS]) {
+#pragma unroll
+    for (int t = 0; t < T; t++)
+        add_dots<QUANT, ROWS>(w, row, n_rows - row, COLS, from, n, xs + t * STAGED(CHUNK), sums[t]);
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32) NAME(
+    float* y, const float* x, const float* norm, const float* residual, const float* bias,
+    const u8* a0, const u8* b0, const u8* c0, const u8* d0,
+    const u8* a1, const u8* b1, const u8* c1, const u8* d1,
+    const u8* a2, const u8* b2, const u8* c2, const u8* d2) {
+    __shared__ float xs[T * STAGED(CHUNK)];
+    __shared__ float shared[32];
+    const int groups[3] = {(R0 + ROWS - 1) / ROWS, (R1 + ROWS - 1) / ROWS, (R2 + ROWS - 1) / ROWS};
+    int group = blockIdx.x * WARPS + WARP, which = 0, before = 0;
+    const int n_rows[3] = {R0, R1, R2};
+    while (which < 3 && group >= groups[which]) group -= groups[which], before += n_rows[which], which++;
+    int row = group * ROWS;
+
+    x += XFIRST;
+    float scales[T];
+#pragma unroll
+    for (int t = 0; t < T; t++) scales[t] = NORM ? norm_scale(x + (long)t * XROW, COLS, EPS, shared) : 1.0f;
+    float sums[T][ROWS] = {};
+    for (int from = 0; from < COLS; from += CHUNK) {
+        int n = COLS - from < CHUNK ? COLS - from : CHUNK;
+        __syncthreads();
+#pragma unroll
+        for (int t = 0; t < T; t++)
+            stage(xs + t * STAGED(CHUNK), x + (long)t * XROW + from, NORM ? norm + from : 0, scales[t], n);
+        __syncthreads();
+        if (which == 0) rows_of<Q0>(Planes{a0, b0, c0, d0}, row, R0, from, n, xs, sums);
+        if (which == 1) rows_of<Q1>(Planes{a1, b1, c1, d1}, row, R1, from, n, xs, sums);
+        if (which == 2) rows_of<Q2>(Planes{a2, b2, c2, d2}, row, R2, from, n, xs, sums);
+    }
+#pragma unroll
+    for (int t = 0; t < T; t++)
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            float sum = warp_sum(sums[t][r]);
+            if (LANE || which == 3 || row + r >= n_rows[which]) continue;
+            long at = (long)t * (R0 + R1 + R2) + before + row + r;
+            if (BIAS) sum += bias[row + r];
+            y[at] = RESIDUAL ? residual[at] + sum : sum;
+        }
+}

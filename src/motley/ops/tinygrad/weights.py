@@ -1,0 +1,127 @@
+"""Weights and what sequences leave behind, on the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from tinygrad import Tensor, dtypes
+
+from motley.formats.tensor import QuantTensor
+from motley.ops.protocol import Activation, DeltaNet, ExpertBiases, Span
+from motley.ops.tinygrad import adapter
+from motley.ops.tinygrad.planes import Kept, Planes, planes_of, values_of
+from motley.shape.quant import Quant
+
+
+class TinygradWeight:
+    """A vector [cols], a matrix [rows, cols], one a head [H, rows, cols], or experts' [owned, rows, cols]."""
+
+    def __init__(self, dims: tuple[int, ...], quant: Quant, planes: Planes, device: str) -> None:
+        self.dims, self.quant = dims, quant
+        self.kept: Kept = {name: adapter.upload(a, device) for name, a in planes.items()}
+
+    def values(self) -> Tensor:
+        """float32 [*dims], as an expression of the stored bytes."""
+        return values_of(self.quant, self.kept)
+
+    def chosen(self, parts: Tensor) -> Tensor:
+        """Of parts [n] of the leading dimension: float32 [n, rows, cols]."""
+        return values_of(self.quant, {name: plane[parts] for name, plane in self.kept.items()})
+
+    @property
+    def is_float(self) -> bool:
+        return self.quant in (Quant.F32, Quant.F16, Quant.BF16)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(prod(p.shape) * p.dtype.itemsize for p in self.kept.values())
+
+
+def uploaded(tensor: QuantTensor, device: str) -> TinygradWeight:
+    quant, planes = planes_of(tensor.read())
+    return TinygradWeight(tensor.dims, quant, planes, device)
+
+
+@dataclass(frozen=True)
+class TinygradExperts:
+    """The owned experts of one layer, in the order of `owned` int32 [owned]; `local` int32 [E]: an expert's place
+    there, or -1."""
+
+    gate: TinygradWeight
+    up: TinygradWeight
+    down: TinygradWeight
+    owned: Tensor
+    local: Tensor
+    biases: tuple[Tensor, ...] | None  # [E, F], [E, F], [E, D]
+    activation: Activation
+
+
+def uploaded_experts(
+    gate: QuantTensor,
+    up: QuantTensor,
+    down: QuantTensor,
+    owned: Sequence[int],
+    activation: Activation,
+    biases: ExpertBiases | None,
+    device: str,
+) -> TinygradExperts:
+    ids = [int(e) for e in owned]
+    local = np.full(gate.dims[0], -1, np.int32)
+    local[ids] = np.arange(len(ids))
+    g, u, d = (_parts(tensor.read(ids), ids, device) for tensor in (gate, up, down))
+    added = tuple(adapter.upload(np.ascontiguousarray(b.decode()), device) for b in biases) if biases else None
+    order = np.array(ids or [0], np.int32)
+    return TinygradExperts(g, u, d, adapter.upload(order, device), adapter.upload(local, device), added, activation)
+
+
+def _parts(tensor: QuantTensor, ids: Sequence[int], device: str) -> TinygradWeight:
+    """One expert at a time, so that the host needs no memory for all of them."""
+    each = [planes_of(tensor.part(e).read()) for e in ids] or [planes_of(tensor.part(0).read())]
+    quants = {quant for quant, _ in each}
+    quant = quants.pop() if len(quants) == 1 else Quant.F32
+    planes = [p for _, p in each]
+    if quants:  # some of them fit half precision, others don't
+        planes = [{"values": p["values"].astype(np.float32)} for p in planes]
+    stacked = {name: np.stack([p[name] for p in planes]) for name in planes[0]}
+    return TinygradWeight((len(planes), *tensor.dims[1:]), quant, stacked, device)
+
+
+@dataclass
+class TinygradCache:
+    """Row slot * context + position; one row more, for tokens that are padding. Read anew from here after each put."""
+
+    keys: Tensor  # [slots * context + 1, K*N]
+    values: Tensor | None  # [slots * context + 1, K*M]; None: each head's are the first elements of its keys
+    n_slots: int
+    context: int
+    n_kv_heads: int
+    value_dim: int
+    span: Span
+
+    @property
+    def head_dim(self) -> int:
+        return int(self.keys.shape[1]) // self.n_kv_heads
+
+    @property
+    def read_values(self) -> Tensor:
+        """What values are read from, M of each head's elements."""
+        return self.keys if self.values is None else self.values
+
+    @property
+    def changing(self) -> tuple[str, ...]:
+        return ("keys",) if self.values is None else ("keys", "values")
+
+    @property
+    def is_half(self) -> bool:
+        return bool(self.keys.dtype == dtypes.float16)
+
+
+@dataclass
+class TinygradDelta:
+    """One slot more, for tokens that are padding."""
+
+    net: DeltaNet
+    states: Tensor  # [slots + 1, V*N*M]
+    inputs: Tensor  # [(slots + 1) * (taps - 1), channels], the latest last
+    n_slots: int

@@ -1,0 +1,32 @@
+"""`motley board ACTION`: what a host sees in a terminal."""
+
+from pathlib import Path
+
+import pytest
+
+from board_fakes import board, sample
+from motley.bench.result import to_json
+from motley.board.ask import Ask
+from motley.board.board import Board
+from motley.cli.main import main
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Board:
+    return board(tmp_path / "board")
+
+
+def motley(there: Board, *words: str) -> None:
+    assert main(["board", *words, "--board", str(there.folder)]) == 0
+
+
+def test_a_hidden_measurement_is_no_longer_listed(there: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    id, _ = there.ask(Ask(pp=128, tg=64))
+    there.store.take()
+    result = there.store.measured(id, "digest", to_json(sample()))
+    for words in (("show", str(id)), ("hide", f"r{result}"), ("show", str(id)), ("list",), ("ask", "--pp", "128")):
+        motley(there, *words)
+    shown, hidden = capsys.readouterr().out.split(f"r{result}: hidden")
+    assert "  measured: " in shown
+    assert "  measured: " not in hidden
+    motley(there, "retry", str(id))
