@@ -6,6 +6,8 @@ python benchmarks/cluster/ways.py prompt [FILE] a prompt of 512, layers on both 
 python benchmarks/cluster/ways.py batch [FILE]  8 sequences, experts on both nodes: whole beside two halves in turns
 python benchmarks/cluster/ways.py rows [FILE]   decoding: one node; two with all experts on both and the head in rows;
                                                 the same with q, k and v in rows
+python benchmarks/cluster/ways.py cores [FILE]  decoding, the whole model each: a process of one thread; two of them at
+                                                once, which exchange nothing (what two nodes can't surpass); two threads
 
 FILE: a GGUF model (default: the bundled one). Medians of `--repeat` pairs, and all samples.
 """
@@ -50,17 +52,22 @@ HOST, TOKENS, STEPS, WARM_UP, BATCH, DECODED = "127.0.0.1", 512, 30, 6, 8, 200
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["links", "local", "prompt", "batch", "rows", "serve"])
+    parser.add_argument("what", choices=["links", "local", "prompt", "batch", "rows", "cores", "serve", "alone"])
     parser.add_argument("file", nargs="?", default=str(model_path()))
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--trusted-lan", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.what == "serve":
         serve(Path(args.file), args.trusted_lan)
+    elif args.what == "alone":
+        alone(args.file, args.threads)
     elif args.what == "links":
         links(args.repeat)
     else:
-        {"local": local, "prompt": prompt, "batch": batch, "rows": rows}[args.what](args.file, args.repeat)
+        {"local": local, "prompt": prompt, "batch": batch, "rows": rows, "cores": cores}[args.what](
+            args.file, args.repeat
+        )
 
 
 def tell(unit: str, samples: dict[str, list[float]]) -> None:
@@ -195,6 +202,51 @@ def rows(file: str, repeat: int) -> None:
         low, middle = statistics.quantiles(found, n=10)[0], statistics.median(found)
         faster = statistics.median(one / own for one, own in zip(kept["one"], found))
         print(f"{name:8} {middle:8.2f} ms a step (a tenth below {low:.2f}); {faster:.2f} times one, median of turns")
+
+
+def cores(file: str, repeat: int) -> None:
+    samples: dict[str, list[float]] = {"one": [], "both": [], "threads": []}
+    with ExitStack() as stack:
+        first, second, third = (
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, __file__, "alone", file, "--threads", threads],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for threads in "112"
+        )
+        for turn in range(repeat + 1):  # the first reads the file
+            found = [sum(burst(of)) for of in ([first], [first, second], [third])]
+            for name, speed in zip(samples, found if turn else ()):
+                samples[name].append(speed)
+        for process in (first, second, third):
+            assert process.stdin is not None
+            process.stdin.close()
+    tell("tok/s", samples)
+    for name in ("both", "threads"):
+        times = statistics.median(found / one for found, one in zip(samples[name], samples["one"]))
+        print(f"{name:8} {times:.2f} times one, median of turns")
+
+
+def burst(processes: list[Any]) -> list[float]:
+    """Tokens a second of each, all at once."""
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [float(process.stdout.readline()) for process in processes]
+
+
+def alone(file: str, threads: int) -> None:
+    """A burst of steps for each line that comes."""
+    runner = LocalRunner(open_checkpoint(file), NativeOps(threads=threads), context=TOKENS)
+    for turn, _ in enumerate(sys.stdin):
+        tokens = ((7 * at + turn) % 500 for at in range(WARM_UP + STEPS))
+        steps = [seconds_of(runner, Batch([token], [at], [0], [0])) for at, token in enumerate(tokens)]
+        print(STEPS / sum(steps[WARM_UP:]), flush=True)
+    runner.close()
 
 
 @contextmanager
