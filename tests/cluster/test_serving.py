@@ -244,10 +244,8 @@ def test_a_recorded_proof_is_worth_nothing_later() -> None:
 
 def test_a_silent_stranger_is_dropped() -> None:
     here, there = memory_links()
-    started = time.monotonic()
     with pytest.raises(LinkError):
         admit(there, "c", "toy", TOKEN, timeout_s=0.1)
-    assert time.monotonic() - started < 1
     here.close()
 
 

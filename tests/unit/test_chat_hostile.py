@@ -109,12 +109,12 @@ DEEP = ["{{ " + "-" * 20_000 + "1 }}", "{% if 1 %}" * 500 + "{% endif %}" * 500,
 
 @pytest.mark.parametrize("template", INSIDE + ENDLESS + LARGE, ids=lambda text: text[:60])
 def test_refused_soon_and_in_little_memory(template: str) -> None:
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(FormatError, match=r"^tokenizer\.chat_template") as caught:
         ChatTemplate({"default": template}).render(MESSAGES)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # KiB
     assert MESSAGES == [{"role": "user", "content": "Hi"}]
 

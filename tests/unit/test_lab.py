@@ -310,11 +310,11 @@ def test_patterns_that_fit_nothing_and_many_missing_links_are_said() -> None:
 
 
 def test_a_thousand_devices_with_a_link_each_are_joined_quickly() -> None:
-    from time import monotonic
+    from time import process_time
 
     devices = [device(f"d{i}") for i in range(400)]
-    started = monotonic()
+    started = process_time()
     where = lab(*devices)  # 79,800 links
     assert where.missing_links() == []
     assert where.link("d7", "d399").rtt_us == 50
-    assert monotonic() - started < 5
+    assert process_time() - started < 5

@@ -242,9 +242,9 @@ def test_equal_scores_merge_leftmost_first() -> None:
 def test_long_words_take_no_forever(name: str) -> None:
     ours = tokenizer(name)
     for text in ("a" * 50_000, "ab " * 15_000, " " * 50_000, "é" * 15_000, "\n" * 50_000, "<|im_" * 10_000):
-        start = time.perf_counter()
+        start = time.process_time()
         assert ours.decode(ours.encode(written(text), special=True)) == text
-        assert time.perf_counter() - start < 20
+        assert time.process_time() - start < 20
 
 
 VALUES = st.one_of(

@@ -23,7 +23,7 @@ from motley.errors import ClusterError
 
 log = logging.getLogger("motley.node")
 
-LAST_RESORT_S = 1.5  # from the wish to end to the end, whatever a handler is doing
+LAST_RESORT_S = 5.0  # from the wish to end to the end, whatever a handler is doing; longer than leaving takes at most
 HEAD_APPEARS_S = 10.0
 SIGNAL_S = 0.5  # Python sleeps on if a signal came to another thread, or just before it slept: look again so often
 
