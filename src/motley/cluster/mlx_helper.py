@@ -140,27 +140,34 @@ class Channel:
         self.bell.setblocking(False)
         self.out, self._into = rings_of(memory, accepted=True)[::-1]  # seen from the node
         self.left = 0  # bytes of the frame that is being sent
+        self._begun = b""  # of its header
         self.aside: deque[memoryview] = deque()
         self._delivering = threading.Lock()
 
     def take(self, room: memoryview, seconds: float) -> int:
-        """Bytes of one frame; 0 where there are none."""
-        n = self.out.pull(room[: min(self.left, len(room))] if self.left else room[: HEADER.size], seconds)
-        while n and not self.left and n < HEADER.size:
-            n += self.out.pull(room[n : HEADER.size], LOOK_S)
-        if n and not self.left:
-            try:
-                self.left = HEADER.size + unpack_header(room, MAX_PAYLOAD)[2]
-            except LinkError:
-                self.left = n  # the other side will say what it is
-        self.left -= n
-        while n and self.left and n < len(room):
-            more = self.out.pull(room[n : n + self.left], 0.0)
+        """Bytes of one frame; 0 where there are none. What is no frame goes as it comes: the other side will say so."""
+        n = 0 if self.left else self._begin(room, seconds)
+        while self.left and n < len(room):
+            more = self.out.pull(room[n : n + self.left], 0.0 if n else seconds)
             if not more:
                 break
             n, self.left = n + more, self.left - more
         if n and self.out.sleeps(WRITER):
             self.ring()
+        return n
+
+    def _begin(self, room: memoryview, seconds: float) -> int:
+        """A frame's header, which may come in pieces where the ring is full."""
+        n = len(self._begun)
+        room[:n] = self._begun
+        n += self.out.pull(room[n : HEADER.size], seconds)
+        self._begun = b"" if n == HEADER.size else bytes(room[:n])
+        if self._begun or not n:
+            return 0
+        try:
+            self.left = unpack_header(room, MAX_PAYLOAD)[2]
+        except LinkError:
+            n += self.out.pull(room[n:], 0.0)
         return n
 
     def deliver(self, data: memoryview | None = None) -> None:
