@@ -4,9 +4,11 @@ RDMA itself is untested."""
 import collections
 import importlib.util
 import itertools
+import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from unittest import mock
 import pytest
 
 from cluster import peers
+from cluster.machines import Machines, await_words
 from cluster.peers import Peer, error_of, peer
 from motley.cluster import agreed, choice
 from motley.cluster.choice import Choice
@@ -284,3 +287,50 @@ def test_a_local_cluster_and_a_node_of_it_restarted() -> None:
         ping_s(cluster.links["a"], 16 << 10)
         left = helpers_of(cluster.pids()["a"])
     await_gone(left)
+
+
+BUNDLED = ("--pp", "32", "--tg", "16", "--repeat", "1", "--threads", "1")
+
+
+@needs_mlx
+def test_two_nodes_answer_over_ring_as_one_does(tmp_path: Path) -> None:
+    """Experts on both, as `motley run` places them: the same words."""
+    here = Machines(tmp_path)
+    prompt = ("-p", "Once upon a time", "-n", "24", "--threads", "1")
+    one = here.say("a", "run", *prompt, "--nodes", "1")
+    two = here.say("a", "run", *prompt, "--nodes", "2", "--link", "ring")
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert two.stdout == one.stdout
+    assert "no ring link" not in two.stderr
+
+
+@needs_mlx
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
+def test_a_joined_cluster_whose_report_says_so(tmp_path: Path) -> None:
+    """One node named the link, the other did not: it stays with TLS, and says why."""
+    machines, out = Machines(tmp_path), tmp_path / "out.json"
+    host = f"127.78.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
+    made = machines.say("a", "cluster", "init", "--name", "a", "--host", host)
+    token = re.search(r"motley1-\S+", made.stdout)
+    assert token, made.stderr
+    try:
+        for name, words in (("a", ("--link", "ring")), ("b", ("--link", "ring")), ("c", ())):
+            joins = () if name == "a" else ("--name", name, "--join", token[0])
+            machines.start(name, "--threads", "1", "--memory", "106MB", *joins, *words)
+            await_words(machines, name, "listens on")
+        ran = machines.say(
+            "a", "bench", "--cluster", "--link", "ring", *BUNDLED, "--memory", "112MB", "--json", str(out)
+        )
+        assert ran.returncode == 0, ran.stderr
+    finally:
+        for process in machines.nodes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in machines.nodes.values():
+            process.wait(10)
+    result = json.loads(out.read_text())
+    assert result["check"]["max_abs_logit_diff"] == 0
+    used = {frozenset((link["a"], link["b"])): link["transport"] for link in result["lab"]["links"]}
+    assert used[frozenset("ab")] == "ring"
+    assert used[frozenset("ac")] == "tcp+tls"
+    assert "this node was not started with --link ring" in ran.stderr
+    assert "activations crossed every ring link in the clear (--link ring)" in ran.stdout
