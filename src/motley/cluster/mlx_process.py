@@ -55,15 +55,18 @@ class Helper:
         with theirs, side:
             files = theirs.fileno(), side.fileno()
             words = [*HELPER, *map(str, files), json.dumps({"backend": transport, **world})]
-            # A session of its own: Ctrl-C reaches this process only, which then ends, and the helper with it.
-            self._process = subprocess.Popen(
-                words,
-                pass_fds=files,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            try:
+                # A session of its own: Ctrl-C reaches this process only, which then ends, and the helper with it.
+                self._process = subprocess.Popen(
+                    words,
+                    pass_fds=files,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ClusterError(f"the {transport} link's helper did not start: {error}") from error
         self.pid = self._process.pid
         self._reason = ""
         self._ended = threading.Event()
