@@ -333,4 +333,4 @@ def test_a_joined_cluster_whose_report_says_so(tmp_path: Path) -> None:
     assert used[frozenset("ab")] == "ring"
     assert used[frozenset("ac")] == "tcp+tls"
     assert "this node was not started with --link ring" in ran.stderr
-    assert "activations crossed every ring link in the clear (--link ring)" in ran.stdout
+    assert "activations crossed every ring link in the clear (--link ring)" in out.read_text()
