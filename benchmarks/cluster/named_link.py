@@ -7,12 +7,15 @@ same: tests/cluster/test_mlx_link.py.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+SOURCE = str(Path(__file__).parents[2] / "src")
+sys.path.insert(0, SOURCE)
+os.environ["PYTHONPATH"] = SOURCE  # of the helpers
 
 from motley.cluster import agreed
 from motley.cluster.hello import call

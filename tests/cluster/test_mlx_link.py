@@ -289,14 +289,14 @@ def test_a_local_cluster_and_a_node_of_it_restarted() -> None:
     await_gone(left)
 
 
-BUNDLED = ("--pp", "32", "--tg", "16", "--repeat", "1", "--threads", "1")
+BUNDLED = ("--pp", "8", "--tg", "4", "--repeat", "1", "--threads", "1")
 
 
 @needs_mlx
 def test_two_nodes_answer_over_ring_as_one_does(tmp_path: Path) -> None:
     """Experts on both, as `motley run` places them: the same words."""
     here = Machines(tmp_path)
-    prompt = ("-p", "Once upon a time", "-n", "24", "--threads", "1")
+    prompt = ("-p", "Once upon a time", "-n", "12", "--threads", "1")
     one = here.say("a", "run", *prompt, "--nodes", "1")
     two = here.say("a", "run", *prompt, "--nodes", "2", "--link", "ring")
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
