@@ -1,6 +1,7 @@
 """Two helpers in one process, over a world in memory that is as strict as `jaccl`: who sends while something is on its
 way to it, or while the other side does not receive, or receives another size than was sent, fails."""
 
+import json
 import mmap
 import os
 import queue
@@ -11,14 +12,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from motley.cluster.link import HEADER
 from motley.cluster.local_link import LocalLink, rings_of
-from motley.cluster.mlx_helper import REST_S, Channel, Helper
+from motley.cluster.mlx_helper import REST_S, Channel, Helper, World
 from motley.cluster.mlx_process import _new_file
 from motley.cluster.tcp_link import TcpLink
 
@@ -160,3 +163,32 @@ def test_a_frame_whose_header_comes_in_pieces_is_one_frame() -> None:
     assert channel.left == 0
     bell.close()
     channel.bell.close()
+
+
+@pytest.mark.parametrize(("rank", "both"), [(0, b"own111other2"), (1, b"other2own111")])
+def test_what_jaccl_is_told(rank: int, both: bytes) -> None:
+    """By an MLX that is made up: none with jaccl is here."""
+    told: dict[str, Any] = {}
+    mx = mock.MagicMock()
+
+    def init(*, strict: bool, backend: str, all_gather_factory: Any) -> None:
+        told.update(backend=backend, rank=os.environ["MLX_RANK"])
+        told["devices"] = json.loads(Path(os.environ["MLX_IBV_DEVICES"]).read_text())
+        told["both"] = all_gather_factory(rank, 2)(b"own111", 6)
+
+    mx.distributed.init = init
+    side, other = socket.socketpair()
+    other.sendall(b"other2")
+    modules = {"mlx": mock.MagicMock(core=mx), "mlx.core": mx}
+    with mock.patch.dict("sys.modules", modules), mock.patch.dict(os.environ), side, other:
+        World({"backend": "jaccl", "rank": rank, "devices": ["rdma_en5", "rdma_en2"]}, side)
+        assert other.recv(100) == b"own111"
+        mx.distributed.is_available.return_value = False
+        with pytest.raises(RuntimeError, match="this MLX has no jaccl"):
+            World({"backend": "jaccl", "rank": rank, "devices": []}, side)
+    assert told == {
+        "backend": "jaccl",
+        "rank": str(rank),
+        "devices": [[None, "rdma_en5"], ["rdma_en2", None]],  # of each rank, towards the other
+        "both": both,
+    }

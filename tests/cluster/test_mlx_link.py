@@ -199,7 +199,6 @@ def test_a_killed_helper_ends_the_links_and_new_ones_go_over_tcp(
 
 @needs_mlx
 def test_a_node_that_is_killed_leaves_no_helper(there: Peer) -> None:
-    """Nor does one that is killed while its helper waits for another that never comes."""
     link = there.link()
     left = helpers_of(there.process.pid)
     assert left

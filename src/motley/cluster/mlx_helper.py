@@ -70,11 +70,13 @@ class World:
         init = {"ring": self._ring, "jaccl": self._jaccl}[told["backend"]]
         # A lock that MLX keeps while it waits for the other: only the kernel can end this then.
         signal.setitimer(signal.ITIMER_REAL, START_S)
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            self._group = init(told, file)
-        # Messages right behind the beginning were seen to be lost without this (issue 3149).
-        mx.eval(mx.distributed.all_sum(mx.ones(10), group=self._group, stream=mx.cpu))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+                self._group = init(told, file)
+            # Messages right behind the beginning were seen to be lost without this (issue 3149).
+            mx.eval(mx.distributed.all_sum(mx.ones(10), group=self._group, stream=mx.cpu))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _ring(self, told: dict[str, Any], file: Any) -> Any:
         """The first listens, then the second calls: a second too early costs it a second."""
