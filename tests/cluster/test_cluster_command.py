@@ -5,15 +5,14 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster.answering import a_node_of
+from cluster.machines import Machines, await_words
 from motley.board.board import Board
 from motley.board.states import State
 from motley.cluster.access import Access
@@ -22,36 +21,12 @@ from motley.cluster.members import expel
 from motley.cluster.neighbour import possible
 
 HOST = f"127.77.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
-NODE = [sys.executable, "-m", "motley"]
 HEAD_MEMORY, NODE_MEMORY = (
     "112MB",
     "106MB",
 )  # whatever they measure: any two can't hold the bundled model, all three can
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
-
-
-class Machines:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def say(self, machine: str, *words: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([*NODE, *words], env=self._env(machine), capture_output=True, text=True, timeout=120)
-
-    def popen(self, machine: str, *words: str) -> "subprocess.Popen[bytes]":
-        pipe = subprocess.PIPE
-        return subprocess.Popen([*NODE, *words], env=self._env(machine), stdout=pipe, stderr=pipe)
-
-    def start(self, machine: str, *words: str) -> None:
-        log = (self.folder / f"{machine}.log").open("wb")
-        self.nodes[machine] = subprocess.Popen([*NODE, "node", *words], env=self._env(machine), stdout=log, stderr=log)
-
-    def told(self, machine: str) -> str:
-        return (self.folder / f"{machine}.log").read_text()
-
-    def _env(self, machine: str) -> dict[str, str]:
-        return {**os.environ, "MOTLEY_DATA": str(self.folder / machine)}
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +47,6 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         process.send_signal(signal.SIGTERM)
     for name, process in found.nodes.items():
         assert process.wait(10) == 0, found.told(name)
-
-
-def await_words(machines: Machines, machine: str, words: str) -> None:
-    deadline = time.monotonic() + 30
-    while words not in machines.told(machine):
-        assert machines.nodes[machine].poll() is None, machines.told(machine)
-        assert time.monotonic() < deadline, machines.told(machine)
-        time.sleep(0.05)
 
 
 def test_all_see_each_other(machines: Machines, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from motley.cluster import mpi_process
+from motley.cluster import agreed, mpi_process
 from motley.errors import ClusterError
 
 ENDS = Path(__file__).with_name("mpi_ends.py")
@@ -47,7 +47,7 @@ def run(*command: str | Path) -> None:
 @needs_mpi
 @pytest.mark.parametrize(
     "what",
-    ["crosswise frames both_send_large_frames", "spoilt waiting the_choice", "killed", "a_cluster"],
+    ["crosswise frames both_send_large_frames", "malformed_calls spoilt waiting the_choice", "killed", "a_cluster"],
 )
 def test_processes_that_nobody_started_together(what: str) -> None:
     run(sys.executable, ENDS, *what.split())
@@ -63,7 +63,7 @@ def test_the_world_that_a_launcher_gave(tmp_path: Path) -> None:
 
 @pytest.fixture
 def _fresh() -> object:
-    with mock.patch.object(mpi_process, "_started", None) as nothing:
+    with mock.patch.object(agreed, "_started", {}) as nothing:
         yield nothing
 
 
@@ -71,7 +71,7 @@ def _fresh() -> object:
 def test_without_the_extra_it_is_one_sentence_where_it_is_named() -> None:
     sentence = r"needs mpi4py and an MPI: pip install 'motley-moe\[rdma\]'"
     with mock.patch.object(mpi_process, "installed", return_value=False), pytest.raises(ClusterError, match=sentence):
-        mpi_process.started()
+        agreed.started("mpi")
 
 
 @pytest.mark.usefixtures("_fresh")
@@ -82,7 +82,7 @@ def test_an_mpi_that_ends_its_process_ends_another() -> None:
         mock.patch.object(mpi_process, "REHEARSAL", "import os, sys; sys.stderr.write('no transport\\n'); os.abort()"),
         pytest.raises(ClusterError, match="MPI does not start: no transport"),
     ):
-        mpi_process.started()
+        agreed.started("mpi")
 
 
 def test_it_is_not_loaded_by_who_does_not_name_it() -> None:

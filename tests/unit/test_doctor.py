@@ -3,10 +3,13 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import motley
+from motley.cluster import thunderbolt
+from motley.cluster.thunderbolt import Port
 from motley.doctor import mac, memory, network, rdma, software
 from motley.doctor.examine import examine
 from motley.doctor.finding import Finding
@@ -170,13 +173,29 @@ def test_firewall(root: Path, rules: str, severity: str) -> None:
     [
         ("15.4", "", {"MAC-OLD": "warning"}),
         ("26.2", "disabled", {"MAC-RDMA-OFF": "warning"}),
-        ("26.3.1", "enabled", {}),
+        ("26.3.1", "enabled", {"MAC-RDMA-PORT": "note"}),
     ],
 )
 def test_macs(root: Path, version: str, status: str, found: dict[str, str]) -> None:
     there = system(root, {}, {"rdma_ctl": status}, kind="Darwin")
     assert bad(list(mac.check(there, version))) == {"MAC-UNTESTED": "note", **found}
     assert bad([*memory.check(there), *network.check(there), *rdma.check(there)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("port", "level", "said"),
+    [
+        (Port("rdma_en2", "A", "", True, True), "note", "no Thunderbolt port that a cable joins"),
+        (Port("rdma_en2", "A", "B", False, True), "warning", "not active on rdma_en2"),
+        (Port("rdma_en2", "A", "B", True, False), "warning", "en2 has no IPv4 address"),
+        (Port("rdma_en2", "A", "B", True, True), "ok", "ready for --link jaccl"),
+    ],
+)
+def test_thunderbolt_ports(root: Path, port: Port, level: str, said: str) -> None:
+    there = system(root, {}, {"rdma_ctl": "enabled"}, kind="Darwin")
+    with mock.patch.object(thunderbolt, "ports", return_value=(port,)):
+        (found,) = [f for f in mac.check(there, "26.3") if f.code == "MAC-RDMA-PORT"]
+    assert (found.severity, said in found.sentence) == (level, True)
 
 
 def test_kernels(root: Path) -> None:

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "predict": {"shape", "lab"},
     "plan": {"predict", "shape", "lab", "page"},
     "cluster": {"ops", "formats", "shape"},
-    "doctor": {"ops"},
+    "doctor": {"ops", "cluster"},
     "engine": {"models", "cluster", "plan", "predict", "ops", "formats", "shape", "lab"},
     "eval": {"engine", "models", "predict", "ops", "formats", "shape"},
     "bench": {"database", "page", "engine", "plan", "predict", "models", "ops", "formats", "shape", "lab"},

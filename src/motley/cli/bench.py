@@ -268,8 +268,11 @@ def _said_of(session: Session, lab: Lab, shape: ModelShape) -> list[str]:
     said = [] if shape.cache == "f16" else [f"Keys and values are stored as {shape.cache}"]
     if session.across_machines and not session.cluster.access.encrypted:
         said.append("Activations crossed the network in the clear (--trusted-lan); the members were authenticated")
-    if session.cluster.access.mpi and any(link.transport == "mpi" for link in lab.links):
-        said.append("MPI does not encrypt: activations crossed every mpi link in the clear (--link mpi)")
+    named = session.cluster.access.named
+    if named and any(link.transport == named for link in lab.links):
+        said.append(f"{named} does not encrypt: activations crossed every {named} link in the clear (--link {named})")
+    if named == "jaccl":
+        said.append("The jaccl link is untested: no Mac had run it when this version was made")
     return said
 
 

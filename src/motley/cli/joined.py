@@ -9,7 +9,7 @@ from pathlib import Path
 from motley.bench.folders import data_folder
 from motley.cli.options import Offered
 from motley.cli.session import Seat, Session
-from motley.cluster import mpi_process
+from motley.cluster import agreed
 from motley.cluster.access import Access
 from motley.cluster.joined import JoinedCluster
 from motley.errors import UsageError
@@ -32,16 +32,17 @@ def add_trusted_lan(parser: argparse.ArgumentParser) -> None:
 def add_link(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--link",
-        choices=["mpi"],
-        help="mpi: to all nodes that were started with it, too; not encrypted (needs motley-moe[rdma])",
+        choices=agreed.NAMED,
+        help="to all nodes that were started with it, too; not encrypted. mpi: RDMA on Linux (needs motley-moe[rdma]); "
+        "jaccl: RDMA over Thunderbolt between Macs, untested (needs motley-moe[mlx]); ring: jaccl's way over TCP",
     )
 
 
-def mpi_named(args: argparse.Namespace) -> bool:
-    """Whether MPI is asked for; it is started then."""
-    named = bool(getattr(args, "link", None) == "mpi")  # a board's runs choose their links themselves
+def named_link(args: argparse.Namespace) -> str:
+    """The transport that is asked for, "" without; it is started."""
+    named = getattr(args, "link", None) or ""  # a board's runs choose their links themselves
     if named:
-        mpi_process.started()
+        agreed.started(named)
     return named
 
 
@@ -91,5 +92,5 @@ def joined_session(args: argparse.Namespace, threads: int, devices: Sequence[Off
     from motley.cluster.identity import Identity  # `cryptography` is not for everybody's start
 
     identity = Identity.load(clusters_folder(), cluster_named(args))
-    access = Access.of(identity, trusted_lan=args.trusted_lan, mpi=mpi_named(args))
+    access = Access.of(identity, trusted_lan=args.trusted_lan, named=named_link(args))
     return Session(Seat(access.name, threads, args.memory, tuple(devices)), JoinedCluster(access))

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from motley.bench.folders import cache_folder
-from motley.cli.joined import add_cluster, cluster_named, clusters_folder, mpi_named, own_name
+from motley.cli.joined import add_cluster, cluster_named, clusters_folder, named_link, own_name
 from motley.cli.options import add_device, memory, positive
 from motley.cli.session import Part, Seat
 from motley.cluster.access import Access
@@ -86,7 +86,7 @@ def _local(args: argparse.Namespace) -> Access:
     """A head on this machine started us."""
     if args.join:
         raise UsageError("--with-head is for a head's own nodes: they do not --join")
-    return Access(args.cluster, args.name, token_from_head(), args.peer, mpi=mpi_named(args))
+    return Access(args.cluster, args.name, token_from_head(), args.peer, named=named_link(args))
 
 
 def _joined(args: argparse.Namespace, stack: ExitStack) -> Access:
@@ -104,4 +104,4 @@ def _joined(args: argparse.Namespace, stack: ExitStack) -> Access:
             raise UsageError(f"this machine joined as {identity.member.name}: --name changes with --join only")
     if identity.is_authority:
         stack.callback(JoinServer(identity, identity.member.host).close)
-    return Access.of(identity, trusted_lan=args.trusted_lan, peers=args.peer, mpi=mpi_named(args))
+    return Access.of(identity, trusted_lan=args.trusted_lan, peers=args.peer, named=named_link(args))

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from motley.cli.joined import DEFAULT, add_grow, add_link, add_trusted_lan, joined_session, mpi_named, require_cluster
+from motley.cli.joined import DEFAULT, add_grow, add_link, add_trusted_lan, joined_session, named_link, require_cluster
 from motley.cli.options import MODEL_HELP, add_device, cache_type, memory, model_file, no_repack, positive
 from motley.cli.session import Session, local_seats
 from motley.cli.show import shown
@@ -124,7 +124,7 @@ def _session(args: argparse.Namespace, shape: ModelShape, context: int) -> Sessi
         return joined_session(args, args.threads, args.device)
     cores = usable_cores()
     threads = None if args.threads == cores else args.threads
-    return Session.local(local_seats(args.nodes, cores, shape, context, 1, threads, args.device), mpi_named(args))
+    return Session.local(local_seats(args.nodes, cores, shape, context, 1, threads, args.device), named_link(args))
 
 
 def repacked_fits(shape: ModelShape, context: int) -> bool:

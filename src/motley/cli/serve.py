@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from motley.cli.joined import DEFAULT, add_grow, add_link, add_trusted_lan, joined_session, mpi_named, require_cluster
+from motley.cli.joined import DEFAULT, add_grow, add_link, add_trusted_lan, joined_session, named_link, require_cluster
 from motley.cli.options import MODEL_HELP, cache_type, memory, model_file, no_repack, not_negative, port, positive
 from motley.cli.run import repacked_fits
 from motley.cli.session import Seat, Session, local_seats
@@ -210,7 +210,7 @@ def _session(args: argparse.Namespace, given: Lab | None, shape: ModelShape, con
     if args.cluster:
         return joined_session(args, args.threads or usable_cores())
     if given:
-        return Session.local([Seat(d.name, d.threads, d.memory_bytes) for d in given.devices], mpi_named(args))
+        return Session.local([Seat(d.name, d.threads, d.memory_bytes) for d in given.devices], named_link(args))
     return Session.local(
-        local_seats(args.nodes, usable_cores(), shape, context, args.slots, args.threads), mpi_named(args)
+        local_seats(args.nodes, usable_cores(), shape, context, args.slots, args.threads), named_link(args)
     )

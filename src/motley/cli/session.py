@@ -112,10 +112,10 @@ class Session:
         self._stack = ExitStack()
 
     @classmethod
-    def local(cls, seats: Sequence[Seat], mpi: bool = False) -> Self:
+    def local(cls, seats: Sequence[Seat], named: str = "") -> Self:
         """The first seat is the head's, the others become processes of this machine."""
         others = [LocalNode(s.name, s.threads, s.memory_bytes, tuple(map(str, s.devices))) for s in seats[1:]]
-        return cls(seats[0], LocalCluster(others, mpi=mpi))
+        return cls(seats[0], LocalCluster(others, named=named))
 
     def __enter__(self) -> Self:
         try:
@@ -154,7 +154,7 @@ class Session:
             runtime = NodeRuntime(part.name, ops, self._near.connect, part.memory_bytes)
             listener = access.listen()
             server = Server(
-                listener, runtime, cluster=access.cluster, name=part.name, token=access.token, mpi=access.mpi
+                listener, runtime, cluster=access.cluster, name=part.name, token=access.token, named=access.named
             )
             self._stack.callback(server.close)
             self._own[part.name] = address = listener.host, listener.port

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from motley.cli.joined import DEFAULT, add_link, add_trusted_lan, joined_session, mpi_named, require_cluster
+from motley.cli.joined import DEFAULT, add_link, add_trusted_lan, joined_session, named_link, require_cluster
 from motley.cli.options import Offered, add_device, cache_type, memory, no_repack, positive
 from motley.cli.run import repacked_fits
 from motley.cli.session import Seat, Session, local_seats
@@ -70,9 +70,9 @@ def _session(args: argparse.Namespace, shape: ModelShape, given: Lab | None, roo
     if args.cluster:
         return joined_session(args, args.threads or usable_cores(), args.device)
     if given:
-        return Session.local(_seats_of(given), mpi_named(args))
+        return Session.local(_seats_of(given), named_link(args))
     seats = local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads, args.device)
-    return Session.local(seats, mpi_named(args))
+    return Session.local(seats, named_link(args))
 
 
 def _seats_of(lab: Lab) -> list[Seat]:

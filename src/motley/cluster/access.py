@@ -2,8 +2,8 @@
 
 Two kinds. Local: processes of one machine that one head started, on loopback, known by a token that never leaves the
 machine. Joined: machines with certificates, everything mutually authenticated and encrypted by TLS 1.3; with
-`trusted_lan` activations cross in the clear, once both sides have proven themselves. MPI does not encrypt: `mpi` says
-whether it may be used nevertheless.
+`trusted_lan` activations cross in the clear, once both sides have proven themselves. The transports that a user can
+name (`agreed.NAMED`) do not encrypt: `named` is the one that may be used nevertheless.
 """
 
 import socket
@@ -36,12 +36,12 @@ class Access:
     control_tls: Mapping[str, object] = field(default_factory=dict)
     joined: bool = False
     trust: "Trust | None" = None
-    mpi: bool = False
+    named: str = ""
     choice: Choice = field(default_factory=Choice, compare=False, repr=False)
 
     @classmethod
     def of(
-        cls, identity: "Identity", *, trusted_lan: bool = False, peers: Sequence[str] = (), mpi: bool = False
+        cls, identity: "Identity", *, trusted_lan: bool = False, peers: Sequence[str] = (), named: str = ""
     ) -> "Access":
         member, tls = identity.member, identity.tls(clear=trusted_lan)
         trust = identity.trust(tls)
@@ -59,7 +59,7 @@ class Access:
             identity.zenoh_settings(),
             joined=True,
             trust=trust,
-            mpi=mpi,
+            named=named,
         )
 
     @property
@@ -85,7 +85,7 @@ class Access:
                 spin_us=spin_us,
             )
 
-        return self.choice.connect((host, port), greeted, mpi=self.mpi)
+        return self.choice.connect((host, port), greeted, named=self.named)
 
     def look(self) -> Membership:
         """A membership that sees all, this machine's own node too, and is seen by nobody."""

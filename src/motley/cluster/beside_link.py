@@ -4,7 +4,7 @@ went wrong with them is told over it."""
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import ClassVar, NoReturn
+from typing import NoReturn
 
 from motley.cluster import messages
 from motley.cluster.messages import Kind
@@ -19,13 +19,13 @@ class BesideLink(StreamLink):
     """`beside` is this link's from now on. `on_spoilt` is called, once, when this one is given up though the other side
     is still there. `spoilt`: the words for that, about the peer."""
 
-    spoilt: ClassVar[str]
+    spoilt: str
 
     def __init__(self, beside: TcpLink) -> None:
         super().__init__(beside.peer, spin_us=beside.spin_us)
         self._beside = beside
         self.on_spoilt: Callable[[], None] = lambda: None
-        self._ended = False
+        self._ended = self._given_up = False
 
     def _end(self) -> None:
         """The other side is gone, or done with this link: all that still comes over the one beside is its reason."""
@@ -40,12 +40,19 @@ class BesideLink(StreamLink):
             self._give_up(str(error))
 
     def _malformed(self, sentence: str) -> NoReturn:
-        with contextlib.suppress(LinkError):
-            self._beside.send(Kind.FAILURE, 0, messages.failure(ClusterError(sentence), "the other side"))
+        self._tell(sentence)
         self._give_up(sentence)
         self._break(f"{self.spoilt.format(self.peer)}: {sentence}")
 
+    def _tell(self, sentence: str) -> None:
+        """The other side, over the link beside."""
+        with contextlib.suppress(LinkError):
+            self._beside.send(Kind.FAILURE, 0, messages.failure(ClusterError(sentence), "the other side"))
+
     def _give_up(self, sentence: str) -> None:
+        if self._given_up:
+            return
+        self._given_up = True
         over = self._beside.transport
         log.warning("%s (%s): new calls go over %s", self.spoilt.format(self.peer), sentence, over)
         self.on_spoilt()

@@ -1,9 +1,10 @@
 """Choice: over which transport two processes talk: shared memory where they can, unless their socket is clearly better;
-MPI where the user names it and it proves itself.
+another one (`agreed`) where the user names it and it proves itself.
 
 Found out at the first connection to an address: the memory must carry frames of several sizes there and back, with
 their checksums, and then both ways are measured. A link whose memory is spoilt breaks, as any link may; what is
-connected later to that address stays with the socket. The same goes for MPI. No call is sent twice.
+connected later to that address stays with the socket. The same goes for what the user named. No call is sent
+twice.
 """
 
 import logging
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
+from motley.cluster import agreed
 from motley.cluster.link import Link
 from motley.cluster.neighbour import offer, possible
 from motley.cluster.remote import RTT_BYTES, ping_s
@@ -28,7 +30,7 @@ SIZES = (0, 1, 4095, 65_537, (1 << 18) + 3)  # bytes; what both sides keep for t
 ROUNDS, PINGS, BULK = 5, 40, 5
 TRIAL_S, PING_S = 0.2, 2.0  # streams may be waiting: when no more rounds begin, and for one answer
 CLEARLY = 3.0  # where other work takes a core, two equal ways were found to differ by up to 2.6
-PROOFS, PROOF_S = (*SIZES, 8 << 20), 10.0  # bytes; MPI changes its protocol with the size
+PROOFS, PROOF_S = (*SIZES, 8 << 20), 10.0  # bytes; MPI and MLX do otherwise with other sizes
 
 Address = tuple[str, int]
 
@@ -38,13 +40,13 @@ class Choice:
 
     def __init__(self) -> None:
         self._shares: dict[Address, bool] = {}  # whether memory is shared with who listens there, once that is known
-        self._without_mpi: set[Address] = set()  # where it was tried and did not work
+        self._without: set[Address] = set()  # where the named one was tried and did not work
 
-    def connect(self, address: Address, call: Callable[[], TcpLink], *, mpi: bool = False) -> Link:
+    def connect(self, address: Address, call: Callable[[], TcpLink], *, named: str = "") -> Link:
         """`call` opens an authenticated link to that address; what comes back is it, or what was agreed on over it."""
-        if not mpi:
+        if not named:
             return self._near(address, call)
-        return self._far(address, call(), call) if address not in self._without_mpi else call()
+        return self._far(address, named, call(), call) if address not in self._without else call()
 
     def _near(self, address: Address, call: Callable[[], TcpLink]) -> Link:
         link = call()
@@ -80,29 +82,29 @@ class Choice:
         dropped.close()
         return kept
 
-    def _far(self, address: Address, link: TcpLink, call: Callable[[], TcpLink]) -> Link:
-        """Named by the user, MPI need not be the faster one; it is proven at every connection."""
-        from motley.cluster import mpi_offer
-
+    def _far(self, address: Address, named: str, link: TcpLink, call: Callable[[], TcpLink]) -> Link:
+        """It need not be the faster one; it is proven at every connection."""
         try:
-            mpi = mpi_offer.offer(link)
+            far = agreed.offer(link, named)
         except LinkError as error:  # what went wrong between the two would go wrong again
-            return self._anew(address, error, link, call)
+            return self._anew(address, named, error, link, call)
         except ClusterError as error:
-            log.warning("no MPI with %s: %s", link.peer, error)
-            self._without_mpi.add(address)
+            self._give_up(address, named, error, link)
             return link
         try:
             for n_bytes in PROOFS:
-                ping_s(mpi, n_bytes, PROOF_S)
+                ping_s(far, n_bytes, PROOF_S)
         except LinkError as error:
-            return self._anew(address, error, mpi, call)
-        mpi.on_spoilt = lambda: self._without_mpi.add(address)
-        return mpi
+            return self._anew(address, named, error, far, call)
+        far.on_spoilt = lambda: self._without.add(address)
+        return far
 
-    def _anew(self, address: Address, error: LinkError, broken: Link, call: Callable[[], TcpLink]) -> Link:
-        log.warning("no MPI with %s: %s", broken.peer, error)
-        self._without_mpi.add(address)
+    def _give_up(self, address: Address, named: str, error: ClusterError, link: Link) -> None:
+        log.warning("no %s link with %s: %s", named, link.peer, error)
+        self._without.add(address)
+
+    def _anew(self, address: Address, named: str, error: LinkError, broken: Link, call: Callable[[], TcpLink]) -> Link:
+        self._give_up(address, named, error, broken)
         broken.close()
         return call()
 

@@ -96,12 +96,12 @@ class LocalCluster(Pool):
         command: Sequence[str] = NODE_COMMAND,
         timeout_s: float = 30.0,
         spin_us: float | None = None,
-        mpi: bool = False,
+        named: str = "",
     ) -> None:
         names = [node.name for node in nodes]
         if len(set(names)) < len(names):
             raise UsageError(f"two local nodes have the same name: {', '.join(names)}")
-        super().__init__(Access(f"local-{token_hex(4)}", "head", new_token(), mpi=mpi), spin_us)
+        super().__init__(Access(f"local-{token_hex(4)}", "head", new_token(), named=named), spin_us)
         self._wanted, self._command = nodes, command
         self._timeout_s = timeout_s
         self._processes: dict[str, _Process] = {}
@@ -174,7 +174,7 @@ class LocalCluster(Pool):
         }
         words = [str(word) for option in options.items() for word in option]
         words += [word for d in node.devices for word in ("--device", d)]
-        words += ["--link", "mpi"] if self.access.mpi else []
+        words += ["--link", self.access.named] if self.access.named else []
         return [*self._command, *words, "--with-head"]
 
     def _await_nodes(self, membership: Membership, names: Sequence[str]) -> dict[str, Inventory]:

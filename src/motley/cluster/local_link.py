@@ -25,7 +25,7 @@ CONTROL_BYTES = 1024  # for each ring
 MEMORY_BYTES = mmap.PAGESIZE + 2 * RING_BYTES
 LOOK_S = 5e-6  # at the ring, before the sockets and the core's other users have their turn: 1 is half as fast, 20 hogs
 
-_WRITER, _READER = False, True
+WRITER, READER = False, True  # sides of a ring
 
 
 class LocalLink(BesideLink):
@@ -38,11 +38,7 @@ class LocalLink(BesideLink):
     def __init__(self, memory: mmap.mmap, bell: socket.socket, beside: TcpLink, *, accepted: bool) -> None:
         super().__init__(beside)
         self._bell = bell
-        rings = [
-            Ring(memory, SECRETS_BYTES + i * CONTROL_BYTES, mmap.PAGESIZE + i * RING_BYTES, RING_BYTES)
-            for i in range(2)
-        ]
-        self._rings = rings[::-1] if accepted else rings  # out, in; they hold the memory
+        self._rings = rings_of(memory, accepted=accepted)
         bell.setblocking(False)
         self._ends = select.poll()
         self._ends.register(bell, select.POLLIN)
@@ -56,7 +52,7 @@ class LocalLink(BesideLink):
             sent = ring.push(parts)
         except ValueError as error:
             self._malformed(str(error))
-        if ring.sleeps(_READER):
+        if ring.sleeps(READER):
             self._wake()
         if not sent:
             raise BlockingIOError
@@ -69,7 +65,7 @@ class LocalLink(BesideLink):
         except ValueError as error:
             self._malformed(str(error))
         if n:
-            if ring.sleeps(_WRITER):
+            if ring.sleeps(WRITER):
                 self._wake()
             return n
         if self._ended:
@@ -79,10 +75,10 @@ class LocalLink(BesideLink):
         raise BlockingIOError
 
     def _await_room(self, deadline: float | None) -> bool:
-        return self._sleep(self._rings[0], _WRITER, deadline)
+        return self._sleep(self._rings[0], WRITER, deadline)
 
     def _await_bytes(self, deadline: float | None) -> bool:
-        return self._sleep(self._rings[1], _READER, deadline)
+        return self._sleep(self._rings[1], READER, deadline)
 
     def _sleep(self, ring: Ring, side: bool, deadline: float | None) -> bool:
         try:
@@ -120,3 +116,11 @@ class LocalLink(BesideLink):
         self._bell.close()
         self._beside.close()
         self._rings.clear()
+
+
+def rings_of(memory: mmap.mmap, *, accepted: bool) -> list[Ring]:
+    """Out, in; they hold the memory."""
+    rings = [
+        Ring(memory, SECRETS_BYTES + i * CONTROL_BYTES, mmap.PAGESIZE + i * RING_BYTES, RING_BYTES) for i in range(2)
+    ]
+    return rings[::-1] if accepted else rings

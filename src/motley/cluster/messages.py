@@ -50,9 +50,9 @@ class Kind(IntEnum):
     OFFER = 32  # JSON, an Offer of shared memory (`cluster.neighbour`); answered by OPENED and then SHARED
     OPENED = 33
     SHARED = 34
-    MPI_CALL = 35  # JSON: MPI is asked for (`cluster.mpi_offer`); answered by MPI_REPLY, then MPI_PROOF through MPI
-    MPI_REPLY = 36
-    MPI_PROOF = 37
+    CALL = 35  # JSON: a named transport is asked for (`cluster.agreed`); answered by REPLY, then PROOF through it
+    REPLY = 36
+    PROOF = 37
     FAILURE = 27  # instead of any answer: the error's name and sentence
 
 

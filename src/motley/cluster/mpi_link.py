@@ -1,6 +1,6 @@
 """The `mpi` link: frames as messages of MPI, which brings InfiniBand and RoCE on Linux. Not encrypted.
 
-Beside it stays the authenticated link over which it was agreed on (`mpi_offer`). MPI neither tells that a process died
+Beside it stays the authenticated link over which it was agreed on (`agreed`). MPI neither tells that a process died
 nor gives anything to sleep on: the end of the link beside is the end of this one, and who waits long looks at it now
 and then. What MPI still holds of a broken link is left to it: cancelling may wait for a process that is gone.
 
@@ -16,7 +16,6 @@ from typing import Any
 
 from motley.cluster.beside_link import BesideLink
 from motley.cluster.link import Buffer, size_of
-from motley.cluster.mpi_process import MpiProcess, Route, last_line
 from motley.cluster.spin import yield_core
 from motley.cluster.tcp_link import TcpLink
 from motley.errors import LinkError
@@ -38,10 +37,10 @@ class MpiLink(BesideLink):
     transport = "mpi"
     spoilt = "the mpi link to {} failed"
 
-    def __init__(self, process: MpiProcess, route: Route, tag: int, beside: TcpLink) -> None:
+    def __init__(self, mpi: Any, comm: Any, rank: int, tag: int, beside: TcpLink) -> None:
         super().__init__(beside)
-        self._mpi = process.mpi
-        self._comm, self._rank, self._tag = route.comm, route.rank, tag
+        self._mpi = mpi
+        self._comm, self._rank, self._tag = comm, rank, tag
         self._out: tuple[Any, int] | None = None  # the message under way, and its bytes
         self._in: tuple[Any, int] | None = None
         self._aside: deque[memoryview] = deque()
@@ -182,3 +181,7 @@ def _first_message(parts: Sequence[Buffer]) -> Buffer:
         if not room:
             break
     return b"".join(joined)
+
+
+def last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -1,7 +1,8 @@
-"""This process's MPI: started when it is first needed, never finalised, and how other processes are reached through it.
+"""This process's MPI: started when it is first needed, never finalised, and how other processes are reached through it
+(`agreed`).
 
 Two ways. A world that a site's `srun` or `mpiexec` gave (`given`) is used as it is. Any two other processes, started by
-anything, connect: one opens a port, whose name travels over an authenticated link (`mpi_offer`), the other calls it.
+anything, connect: one opens a port, whose name travels over an authenticated link, the other calls it.
 
 Threads: MPI_THREAD_MULTIPLE. Each link is looked at by the thread that uses it, as a socket is; a thread for progress
 alone would hand every frame over to another, which costs more than the exchange itself. MPI is never finalised, and no
@@ -10,12 +11,15 @@ communicator freed: both may wait for processes that are gone.
 
 import importlib.util
 import os
-import secrets
 import subprocess
 import sys
-import threading
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import msgspec
+
+from motley.cluster.agreed import Facts, Means, Transport
+from motley.cluster.mpi_link import MpiLink, last_line
+from motley.cluster.tcp_link import TcpLink
 from motley.errors import ClusterError, LinkError
 
 START_S = 20.0
@@ -50,47 +54,66 @@ def given() -> bool:
     return any(name in os.environ for name in LAUNCHERS)
 
 
-class MpiProcess:
-    """Of each process there is one: `started`."""
+class MpiFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    world: str
+    rank: int
+    port: str = ""
+
+
+class MpiProcess(Means):
+    """Of each process there is one: `agreed.started`."""
+
+    transport: ClassVar[Transport] = "mpi"
+    proof_s: ClassVar[float] = 5.0 + CONNECT_S  # an MPI's first message between two processes makes its own connection
 
     def __init__(self) -> None:
+        super().__init__()
         self.mpi = mpi = _loaded()
-        self.id = secrets.token_hex(8)
         self.routes: dict[str, Route] = {}  # by the other's id
         self.rank: int = mpi.COMM_WORLD.Get_rank()
         self.size: int = mpi.COMM_WORLD.Get_size()
         self.world: str = mpi.COMM_WORLD.bcast(self.id) if self.size > 1 else self.id
-        # Held by who connects: MPICH numbers ports from 0, and confuses two connections that one process is making.
-        self.meeting = threading.Lock()
+        # MPICH numbers ports from 0, and confuses two connections that one process is making: `meeting` is held.
         self._patience = mpi.Info.Create({"timeout": str(CONNECT_S)})
-        self._tags, self._tags_lock = 0, threading.Lock()
+        self._port = ""
 
-    def new_tag(self, other: str) -> int:
-        """For one more link with that process; the acceptor chooses. No two links of two processes have the same."""
-        with self._tags_lock:
-            self._tags += 2
-            return self._tags + (self.id < other)
+    def reached(self) -> tuple[str, ...]:
+        return tuple(self.routes)
 
-    def in_world(self, rank: int) -> Route:
-        if not 0 <= rank < self.size:
-            raise LinkError(f"there is no rank {rank} in a world of {self.size}")
-        return Route(self.mpi.COMM_WORLD, rank)
+    def route(self, other: str, facts: Facts) -> Route | None:
+        said = _read(facts)
+        if self.size > 1 and said.world == self.world:
+            if not 0 <= said.rank < self.size:
+                raise LinkError(f"there is no rank {said.rank} in a world of {self.size}")
+            return Route(self.mpi.COMM_WORLD, said.rank)
+        return self.routes.get(other)
 
-    def open_port(self) -> str:
+    def facts(self, link: TcpLink) -> Facts:
+        return msgspec.structs.asdict(MpiFacts(self.world, self.rank, self._port))
+
+    def open(self, link: TcpLink, said: Facts) -> Facts:
         """ClusterError where this MPI can't wait for somebody and give up at some time."""
         if not self.mpi.Get_library_version().startswith("MPICH"):
             raise ClusterError("only MPICH connects processes that no launcher started together")
-        return str(self._translated(self.mpi.Open_port))
+        self._port = str(self._translated(self.mpi.Open_port))
+        return self.facts(link)
 
-    def accept(self, port: str, other: str) -> Route:
+    def accept(self, other: str, said: Facts, told: Facts) -> Route:
         """Whoever calls that port, within CONNECT_S."""
-        return self._met(other, self._translated(self.mpi.COMM_SELF.Accept, port, self._patience))
+        return self._met(other, self._translated(self.mpi.COMM_SELF.Accept, self._port, self._patience))
 
-    def close_port(self, port: str) -> None:
+    def shut(self) -> None:
+        port, self._port = self._port, ""
         self._translated(self.mpi.Close_port, port)
 
-    def call(self, port: str, other: str) -> Route:
-        return self._met(other, self._translated(self.mpi.COMM_SELF.Connect, port, self._patience))
+    def call(self, link: TcpLink, other: str, told: Facts, said: Facts) -> Route:
+        return self._met(other, self._translated(self.mpi.COMM_SELF.Connect, _read(said).port, self._patience))
+
+    def drop(self, route: Route) -> None:
+        """Nothing of MPI's is ever ended."""
+
+    def link(self, route: Route, tag: int, beside: TcpLink) -> MpiLink:
+        return MpiLink(self.mpi, route.comm, route.rank, tag, beside)
 
     def _met(self, other: str, comm: Any) -> Route:
         comm.Set_errhandler(self.mpi.ERRORS_RETURN)
@@ -104,27 +127,11 @@ class MpiProcess:
             raise ClusterError(f"MPI: {last_line(error)}") from error
 
 
-_started: MpiProcess | ClusterError | None = None
-_starting = threading.Lock()
-
-
-def started() -> MpiProcess:
-    """Start it, if that was not tried yet; ClusterError where it can't be. To be called early: in a world that was
-    given all start together, each waits for the others."""
-    global _started
-    with _starting:
-        if _started is None:
-            try:
-                _started = MpiProcess()
-            except ClusterError as error:
-                _started = error
-    if isinstance(_started, ClusterError):
-        raise ClusterError(str(_started))
-    return _started
-
-
-def last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+def _read(facts: Facts) -> MpiFacts:
+    try:
+        return msgspec.convert(facts, MpiFacts)
+    except msgspec.ValidationError as error:
+        raise LinkError(f"malformed call: {error}") from None
 
 
 def _loaded() -> Any:

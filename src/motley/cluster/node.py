@@ -65,7 +65,7 @@ def run_node(
             _watch_stdin(end)
         servers = {
             device: Server(
-                access.listen(spin_us), answers, cluster=cluster, name=device, token=access.token, mpi=access.mpi
+                access.listen(spin_us), answers, cluster=cluster, name=device, token=access.token, named=access.named
             )
             for device, answers in {name: handler, **others}.items()
         }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from motley.cluster import messages, mpi_offer, neighbour, weights
+from motley.cluster import agreed, messages, neighbour, weights
 from motley.cluster.assignment import Assignment
 from motley.cluster.hello import admit
 from motley.cluster.link import Frame, Link
@@ -58,16 +58,16 @@ class Handler(Protocol):
         ...
 
 
-def serve(link: Link, handler: Handler, name: str, *, mpi: bool = False) -> None:
+def serve(link: Link, handler: Handler, name: str, *, named: str = "") -> None:
     """Answer calls until the other side closes the link or breaks the protocol; `name` is this node's, for errors.
-    `mpi`: the caller may ask for that."""
+    `named`: the transport that the caller may ask for (`agreed`)."""
     try:
         while True:
             frame = link.receive()
             if frame.kind == Kind.OFFER:
                 link = neighbour.answer(link, frame, name)
-            elif frame.kind == Kind.MPI_CALL:
-                link = mpi_offer.answer(link, frame, name, allowed=mpi)
+            elif frame.kind == Kind.CALL:
+                link = agreed.answer(link, frame, name, named=named)
             else:
                 _answer(link, handler, name, frame)
     except LinkError as error:
@@ -157,11 +157,11 @@ class Server:
     """Admits connections of the cluster and serves each in a thread of its own, until `close`."""
 
     def __init__(
-        self, listener: Listener, handler: Handler, *, cluster: str, name: str, token: str, mpi: bool = False
+        self, listener: Listener, handler: Handler, *, cluster: str, name: str, token: str, named: str = ""
     ) -> None:
         self.listener = listener
         self._handler = handler
-        self._cluster, self._name, self._token, self._mpi = cluster, name, token, mpi
+        self._cluster, self._name, self._token, self._named = cluster, name, token, named
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._lock = threading.Lock()
         self._links: dict[TcpLink, threading.Thread] = {}
@@ -214,7 +214,7 @@ class Server:
                 admit(link, self._cluster, self._name, self._token)
             finally:
                 self._strangers.release()
-            serve(link, self._handler, self._name, mpi=self._mpi)
+            serve(link, self._handler, self._name, named=self._named)
         except (LinkError, OSError, ValueError) as error:
             log.debug("%s", error)  # came and went, in the middle of its handshake even, or spoke something else
         except ClusterError as error:

@@ -36,6 +36,15 @@ class TcpLink(StreamLink):
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    @property
+    def own_host(self) -> str:
+        """The address by which the other side reaches this one."""
+        return str(self._sock.getsockname()[0])
+
+    @property
+    def other_host(self) -> str:
+        return str(self._sock.getpeername()[0])
+
     def _push(self, parts: Sequence[Buffer]) -> int:
         return self._sock.sendmsg(parts)
 
