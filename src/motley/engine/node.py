@@ -260,6 +260,7 @@ class NodeRuntime:
             rows=_rows_here(assignment),
             row_owners={d: (RemoteRows(links[d]), rows) for d, rows in _rows_elsewhere(assignment).items()},
             paces=assignment.paces,
+            streams=assignment.streams,
             n_slots=assignment.slots,
             context=assignment.context,
             cache=assignment.cache,

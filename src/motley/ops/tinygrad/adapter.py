@@ -103,9 +103,16 @@ def zeros(shape: Shape, device: str, dtype: Any = dtypes.float32) -> Tensor:
 
 def write(tensor: Tensor, values: NDArray[Any]) -> None:
     """Into the tensor's own memory, whatever was there."""
+    if values.nbytes != (size := _buffer(tensor).nbytes):
+        raise ValueError(f"{values.nbytes} bytes for a buffer of {size}")
+    write_first(tensor, values)
+
+
+def write_first(tensor: Tensor, values: NDArray[Any]) -> None:
+    """Likewise, into the first bytes of it; the others stay."""
     flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     buffer = _buffer(tensor)
-    if flat.nbytes != buffer.nbytes:
+    if flat.nbytes > buffer.nbytes:
         raise ValueError(f"{flat.nbytes} bytes for a buffer of {buffer.nbytes}")
     if flat.nbytes:
         source = np.require(flat, requirements=["C", "W"])  # a memoryview of read-only memory can't be copied from

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 from tinygrad import Tensor, dtypes
 
 from motley.formats.tensor import QuantTensor
@@ -67,24 +68,62 @@ def uploaded_experts(
     device: str,
 ) -> TinygradExperts:
     ids = [int(e) for e in owned]
-    local = np.full(gate.dims[0], -1, np.int32)
-    local[ids] = np.arange(len(ids))
     g, u, d = (_parts(tensor.read(ids), ids, device) for tensor in (gate, up, down))
-    added = tuple(adapter.upload(np.ascontiguousarray(b.decode()), device) for b in biases) if biases else None
+    added = tuple(adapter.upload(values, device) for values in _decoded(biases)) if biases else None
     order = np.array(ids or [0], np.int32)
-    return TinygradExperts(g, u, d, adapter.upload(order, device), adapter.upload(local, device), added, activation)
+    local = adapter.upload(_places(ids, gate.dims[0]), device)
+    return TinygradExperts(g, u, d, adapter.upload(order, device), local, added, activation)
+
+
+def overwrite(
+    kept: TinygradExperts,
+    tensors: Sequence[QuantTensor],
+    owned: Sequence[int],
+    biases: ExpertBiases | None,
+    device: str,
+) -> None:
+    """Other experts in the memory of these, of a kind with them and no more than they were. The device may work with
+    what is there until the host has put the others in order."""
+    ids = [int(e) for e in owned]
+    weights = kept.gate, kept.up, kept.down
+    every = [planes_of_parts(t.read(ids), ids) if ids else (w.quant, {}) for w, t in zip(weights, tensors)]
+    added = _decoded(biases) if biases else ()
+    adapter.wait(device)
+    for weight, tensor, (quant, planes) in zip(weights, tensors, every):
+        if quant is not weight.quant or len(ids) > weight.dims[0] or tensor.dims[1:] != weight.dims[1:]:
+            raise ValueError(f"{len(ids)} experts of {tensor.name} don't fit where {weight.dims[0]} others are")
+        for name, values in planes.items():
+            adapter.write_first(weight.kept[name], values)
+    for bias, values in zip(kept.biases or (), added):
+        adapter.write(bias, values)
+    adapter.write_first(kept.owned, np.array(ids, np.int32))
+    adapter.write(kept.local, _places(ids, tensors[0].dims[0]))
+
+
+def _places(ids: Sequence[int], n_experts: int) -> NDArray[np.int32]:
+    local = np.full(n_experts, -1, np.int32)
+    local[list(ids)] = np.arange(len(ids))
+    return local
+
+
+def _decoded(biases: ExpertBiases) -> list[NDArray[np.float32]]:
+    return [np.ascontiguousarray(b.decode()) for b in biases]
 
 
 def _parts(tensor: QuantTensor, ids: Sequence[int], device: str) -> TinygradWeight:
-    """One expert at a time, so that the host needs no memory for all of them."""
-    each = [planes_of(tensor.part(e).read()) for e in ids] or [planes_of(tensor.part(0).read())]
+    quant, planes = planes_of_parts(tensor, ids or [0])
+    return TinygradWeight((len(ids) or 1, *tensor.dims[1:]), quant, planes, device)
+
+
+def planes_of_parts(tensor: QuantTensor, ids: Sequence[int]) -> tuple[Quant, Planes]:
+    """Stacked. One expert at a time, so that the host needs no memory for all of them."""
+    each = [planes_of(tensor.part(e).read()) for e in ids]
     quants = {quant for quant, _ in each}
     quant = quants.pop() if len(quants) == 1 else Quant.F32
     planes = [p for _, p in each]
     if quants:  # some of them fit half precision, others don't
         planes = [{"values": p["values"].astype(np.float32)} for p in planes]
-    stacked = {name: np.stack([p[name] for p in planes]) for name in planes[0]}
-    return TinygradWeight((len(planes), *tensor.dims[1:]), quant, stacked, device)
+    return quant, {name: np.stack([p[name] for p in planes]) for name in planes[0]}
 
 
 @dataclass
