@@ -58,6 +58,7 @@ class Streams:
                 if stream.kind not in self._kept:
                     most = np.flatnonzero(stream.held)[: stream.at_once].tolist()
                     self._kept[stream.kind] = self._uploaded(stream, most)
+                    self._uploaded(stream, [])  # and what writing over them needs
 
     def of(self, layer: int, n_tokens: int) -> Stream | None:
         """None where every holder computes its own."""

@@ -6,6 +6,7 @@ The arrangements of `candidates` are priced by the cost model that `predict` use
 
 from collections.abc import Collection
 from dataclasses import replace
+from itertools import product
 from math import inf
 from time import monotonic
 from typing import Self
@@ -82,7 +83,9 @@ def find_placement(
     slots = max(slots, objective.batch)
     models = [(CostModel(shape, lab, w, routes, head), steps) for w, steps in objective.parts]
     kept_free = reserved(models[0][0])
-    for as_stored in (False, True) if repack else (True,):  # what repacked does not fit may fit as the file has it
+    layouts = (False, True) if repack else (True,)  # what repacked does not fit may fit as the file has it,
+    free = (kept_free, {}) if kept_free else ({},)  # or without room for buffers
+    for as_stored, kept_free in product(layouts, free):
         there = lab.with_stored(d.name for d in lab.devices) if as_stored else lab
         on_it = [(m.on(there), n) for m, n in models]
         pricer = Pricer(on_it, context, slots, STEP_TOKENS, may_be_home, not as_stored, kept_free)

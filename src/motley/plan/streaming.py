@@ -45,7 +45,7 @@ def reserved(model: CostModel) -> dict[int, int]:
     most = _prompt(model, STEP_TOKENS)
     sets = most.working_sets([shape.n_bytes] * len(lab.devices), [0] * len(lab.devices))
     first, n = next(iter(routed.items()))
-    buffers = streaming_bytes(shape, {i: (at_once(shape, i, n), n) for i, n in routed.items()}, STEP_TOKENS)
+    buffers = streaming_bytes(shape, {i: (at_once(shape, i), n) for i, n in routed.items()}, STEP_TOKENS)
 
     def gains(home: int, other: int) -> bool:
         owner = np.full(n, other)
@@ -101,7 +101,7 @@ def _wanted(model: CostModel, placement: Placement) -> Placement:
                     break
                 least = of_size.workload.step_tokens
             if least:
-                n = at_once(model.shape, i, int(np.isin(owner, list(near)).sum()))
+                n = at_once(model.shape, i)
                 known[key] = Streaming(tuple(names[d] for d in sorted(near)), least, n)
         layers.append(replace(layer, streaming=known[key]))
     return replace(placement, layers=tuple(layers))

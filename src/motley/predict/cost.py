@@ -469,7 +469,7 @@ class CostModel:
         size = sum(m.n_bytes for m in self._parts[index].expert)
         costs, uploads = [], []
         for own, pairs, brought, of_them in cases.tolist():
-            n = max(1, ceil(brought / at_once(self.shape, index, self.shape.n_experts)))
+            n = max(1, ceil(brought / at_once(self.shape, index)))
             work = self._experts(index, home, sets, brought, of_them) + here.calls(*_CALLS["experts"]) * (n - 1)
             work, upload = waited_for(work, here.upload(brought * size), n, behind)
             costs.append(self._experts(index, home, sets, own, pairs) + work)

@@ -51,9 +51,10 @@ def work_bytes(shape: ModelShape, tokens: int, home: bool) -> int:
     return RESERVE_BYTES + tokens * per_token + 4 * shape.vocab_size + remembered
 
 
-def at_once(shape: ModelShape, layer: int, n: int) -> int:
-    """Of n experts of a layer, how many are brought at a time."""
-    return min(n, max(1, _GROUP_BYTES // max(shape.expert_bytes(layer), 1), ceil(n / _MOST_GROUPS)))
+def at_once(shape: ModelShape, layer: int) -> int:
+    """How many experts of a layer are brought at a time, however many are: layers of a kind share buffers."""
+    n = shape.experts_in(layer)
+    return min(n, max(_GROUP_BYTES // max(shape.expert_bytes(layer), 1), ceil(n / _MOST_GROUPS)))
 
 
 def streaming_bytes(shape: ModelShape, streams: Mapping[int, tuple[int, int]], step_tokens: int) -> int:

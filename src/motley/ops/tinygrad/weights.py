@@ -1,17 +1,20 @@
 """Weights and what sequences leave behind, on the device."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 from tinygrad import Tensor, dtypes
 
+from motley.formats import blocks
 from motley.formats.tensor import QuantTensor
 from motley.ops.protocol import Activation, DeltaNet, ExpertBiases, Span
 from motley.ops.tinygrad import adapter
-from motley.ops.tinygrad.planes import Kept, Planes, planes_of, values_of
+from motley.ops.tinygrad.planes import LAYOUTS, Kept, Planes, planes_of, values_of
 from motley.shape.quant import Quant
 
 
@@ -56,6 +59,11 @@ class TinygradExperts:
     local: Tensor
     biases: tuple[Tensor, ...] | None  # [E, F], [E, F], [E, D]
     activation: Activation
+    turns: Iterator[int] = field(default_factory=count)  # of `overwrite`
+
+    @cached_property
+    def records(self) -> "tuple[Records, ...]":
+        return tuple(Records(weight, self.owned.device) for weight in (self.gate, self.up, self.down))
 
 
 def uploaded_experts(
@@ -82,22 +90,50 @@ def overwrite(
     biases: ExpertBiases | None,
     device: str,
 ) -> None:
-    """Other experts in the memory of these, of a kind with them and no more than they were. The device may work with
-    what is there until the host has put the others in order."""
+    """Other experts in the memory of these, of a kind with them and no more than they were. The device does it behind
+    what it was given before; the host is at most two such calls ahead."""
     ids = [int(e) for e in owned]
-    weights = kept.gate, kept.up, kept.down
-    every = [planes_of_parts(t.read(ids), ids) if ids else (w.quant, {}) for w, t in zip(weights, tensors)]
-    added = _decoded(biases) if biases else ()
-    adapter.wait(device)
-    for weight, tensor, (quant, planes) in zip(weights, tensors, every):
-        if quant is not weight.quant or len(ids) > weight.dims[0] or tensor.dims[1:] != weight.dims[1:]:
-            raise ValueError(f"{len(ids)} experts of {tensor.name} don't fit where {weight.dims[0]} others are")
-        for name, values in planes.items():
-            adapter.write_first(weight.kept[name], values)
-    for bias, values in zip(kept.biases or (), added):
+    if next(kept.turns) % 2 == 0:
+        adapter.wait(device)  # CUDA keeps a copy of all that it has not yet been sent
+    for records, tensor in zip(kept.records, tensors):
+        records.write(tensor, ids)
+    for bias, values in zip(kept.biases or (), _decoded(biases) if biases else ()):
         adapter.write(bias, values)
     adapter.write_first(kept.owned, np.array(ids, np.int32))
     adapter.write(kept.local, _places(ids, tensors[0].dims[0]))
+
+
+class Records:
+    """A weight's blocks on the device as a file has them, and the graph that takes them apart there, into its planes:
+    the host would take ten times as long."""
+
+    def __init__(self, weight: TinygradWeight, device: str) -> None:
+        self._weight, self._graph = weight, adapter.Graph([])
+        if weight.is_float:
+            self._bytes = weight.kept["values"]
+        elif weight.quant in LAYOUTS:
+            quant, fields = weight.quant, blocks.LAYOUT[weight.quant].fields or {}
+            shape = *weight.dims[:-1], weight.dims[-1] // quant.block, quant.block_bytes
+            self._bytes = adapter.empty(shape, device, dtypes.uint8)
+            planes = weight.kept.items()
+            self._graph = adapter.Graph([adapter.unpacked(p, self._bytes, fields[name][1]) for name, p in planes])
+
+    def write(self, tensor: QuantTensor, ids: Sequence[int]) -> None:
+        weight = self._weight
+        if tensor.quant is not weight.quant or len(ids) > weight.dims[0] or tensor.dims[1:] != weight.dims[1:]:
+            raise ValueError(f"{len(ids)} experts of {tensor.name} don't fit in where {weight.dims[0]} others were")
+        size = tensor.n_bytes // tensor.dims[0]
+        for place, first, end in _runs(ids):
+            adapter.write_first(self._bytes, tensor.data[first * size : end * size], place * size)
+        if ids:
+            self._graph.run({})
+
+
+def _runs(ids: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Neighbours together: the place of the first, the first, and behind the last."""
+    cuts = [i for i in range(len(ids)) if i == 0 or ids[i] != ids[i - 1] + 1]
+    for at, end in zip(cuts, [*cuts[1:], len(ids)]):
+        yield at, ids[at], ids[end - 1] + 1
 
 
 def _places(ids: Sequence[int], n_experts: int) -> NDArray[np.int32]:
@@ -111,19 +147,15 @@ def _decoded(biases: ExpertBiases) -> list[NDArray[np.float32]]:
 
 
 def _parts(tensor: QuantTensor, ids: Sequence[int], device: str) -> TinygradWeight:
-    quant, planes = planes_of_parts(tensor, ids or [0])
-    return TinygradWeight((len(ids) or 1, *tensor.dims[1:]), quant, planes, device)
-
-
-def planes_of_parts(tensor: QuantTensor, ids: Sequence[int]) -> tuple[Quant, Planes]:
-    """Stacked. One expert at a time, so that the host needs no memory for all of them."""
-    each = [planes_of(tensor.part(e).read()) for e in ids]
+    """One expert at a time, so that the host needs no memory for all of them."""
+    each = [planes_of(tensor.part(e).read()) for e in ids] or [planes_of(tensor.part(0).read())]
     quants = {quant for quant, _ in each}
     quant = quants.pop() if len(quants) == 1 else Quant.F32
     planes = [p for _, p in each]
     if quants:  # some of them fit half precision, others don't
         planes = [{"values": p["values"].astype(np.float32)} for p in planes]
-    return quant, {name: np.stack([p[name] for p in planes]) for name in planes[0]}
+    stacked = {name: np.stack([p[name] for p in planes]) for name in planes[0]}
+    return TinygradWeight((len(planes), *tensor.dims[1:]), quant, stacked, device)
 
 
 @dataclass
