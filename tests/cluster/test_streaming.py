@@ -1,6 +1,8 @@
 """Experts that a home computes in large steps although another device of its process holds them: the same answers as
 without, in bounded memory, and only where a step has the tokens."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +14,15 @@ from weakref import WeakSet
 import numpy as np
 import pytest
 
+from motley.bundled import model_path
 from motley.cli.options import Offered
 from motley.cli.session import Seat, Session
 from motley.engine.device import DeviceModel
+from motley.engine.engine import Engine
 from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner
 from motley.engine.streaming import Stream, Streams
+from motley.engine.survival import Layout, Members, SurvivingEngine
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.placement import LayerPlacement, Placement, Streaming
@@ -143,16 +148,16 @@ def test_other_devices_as_homes(spec: str, name: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Streams, "recorded", spied)
     path, golden = GOLDEN / f"{name}.gguf", np.load(GOLDEN / f"{name}.npz")
-    tokens = golden["prompt"].tolist()
+    tokens, logits = golden["prompt"].tolist()[:24], golden["logits"][:24]
     with two_of(spec, "cpu") as session:
 
         def thrice(runner: PlacedRunner) -> list[np.ndarray]:
             return [logits_of(runner, of, len(tokens)) for of in (tokens, tokens[::-1], tokens)]
 
         got = run(session, path, streamed(path, "a", "a.cpu", 3), thrice)
-    size = np.abs(golden["logits"]).max()
+    size = np.abs(logits).max()
     for i in (0, 2):
-        assert np.abs(got[i] - golden["logits"]).max() < 1e-3 * size
+        assert np.abs(got[i] - logits).max() < 1e-3 * size
     assert np.abs(got[1] - got[0]).max() > 1e-2 * size
     assert len(remembered) == (shape_of(open_checkpoint(path)).n_layers if spec == "tinygrad:CPU" else 0)
 
@@ -219,3 +224,42 @@ class Direct:
 
     def finish(self) -> Any:
         raise AssertionError
+
+
+def test_streams_go_on_when_another_node_dies_meanwhile() -> None:
+    """A prompt is under way on two devices of the head and one of another process, which is killed: the answers are
+    those of one device. The neighbour's experts are brought before it and after it."""
+    path, tokens = str(model_path()), 24
+    prompts = [list(range(5, 5 + n)) for n in (41, 30)]
+    shape = shape_of(open_checkpoint(path))
+    one = Engine(LocalRunner(open_checkpoint(path), NativeOps(threads=1), n_slots=2, context=CONTEXT))
+    want = [one.submit(prompt, tokens) for prompt in prompts]
+    while one.busy:
+        one.step()
+
+    def layout(names: frozenset[str]) -> Layout:
+        there = sorted(names)
+        owners = tuple(there[e % len(there)] for e in range(shape.n_experts))
+        layer = LayerPlacement("a", owners, streaming=Streaming(("a.cpu",), FROM, 3))
+        return Layout(Placement((layer,) * shape.n_layers))
+
+    told: list[str] = []
+    with Session.local([Seat("a", 1, 0, (Offered("cpu"), Offered("cpu"))), Seat("b", 1, 0)]) as session:
+        near = session.site.addresses["a.cpu"]
+        members = Members(
+            session.runtime,
+            session.site.addresses["a"],
+            lambda: {"a.cpu": near, **session.cluster.addresses()},
+            session.site.connect,
+        )
+        engine = SurvivingEngine(path, members, layout, slots=2, context=CONTEXT, tell=told.append)
+        streams = [engine.submit(prompts[0], tokens)]
+        while not streams[0].answer:
+            engine.step()
+        os.kill(session.cluster.nodes["b"].pid, signal.SIGKILL)
+        streams.append(engine.submit(prompts[1], tokens))  # whose prompt is what meets the dead node
+        while engine.busy:
+            engine.step()
+        engine.close()
+    assert [s.answer for s in streams] == [s.answer for s in want]
+    assert "b is lost" in told[0]

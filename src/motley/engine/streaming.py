@@ -56,7 +56,7 @@ class Streams:
         if ops.remembers_prompts:  # their memory, before anything runs short
             for stream in layers.values():
                 if stream.kind not in self._kept:
-                    most = np.flatnonzero(stream.held)[: stream.at_once].tolist()
+                    most = list(range(min(stream.at_once, len(stream.held))))
                     self._kept[stream.kind] = self._uploaded(stream, most)
                     self._uploaded(stream, [])  # and what writing over them needs
 
