@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
@@ -23,6 +24,8 @@ from motley.engine.local import LocalRunner
 from motley.engine.placed import PlacedRunner
 from motley.engine.streaming import Stream, Streams
 from motley.engine.survival import Layout, Members, SurvivingEngine
+from motley.engine.times import StepTimes
+from motley.engine.trace import Span
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.placement import LayerPlacement, Placement, Streaming
@@ -111,6 +114,26 @@ def test_biases_travel_with_their_experts(session: Session) -> None:
     twin = run(session, path, asked(placement), lambda runner: logits_of(runner, tokens, len(tokens)))
     np.testing.assert_array_equal(got.view(np.uint32), twin.view(np.uint32))
     assert np.abs(got - golden["logits"]).max() < 1e-3 * np.abs(golden["logits"]).max()
+
+
+def test_times_and_traces_show_it(session: Session) -> None:
+    """The parts still add up to the step, and each group is a span of the home's."""
+
+    def timed(runner: PlacedRunner) -> tuple[StepTimes, float, list[Span]]:
+        runner.trace(True)
+        before, started = runner.times(), perf_counter()
+        logits_of(runner, TOKENS, len(TOKENS))
+        took = perf_counter() - started
+        return runner.times() - before, took, runner.trace(False)[0]
+
+    path = model_path()
+    times, took, spans = run(session, path, streamed(path, "a", "a.cpu", 8, own=12), timed)
+    assert 0 < times.upload < times.total <= took
+    assert times.link < times.upload  # nobody is waited for
+    brought = [span for span in spans if "sent here" in span.name]
+    assert {span.lane for span in brought} == {"a"}
+    assert sum(span.end - span.start for span in brought) >= times.upload
+    assert sum(int(span.name.split()[0]) for span in brought) <= 4 * 20
 
 
 def test_another_node_is_still_asked(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _gain(
 
 
 def _prompt(model: CostModel, tokens: int) -> CostModel:
-    return CostModel(model.shape, model.lab, Workload("prefill", tokens, chunk=tokens))
+    return model.asked(Workload("prefill", tokens, chunk=tokens))
 
 
 def _short(

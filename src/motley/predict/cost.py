@@ -181,6 +181,13 @@ class CostModel:
         other._use(lab, None if self._driver is None else lab.devices[self._driver].name)
         return other
 
+    def asked(self, workload: Workload) -> "CostModel":
+        """Of another workload, without a trace."""
+        other = copy(self)
+        other.workload, other.routes, other._draws, other._shared = workload, None, {}, {}
+        other._use(self.lab, None if self._driver is None else self.lab.devices[self._driver].name)
+        return other
+
     def working_sets(self, home_bytes: Sequence[int], expert_bytes: Sequence[int]) -> tuple[WorkingSets, ...]:
         """From the bytes of home and expert weights on each device [D]."""
         return tuple(map(self.working_set, range(len(self.lab.devices)), home_bytes, expert_bytes))
