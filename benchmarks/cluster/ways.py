@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ from motley.engine.runner import Runner
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.placement import LayerPlacement, Pace, Placement, RowsPart, Streaming
+from motley.ops.devices import open_device
+from motley.ops.meter import OpsMeter
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch
 from motley.predict.memory import at_once
@@ -247,6 +249,8 @@ def stream(file: str, repeat: int, home: str) -> None:
     tell("ms", samples)
     rate = n_bytes / statistics.median(uploads) / 1e9
     print(f"of which bringing {n_bytes / 1e6:.0f} MB took {1e3 * statistics.median(uploads):.1f} ms: {rate:.2f} GB/s")
+    with closing(open_device(home)) as ops:
+        print(f"and as the probe measures it: {OpsMeter(ops).upload_gb_s(64 << 20):.2f} GB/s")
 
 
 @contextmanager

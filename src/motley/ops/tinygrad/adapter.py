@@ -115,9 +115,10 @@ def write_first(tensor: Tensor, values: NDArray[Any], at: int = 0) -> None:
     if at + flat.nbytes > buffer.nbytes:
         raise ValueError(f"{flat.nbytes} bytes from byte {at} of a buffer of {buffer.nbytes}")
     if flat.nbytes:
-        part = buffer.view(flat.nbytes, dtypes.uint8, at).ensure_allocated() if at else buffer
+        whole = flat.nbytes == buffer.nbytes
+        part = buffer if whole else buffer.view(flat.nbytes, dtypes.uint8, at).ensure_allocated()
         # tinygrad takes no memory that is read-only, as a mapped file's is, although it only reads it
-        source = memoryview((ctypes.c_uint8 * flat.nbytes).from_address(flat.ctypes.data))
+        source = memoryview((ctypes.c_uint8 * flat.nbytes).from_address(flat.ctypes.data)).cast("B")
         part.allocator._copyin(part._buf, source)
 
 
