@@ -14,7 +14,7 @@ from motley.formats import blocks
 from motley.formats.tensor import QuantTensor
 from motley.ops.protocol import Activation, DeltaNet, ExpertBiases, Span
 from motley.ops.tinygrad import adapter
-from motley.ops.tinygrad.planes import LAYOUTS, Kept, Planes, planes_of, values_of
+from motley.ops.tinygrad.planes import Kept, Planes, planes_of, values_of
 from motley.shape.quant import Quant
 
 
