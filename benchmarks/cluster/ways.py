@@ -8,6 +8,8 @@ python benchmarks/cluster/ways.py rows [FILE]   decoding: one node; two with all
                                                 the same with q, k and v in rows
 python benchmarks/cluster/ways.py cores [FILE]  decoding, the whole model each: a process of one thread; two of them at
                                                 once, which exchange nothing (what two nodes can't surpass); two threads
+python benchmarks/cluster/ways.py stream [FILE] a prompt of 512, home on one device of a process (`--home SPEC`), all
+                                                experts on its CPU: they are asked, or brought
 
 FILE: a GGUF model (default: the bundled one). Medians of `--repeat` pairs, and all samples.
 """
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from unittest import mock
 sys.path.append(str(Path(__file__).parents[2] / "src"))  # an installed Motley first: it has its kernels
 
 from motley.bundled import model_path
+from motley.cli.options import Offered
 from motley.cli.session import Seat, Session
 from motley.cluster import choice
 from motley.cluster.access import Access
@@ -43,18 +46,24 @@ from motley.engine.remembered import Faster
 from motley.engine.runner import Runner
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
-from motley.lab.placement import LayerPlacement, Pace, Placement, RowsPart
+from motley.lab.placement import LayerPlacement, Pace, Placement, RowsPart, Streaming
+from motley.ops.devices import open_device
+from motley.ops.meter import OpsMeter
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch
+from motley.predict.memory import at_once
 
 HOST, TOKENS, STEPS, WARM_UP, BATCH, DECODED = "127.0.0.1", 512, 30, 6, 8, 200
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["links", "local", "prompt", "batch", "rows", "cores", "serve", "alone"])
+    parser.add_argument(
+        "what", choices=["links", "local", "prompt", "batch", "rows", "cores", "stream", "serve", "alone"]
+    )
     parser.add_argument("file", nargs="?", default=str(model_path()))
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--home", default="cpu", metavar="SPEC", help="of `stream`: as --device has it")
     parser.add_argument("--trusted-lan", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -64,6 +73,8 @@ def main() -> None:
         alone(args.file, args.threads)
     elif args.what == "links":
         links(args.repeat)
+    elif args.what == "stream":
+        stream(args.file, args.repeat, args.home)
     else:
         {"local": local, "prompt": prompt, "batch": batch, "rows": rows, "cores": cores}[args.what](
             args.file, args.repeat
@@ -271,6 +282,43 @@ def on_both(file: str, projections: bool) -> Iterator[PlacedRunner]:
 def shared(n_rows: int, share: float) -> tuple[RowsPart, ...]:
     at_home = int(n_rows * share) // 16 * 16
     return RowsPart("a", 0, at_home), RowsPart("b", at_home, n_rows)
+
+
+def stream(file: str, repeat: int, home: str) -> None:
+    shape = shape_of(open_checkpoint(file))
+    batch = Batch([7 * i % 500 for i in range(TOKENS)], range(TOKENS), [0] * TOKENS, [TOKENS - 1])
+    samples: dict[str, list[float]] = {"asked": [], "brought": []}
+    uploads: list[float] = []
+    with ExitStack() as stack:
+        runners = {name: stack.enter_context(beside(file, home, name == "brought")) for name in samples}
+        for runner in runners.values():
+            runner.step(batch)
+        for _ in range(repeat):
+            for name, runner in runners.items():
+                before = runner.times().upload
+                samples[name].append(1e3 * seconds_of(runner, batch))
+                if name == "brought":
+                    uploads.append(runner.times().upload - before)
+    n_bytes = sum(shape.expert_bytes(i) * shape.experts_in(i) for i in range(shape.n_layers))
+    tell("ms", samples)
+    rate = n_bytes / statistics.median(uploads) / 1e9
+    print(f"of which bringing {n_bytes / 1e6:.0f} MB took {1e3 * statistics.median(uploads):.1f} ms: {rate:.2f} GB/s")
+    with closing(open_device(home)) as ops:
+        print(f"and as the probe measures it: {OpsMeter(ops).upload_gb_s(64 << 20):.2f} GB/s")
+
+
+@contextmanager
+def beside(file: str, home: str, brought: bool) -> Iterator[PlacedRunner]:
+    shape = shape_of(open_checkpoint(file))
+    layers = []
+    for i in range(shape.n_layers):
+        how = Streaming(("a.cpu",), TOKENS, at_once(shape, i)) if brought else None
+        layers.append(LayerPlacement("a", ("a.cpu",) * shape.experts_in(i), streaming=how))
+    with (
+        Session.local([Seat("a", 1, 0, (Offered(home), Offered("cpu")))]) as session,
+        session.placed(file, Placement(tuple(layers)), slots=1, context=TOKENS) as runner,
+    ):
+        yield runner
 
 
 def of_batch(at: int) -> Batch:

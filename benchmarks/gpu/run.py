@@ -5,9 +5,9 @@
 Parts, the important first, each skipped with its reason when the time is up: `machine`; `kernels` (tests/gpu: each
 against the reference); `copy` GB/s and `matmul` bfloat16 TFLOP/s through tinygrad, the ceilings of this run; `decode`
 and `prefill` of OLMoE's and Qwen3-30B-A3B's shapes (fewer layers, said in the result) in Q8_0 and Q4_K with Motley's
-kernels; `expressions` the same without them; `golden` logits; `mixed` attention here, all experts on the CPU beside it.
-Ends with status 1 if a part failed. Nothing is downloaded: weights are random. `--small` tries the script itself, on
-any device, in a minute."""
+kernels; `expressions` the same without them; `golden` logits; `mixed` attention here, all experts on the CPU beside it:
+decoding, and prompts, for which the CPU is asked or the weights are brought here. Ends with status 1 if a part failed.
+Nothing is downloaded: weights are random. `--small` tries the script itself, on any device, in a minute."""
 
 import argparse
 import json
@@ -33,12 +33,17 @@ sys.path.insert(0, str(ROOT / "src"))
 from tinygrad import Tensor, dtypes
 
 from motley.engine.device import DeviceModel
+from motley.engine.stage import Stage
 from motley.formats.checkpoint import open_checkpoint
+from motley.formats.shape_of import shape_of
 from motley.formats.synth import synthesize
+from motley.formats.tensor import Checkpoint
 from motley.lab.machine import usable_cores
+from motley.ops.meter import OpsMeter
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch, Ops
 from motley.ops.tinygrad import TinygradOps, adapter, tinygrad_ops
+from motley.predict.memory import at_once
 from motley.shape.dims import Dims
 from motley.shape.model import ModelShape
 
@@ -55,6 +60,7 @@ QWEN = Dims(
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 LAYERS = 8  # of each: the rest are the same, and writing 32 GB of random weights takes longer than running them
 CONTEXT, CHUNK = 4096, 512
+WARM_UP = 2  # of what is timed
 
 
 class Bench:
@@ -136,7 +142,28 @@ class Bench:
             times = _times(lambda i, m=model: m.stage.forward(_one(i + 8), None), 24)
             out[name] = {"ms": median(times) * 1e3, "raw_ms": [t * 1e3 for t in times]}
         a, b = (np.concatenate(x) for x in logits.values())
-        return {**out, "largest difference to the CPU alone": float(np.abs(a - b).max() / np.abs(a).max())}
+        out["largest difference to the CPU alone"] = float(np.abs(a - b).max() / np.abs(a).max())
+        return {**out, "prompts": self._mixed_prompts(checkpoint, gpu, owners, room)}
+
+    def _mixed_prompts(self, checkpoint: Checkpoint, gpu: Ops, owners: Any, room: dict[str, int]) -> dict[str, Any]:
+        """The CPU asked for its experts, and the GPU bringing them itself; by tokens of a step."""
+        shape = shape_of(checkpoint)
+        layers = range(shape.n_layers)
+        streams = {i: (32, at_once(shape, i), ("cpu",)) for i in layers}
+        n_bytes = sum(shape.expert_bytes(i) * shape.n_experts for i in layers)
+        out: dict[str, Any] = {"layers": shape.n_layers, "expert_bytes": n_bytes}
+        out["upload_gb_s"] = OpsMeter(gpu).upload_gb_s((1 << 20) if self.small else (64 << 20))
+        for name, how in (("asked", {}), ("brought", streams)):
+            home = DeviceModel(checkpoint, gpu, layers=layers, experts={}, owners=owners, streams=how, **room)
+            assert home.stage is not None
+            for size in {min(CHUNK, self.tokens), self.tokens}:
+                before = home.clock.times.upload
+                times = self._prompts(home.stage, size)
+                upload = (home.clock.times.upload - before) / (len(times) + WARM_UP)
+                out[f"{name}, {size} tokens a step"] = {
+                    "tokens_per_s": self.tokens / min(times), "host_upload_s": upload, "raw_s": times,
+                }  # fmt: skip
+        return out
 
     # -- inside
 
@@ -183,15 +210,7 @@ class Bench:
     def _prefill(self, dims: Dims, quant: str, ops: Ops) -> dict[str, Any]:
         stage = self._model(dims, quant, ops).stage
         assert stage is not None
-        size = min(CHUNK, self.tokens)
-
-        def whole(_: int) -> None:
-            for first in range(0, self.tokens, size):
-                last = [size - 1] if first + size == self.tokens else []
-                stage.forward(Batch([7] * size, range(first, first + size), [0] * size, last), None)
-
-        whole(0)
-        times = _times(whole, 3)
+        times = self._prompts(stage, min(CHUNK, self.tokens))
         d, f, a = dims.d_model, dims.d_expert, dims.n_experts_used
         projections = d * dims.head_dim * (2 * dims.n_heads + 2 * dims.n_kv_heads)
         flops = 2 * self.tokens * dims.n_layers * (projections + 3 * d * f * a)
@@ -199,6 +218,17 @@ class Bench:
             "layers": dims.n_layers, "tokens": self.tokens, "s": min(times), "tflop_s": flops / min(times) / 1e12,
             "raw_s": times,
         }  # fmt: skip
+
+    def _prompts(self, stage: Stage, size: int) -> list[float]:
+        """Seconds of all tokens, `size` a step."""
+
+        def whole(_: int) -> None:
+            for first in range(0, self.tokens, size):
+                last = [size - 1] if first + size == self.tokens else []
+                tokens = [(7 + 31 * i) % 300 for i in range(size)]  # equal ones would choose the same experts
+                stage.forward(Batch(tokens, range(first, first + size), [0] * size, last), None)
+
+        return _times(whole, 3)
 
 
 class Beside:
@@ -230,13 +260,13 @@ def _one(position: int) -> Batch:
 
 
 def _times(call: Callable[[int], object], n: int) -> list[float]:
-    """Each of n calls, after two to warm up."""
+    """Each of n calls, after some to warm up."""
     times = []
-    for i in range(n + 2):
+    for i in range(n + WARM_UP):
         began = perf_counter()
         call(i)
         times.append(perf_counter() - began)
-    return times[2:]
+    return times[WARM_UP:]
 
 
 QUANTS = ("q8_0", "q4_k")

@@ -131,6 +131,24 @@ def test_a_part_is_made_of_what_is_fetched_for_it(tmp_path: Path, model: str) ->
         assert 0 < total(ranges_of(checkpoint, only, shape.n_layers)) <= slices + biases < size / 4
 
 
+def test_what_is_brought_is_fetched_too(tmp_path: Path) -> None:
+    """A home that computes a neighbour's experts at times has their bytes beside its own."""
+    checkpoint = open_checkpoint(model_path())
+    shape = shape_of(checkpoint)
+    asks = Assignment(
+        *("a", "m", checkpoint.hash, 16, 1),
+        home_layers=(0,),
+        experts={0: (0,)},
+        elsewhere={0: {"b": (1, 3), "c": (2,)}},
+        peers=dict.fromkeys("bc", ("h", 1)),
+    )
+    brings = msgspec.structs.replace(asks, streams={0: (64, 2, ("b",))})
+    has_all = msgspec.structs.replace(asks, experts={0: (0, 1, 3)}, elsewhere={})
+    few, more, most = (ranges_of(checkpoint, told, shape.n_layers) for told in (asks, brings, has_all))
+    assert more == most
+    assert total(more) == total(few) + 2 * shape.expert_bytes(0)
+
+
 def logits(runtime: NodeRuntime) -> np.ndarray:
     whole = range(5)
     return runtime.stage(Batch([5, 9, 2, 77, 31], whole, [0] * 5, whole), None)[0]

@@ -15,6 +15,7 @@ if shutil.which("clang") is None:
 
 from cuda_emulation.emulated_ops import EmulatedOps
 from cuda_emulation.emulator import COMPILER
+from random_weights import random_tensor
 from tinygrad.helpers import Context
 
 from motley.engine.local import LocalRunner
@@ -23,7 +24,7 @@ from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import QuantTensor
 from motley.ops.checks import EXACT, ROUNDED, checks
-from motley.ops.protocol import Batch, DeltaNet, DeltaWeights
+from motley.ops.protocol import Batch, DeltaNet, DeltaWeights, Upload
 from motley.ops.reference import ReferenceOps
 from motley.ops.tinygrad import TinygradOps
 from motley.shape.quant import Quant
@@ -120,6 +121,22 @@ def test_experts_beside_a_residual_of_nothing(tmp_path: Path) -> None:
 
     want = sum_of(truth)
     np.testing.assert_allclose(sum_of(ops), want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_experts_in_the_place_of_others_go_through_the_same_products(tmp_path: Path) -> None:
+    """A step of many tokens, whose experts come a group at a time: their sums are those of all at once."""
+    ops, T, E, A = EmulatedOps(tmp_path), 17, 6, 2
+    each = [random_tensor(Quant.Q8_0, dims, seed=i) for i, dims in enumerate([(E, 32, 64), (E, 32, 64), (E, 64, 32)])]
+    rng = np.random.default_rng(6)
+    chosen = np.argsort(rng.random((T, E)))[:, :A].astype(np.int32)
+    given = [ops.from_host(a) for a in (normal(T, 64, seed=4), chosen, normal(T, A, seed=5))]
+    want = ops.to_host(ops.experts(*given, ops.experts_weight(*each, range(E))))
+    kept, got = ops.experts_weight(*each, [0, 1, 2]), np.zeros_like(want)
+    for group in ([0, 2, 5], [1, 3], [4], []):
+        kept = ops.experts_weight(*each, group, Upload(into=kept))
+        got += ops.to_host(ops.experts(*given, kept))
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
 
 
 def test_keys_and_values_are_stored_as_the_cache_says() -> None:

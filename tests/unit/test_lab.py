@@ -200,6 +200,9 @@ class FakeMeter:
     def stored_gb_s(self, quant: str, n_bytes: int) -> float:
         return 50.0 if n_bytes <= 20e6 else 8.0
 
+    def upload_gb_s(self, n_bytes: int) -> float:
+        return 25.0
+
     def pack_gb_s(self, n_bytes: int) -> float:
         return 2.5
 
@@ -214,7 +217,7 @@ def test_probing_writes_down_what_the_meter_says() -> None:
         FakeMeter(), "a", "a", 2, memory_bytes=10**9, quants=quants, progress=lambda what, done: told.append(done)
     )
     assert told == sorted(told)
-    assert len(set(told)) == 5 * (6 + 2 * 4) + 2 * (2 + 2) + 3  # quick ones five times, slow ones once
+    assert len(set(told)) == 5 * (6 + 2 * 4) + 2 * (2 + 2) + 4  # quick ones five times, slow ones once
     assert found.read_gb_s == 12.3  # three digits
     mib = 2**20
     curve = (
@@ -226,6 +229,7 @@ def test_probing_writes_down_what_the_meter_says() -> None:
     )  # a quarter of 1 GB at most
     assert found.kernels[1] == Kernel("q4_k", 400.0, curve, ((4 * mib, 50.0), (64 * mib, 8.0)))
     assert found.pack_gb_s == 2.5
+    assert found.upload_gb_s == 25.0
     assert found.kernels[0].matvec_gb_s(1) == 100.0
     assert found.kernels[0].matvec_gb_s(32 * mib) == pytest.approx(55.0)
     assert found.kernels[0].matvec_gb_s(2**40) == 10.0

@@ -208,11 +208,19 @@ def test_frame_header_there_and_back() -> None:
     assert unpack_header(pack_header(65535, 0xFFFFFFFF, 1 << 29), 1 << 30) == (65535, 0xFFFFFFFF, 1 << 29)
 
 
+ASKED: dict[str, object] = {
+    "home_layers": (0,),
+    "elsewhere": {0: {"cpu1": (1,)}},
+    "peers": {"cpu1": ("127.0.0.1", 4000)},
+}
+
+
 def test_assignment_there_and_back() -> None:
     made = assignment(
         home_layers=(0, 1, 3),
         experts={0: (0, 2), 7: (1,)},
         elsewhere={1: {"cpu1": (3, 4)}},
+        streams={1: (64, 2, ("cpu1",))},
         peers={"cpu1": ("127.0.0.1", 4000)},
     )
     assert Assignment.from_json(made.to_json()) == made
@@ -232,6 +240,10 @@ def test_assignment_there_and_back() -> None:
         {"peers": {"cpu1": ("", 1)}},
         {"peers": {"cpu1": ("h", 65536)}},
         {"model": ""},
+        {"streams": {0: (64, 2, ("cpu1",))}},
+        *({"streams": {0: stream}, **ASKED} for stream in ((16, 2, ("cpu1",)), (64, 0, ("cpu1",)), (64, 2, ()))),
+        {"streams": {0: (64, 2, ("gpu1",))}, **ASKED},
+        {"streams": {0: (64, 2, ("cpu1",))}, **ASKED, "paces": {0: (("d", 0, 1, 1), ("cpu1", 1, 1, 1))}},
     ],
 )
 def test_impossible_assignments(changes: dict[str, object]) -> None:

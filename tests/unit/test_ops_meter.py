@@ -61,6 +61,7 @@ def test_any_device_is_measured_through_its_operations() -> None:
     for quant in ("q4_k", "f32"):
         assert 0.05 < meter.matvec_gb_s(quant, 1 << 20) < 1e4
     assert meter.pack_gb_s(1 << 20) > 0
+    assert 0.01 < meter.upload_gb_s(1 << 20) < 1e4
     for us in (meter.call_us(), meter.op_overhead_us(), meter.step_us()):
         assert 0 < us < 1e5
 

@@ -32,7 +32,10 @@ class Reading:
         """Milliseconds per step; `other` is what the runner did not account for, so that the parts add up."""
         parts = {part: max(0.0, seconds) * 1e3 / steps for part, seconds in asdict(self.times).items()}
         del parts["other"]
-        return TimeSplit(**parts, other=max(0.0, wall_seconds * 1e3 / steps - sum(parts.values())))
+        other = max(0.0, wall_seconds * 1e3 / steps - sum(parts.values()))
+        if not parts["upload"]:
+            del parts["upload"]
+        return TimeSplit(**parts, other=other)
 
 
 def by_pair(counts: Iterable[ExchangeCount]) -> tuple[ExchangeCount, ...]:

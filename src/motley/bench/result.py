@@ -31,7 +31,7 @@ from motley.errors import FormatError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 
-SCHEMA = 2  # 1: before suites (no `schema` key)
+SCHEMA = 3  # 1: before suites (no `schema` key); 2: before weights were brought during a step
 MAX_FILE_BYTES = 32 << 20  # a result of a 100-layer, 512-expert model is about 2 MB
 
 
@@ -45,9 +45,11 @@ class TimeSplit(Record, frozen=True, kw_only=True):
     head: Amount = 0.0
     python: Amount = 0.0
     other: Amount = 0.0
+    upload: Amount | msgspec.UnsetType = msgspec.UNSET  # only where weights are brought during a step
 
     def parts(self) -> dict[str, float]:
-        return {name: float(getattr(self, name)) for name in self.__struct_fields__}
+        found = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: float(ms) for name, ms in found.items() if ms is not msgspec.UNSET}
 
 
 def label_of(test: str, depth: int, batch: int) -> str:

@@ -153,12 +153,12 @@ def speed_table(tests: Sequence[TestResult]) -> Table:
 
 
 def time_table(tests: Sequence[TestResult]) -> Table:
-    parts = list(tests[0].time.parts())
+    parts = list(dict.fromkeys(part for test in tests for part in test.time.parts()))
     table = _table("Where a step's time goes (%)", "test", *parts)
     for test in tests:
         spent = test.time.parts()
         total = sum(spent.values()) or 1.0
-        table.add_row(test.label, *(f"{100 * spent[part] / total:.1f}" for part in parts))
+        table.add_row(test.label, *(f"{100 * spent.get(part, 0.0) / total:.1f}" for part in parts))
     return table
 
 

@@ -14,6 +14,7 @@ from motley.shape.mixer import CacheType
 
 MAX_LAYER = 4096
 MAX_EXPERT = 1 << 16
+MOST_REMEMBERED_TOKENS = 16  # steps of so many run from memory (`engine.remembered`), with no weights that change
 
 
 class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -38,6 +39,8 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         int, tuple[tuple[str, float, float, float], ...]
     ] = {}  # home layer whose experts have copies -> of every
     # holder, this device first: device, and the microseconds of a Pace
+    # home layer whose large steps compute here what others hold -> from how many tokens on, experts at a time, whose
+    streams: dict[int, tuple[int, int, tuple[str, ...]]] = {}
     peers: dict[str, tuple[str, int]] = {}  # each device with a part elsewhere -> host and port of its node's listener
 
     def __post_init__(self) -> None:
@@ -77,6 +80,16 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             )
             sound = all(math.isfinite(n) and n >= 0 for _, *numbers in paces for n in numbers)
             _need(sound, f"paces of layer {layer} must be finite and zero or more: {str(paces)[:80]}")
+        for layer, (tokens, at_once, devices) in self.streams.items():
+            _need(
+                tokens > MOST_REMEMBERED_TOKENS and at_once >= 1,
+                f"streams of layer {layer} begin at {tokens} tokens, {at_once} experts at a time: give more than "
+                f"{MOST_REMEMBERED_TOKENS} and at least one",
+            )
+            _need(
+                bool(devices) and {*devices} <= {*self.elsewhere.get(layer, {})} and layer not in self.paces,
+                f"streams of layer {layer} must name devices with experts of it, without copies: {str(devices)[:80]}",
+            )
         for device, (host, port) in self.peers.items():
             _need(bool(host) and 0 < port < 1 << 16, f"peer {device} has the address {host}:{port}")
 

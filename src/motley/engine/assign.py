@@ -48,6 +48,7 @@ def assignments(
             projections_elsewhere=(projections := _projections_elsewhere(placement, device)),
             elsewhere=(elsewhere := _elsewhere(placement, device)),
             paces=_paces(placement, device),
+            streams=_streams(placement, device),
             peers={d: addresses[d] for d in [*head, *_named(elsewhere), *_named(projections)]},
         )
         for device in devices_of(placement)
@@ -115,3 +116,8 @@ def _paces(placement: Placement, device: str) -> dict[int, tuple[tuple[str, floa
         for i, layer in layers.items()
         if layer.copies
     }
+
+
+def _streams(placement: Placement, device: str) -> dict[int, tuple[int, int, tuple[str, ...]]]:
+    layers = {i: placement.layers[i].streaming for i in placement.home_layers(device)}
+    return {i: (found.tokens, found.at_once, found.devices) for i, found in layers.items() if found}

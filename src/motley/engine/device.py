@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from motley.engine.experts import ExpertOwner, PlacedExperts, Remote, Rounds, Shared
 from motley.engine.rows import Elsewhere, Key, PlacedRows, RowsOwner
 from motley.engine.stage import Stage
+from motley.engine.streaming import Stream, Streams
 from motley.engine.times import Clock
 from motley.errors import ClusterError
 from motley.formats.shape_of import shape_of
@@ -33,8 +34,9 @@ class DeviceModel:
     `owners`: the other devices' experts that the layers at home need, by device; `paces`: of the holders in layers
     whose experts have copies, this device first (`lab.placement.Pace`); `rows`: which rows are
     here of what is split, a layer's projections (by layer) or the output matrix (None), and `row_owners` who has the
-    others that the layers at home need, by device; `cache`: how keys and values are
-    stored (None: the device's own choice)."""
+    others that the layers at home need, by device; `streams`: of home layers whose large steps compute others' experts
+    here, from how many tokens on, experts at a time, whose (`engine.streaming`; not where a file's tensors have to be
+    put together at every use); `cache`: how keys and values are stored (None: the device's own choice)."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class DeviceModel:
         paces: Mapping[int, Sequence[tuple[str, float, float, float]]] = {},
         rows: Mapping[Key, range] = {},
         row_owners: Mapping[str, tuple[RowsOwner, Mapping[Key, range]]] = {},
+        streams: Mapping[int, tuple[int, int, Sequence[str]]] = {},
         n_slots: int,
         context: int,
         cache: CacheType | None = None,
@@ -63,7 +66,21 @@ class DeviceModel:
         remotes = [Remote(d, owner, _masks(owned, config.n_experts)) for d, (owner, owned) in owners.items()]
         holdings = {d: owned for d, (_, owned) in owners.items()}
         shared = {i: _shared(i, of, experts.get(i, ()), holdings, config.n_experts) for i, of in paces.items()}
-        self.placed = PlacedExperts(ops, self.clock, self._experts, remotes, config.n_layers, config.n_experts, shared)
+        streamed = {
+            layer: Stream(layer, frozenset(devices), tokens, at_once, _held_by(devices, remotes, layer), tensors)
+            for layer, (tokens, at_once, devices) in streams.items()
+            if (tensors := load.expert_tensors(config, layer)).at_hand
+        }
+        self.placed = PlacedExperts(
+            ops,
+            self.clock,
+            self._experts,
+            remotes,
+            config.n_layers,
+            config.n_experts,
+            shared,
+            Streams(ops, self.clock, config.activation, streamed, repack) if streamed else None,
+        )
         rounds = {remote.device: remote.rounds for remote in remotes}
         others = [Elsewhere(d, owner, theirs, rounds.get(d, Rounds())) for d, (owner, theirs) in row_owners.items()]
         self.rows = PlacedRows(ops, self.clock, others)
@@ -157,6 +174,12 @@ def _shared(
         raise ClusterError(f"layer {layer}: experts {np.flatnonzero(~held.any(0)).tolist()} have no holder with a pace")
     choice = Choice.paced(held, [(start, each, more) for _, start, each, more in paces])
     return Shared(choice, {device: place for place, (device, *_) in enumerate(paces)})
+
+
+def _held_by(devices: Sequence[str], remotes: Sequence[Remote], layer: int) -> NDArray[np.bool_]:
+    """[E]: which of the layer's experts any of these devices has."""
+    held: NDArray[np.bool_] = np.any([r.owned[layer] for r in remotes if r.device in devices], axis=0)
+    return held
 
 
 def _masks(owned: Mapping[int, Sequence[int]], n_experts: int) -> dict[int, NDArray[Any]]:

@@ -13,11 +13,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.engine.streaming import Stream, Streams
 from motley.engine.times import Clock
 from motley.lab.choice import Choice
 from motley.ops.protocol import Array, Experts, Ops, Recording
 
 Meanwhile = Callable[[], None] | None  # what the home does beside the experts, once the others have begun
+Bring = Callable[[], Sequence[Array]] | None  # computes experts whose weights are not kept here (`engine.streaming`)
 
 _MOST_UNCOUNTED = 1024
 _SMALL = 16  # tokens: a larger step has the time to count
@@ -163,7 +165,7 @@ class Asking:
 
 class PlacedExperts:
     """Runs one layer's chosen experts (`models.layers.RunExperts`) and counts how often each was chosen; each remote
-    counts its own rounds."""
+    counts its own rounds. `streams`: the layers in which this device computes others' experts in large steps."""
 
     def __init__(
         self,
@@ -174,9 +176,10 @@ class PlacedExperts:
         n_layers: int,
         n_experts: int,
         shared: Mapping[int, Shared] = {},
+        streams: Streams | None = None,
     ) -> None:
         self._ops, self._clock, self._local, self.remotes = ops, clock, local, remotes
-        self._shared = shared
+        self._shared, self._streams = shared, streams
         self._counts = np.zeros((n_layers, n_experts), np.int64)
         self._uncounted: list[tuple[int, Array]] = []  # counted later: a step has better things to do
         self.watch: Callable[[int, NDArray[np.int32]], None] | None = None  # told each layer's choices, int32 [T, A]
@@ -191,10 +194,19 @@ class PlacedExperts:
         self.note(layer, host_ids)
         if layer in self._shared:
             return self._by_choice(layer, h, host_ids, weights, self._shared[layer], meanwhile)
-        asked = [(r, host_ids) for r in self.remotes if layer in r.owned and r.owned[layer][host_ids].any()]
+        stream = self._streams.of(layer, len(host_ids)) if self._streams else None
+        asked = [(r, host_ids) for r in self._asked(layer, stream) if r.owned[layer][host_ids].any()]
+        bring = None
+        if self._streams and stream:
+            bring = functools.partial(self._streams.parts, stream, h, ids, weights, host_ids)
         if asked:
-            return self._with_others(layer, h, ids, weights, asked, meanwhile)
-        return self._here(layer, h, ids, weights, meanwhile)
+            return self._with_others(layer, h, ids, weights, asked, meanwhile, bring)
+        return self._here(layer, h, ids, weights, meanwhile, bring)
+
+    def _asked(self, layer: int, stream: Stream | None) -> list[Remote]:
+        """Who computes experts of this layer, beside this device."""
+        there = [r for r in self.remotes if layer in r.owned]
+        return there if stream is None else [r for r in there if r.device not in stream.devices]
 
     def note(self, layer: int, ids: NDArray[np.int32]) -> None:
         """These experts were chosen: int32 [T, A]. A copy is kept: a remembered step writes over its arrays."""
@@ -237,19 +249,28 @@ class PlacedExperts:
     ) -> Sequence[Array]:
         """As calling it, for a step that is remembered: the exchanges are the host's part of it, and parts of nobody
         who was asked are zeros. Who counts the chosen is whoever runs the step."""
-        remotes = [r for r in self.remotes if layer in r.owned]
+        stream = self._streams.of(layer, len(ids)) if self._streams else None
+        bring = None
+        if self._streams and stream:
+            bring = functools.partial(self._streams.recorded, recording, stream, h, ids, weights)
+        remotes = self._asked(layer, stream)
         if not remotes:
-            return self._here(layer, h, ids, weights, meanwhile)
+            return self._here(layer, h, ids, weights, meanwhile, bring)
         asking = Asking(self._ops, self._clock, layer, h, ids, weights, remotes, self._shared.get(layer))
         recording.call(asking.start)
-        parts = self._here(layer, h, asking.own, weights, meanwhile)
+        parts = self._here(layer, h, asking.own, weights, meanwhile, bring)
         recording.call(asking.finish, waits=True)
         return [*parts, *map(self._ops.from_host, asking.parts)]
 
-    def _here(self, layer: int, h: Array, ids: Array, weights: Array, meanwhile: Meanwhile) -> list[Array]:
+    def _here(
+        self, layer: int, h: Array, ids: Array, weights: Array, meanwhile: Meanwhile, bring: Bring = None
+    ) -> list[Array]:
         parts = [self._ops.experts(h, ids, weights, self._local[layer])] if layer in self._local else []
         if meanwhile:
             meanwhile()
+        if bring:
+            self._ops.start(*parts)
+            parts += bring()
         return parts
 
     def _with_others(
@@ -260,6 +281,7 @@ class PlacedExperts:
         weights: Array,
         asked: Sequence[tuple[Remote, NDArray[np.int32]]],
         meanwhile: Meanwhile,
+        bring: Bring = None,
     ) -> list[Array]:
         """`ids` for this device, and for each that is asked."""
         ops = self._ops
@@ -269,7 +291,7 @@ class PlacedExperts:
         for remote, theirs in asked:
             remote.owner.start(layer, host_h, theirs, host_weights)
         sent = perf_counter()
-        parts = self._here(layer, h, ids, weights, meanwhile)
+        parts = self._here(layer, h, ids, weights, meanwhile, bring)
         ops.start(*parts)
         waiting = perf_counter()
         for (remote, _), busy_before in zip(asked, busy):

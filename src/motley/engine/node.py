@@ -37,7 +37,7 @@ from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.lab.lab import Device
 from motley.ops.protocol import Batch, Ops
-from motley.predict.memory import kernels_named, kv_bytes, packed_bytes, work_bytes
+from motley.predict.memory import kernels_named, kv_bytes, packed_bytes, streaming_bytes, work_bytes
 from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
@@ -260,6 +260,7 @@ class NodeRuntime:
             rows=_rows_here(assignment),
             row_owners={d: (RemoteRows(links[d]), rows) for d, rows in _rows_elsewhere(assignment).items()},
             paces=assignment.paces,
+            streams=assignment.streams,
             n_slots=assignment.slots,
             context=assignment.context,
             cache=assignment.cache,
@@ -286,6 +287,11 @@ class NodeRuntime:
             return
         cache = kv_bytes(shape, layers, assignment.context, assignment.slots)
         work = work_bytes(shape, STEP_TOKENS, home=bool(layers))
+        streams = {
+            layer: (at_once, sum(len(assignment.elsewhere[layer][d]) for d in devices))
+            for layer, (_, at_once, devices) in assignment.streams.items()
+        }
+        work += streaming_bytes(shape, streams, STEP_TOKENS)
         weights = planned_bytes(shape, layers, assignment.experts, _rows_here(assignment))
         kernels = kernels_named(self.ops.name)
         as_stored = kernels == "native" and not assignment.repack

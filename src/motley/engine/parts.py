@@ -15,12 +15,13 @@ from motley.shape.model import PROJECTIONS
 
 
 def ranges_of(checkpoint: Checkpoint, assignment: Assignment, n_layers: int) -> list[Range]:
-    """Of tensors only: home layers whole but for their experts and rows elsewhere, owned experts and rows, embedding
-    and head with their layers. All files one behind the other."""
+    """Of tensors only: home layers whole but for their experts and rows elsewhere, owned experts and rows, experts of
+    others that are computed here at times, embedding and head with their layers. All files one behind the other."""
     places = _Places(checkpoint)
     home, projected = set(assignment.home_layers), _projected(checkpoint, assignment)
     ends = bool(home & {0, n_layers - 1})
     output = "output.weight" if "output.weight" in checkpoint.tensors else "token_embd.weight"
+    experts = _experts(assignment)
     found: list[Range] = []
     for name, tensor in checkpoint.tensors.items():
         _, layer = role_of(name)
@@ -31,12 +32,20 @@ def ranges_of(checkpoint: Checkpoint, assignment: Assignment, n_layers: int) -> 
         elif layer is None:
             found += places.of(tensor) if ends or (home and name == "rope_freqs.weight") else []
         elif name.removeprefix(f"blk.{layer}.").removesuffix(".weight") in EXPERT_PARTS:
-            found += [at for expert in assignment.experts.get(layer, ()) for at in places.of(tensor, expert)]
+            found += [at for expert in experts.get(layer, ()) for at in places.of(tensor, expert)]
         elif name.removeprefix(f"blk.{layer}.").removesuffix(".bias") in EXPERT_PARTS:
-            found += places.of(tensor) if assignment.experts.get(layer) else []
+            found += places.of(tensor) if experts.get(layer) else []
         elif layer in home:
             found += places.of(tensor)
     return merged(found)
+
+
+def _experts(assignment: Assignment) -> dict[int, tuple[int, ...]]:
+    """By layer, whose weights are read here."""
+    found = dict(assignment.experts)
+    for layer, (_, _, devices) in assignment.streams.items():
+        found[layer] = (*found.get(layer, ()), *(e for d in devices for e in assignment.elsewhere[layer][d]))
+    return found
 
 
 def _projected(checkpoint: Checkpoint, assignment: Assignment) -> dict[str, list[tuple[int, int]]]:

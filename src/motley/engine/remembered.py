@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from motley.cluster.assignment import MOST_REMEMBERED_TOKENS
 from motley.engine.experts import PlacedExperts
 from motley.engine.rows import PlacedRows
 from motley.engine.times import Clock
@@ -19,7 +20,7 @@ from motley.models.feed_forward import Lap, RunExperts
 from motley.models.rows import RunRows
 from motley.ops.protocol import Array, Batch, Ops, Recording
 
-MOST_TOKENS = 16  # larger steps have work enough between two lines of Python
+MOST_TOKENS = MOST_REMEMBERED_TOKENS  # larger steps have work enough between two lines of Python
 MOST_REMEMBERED = 48  # tokens of all steps: each keeps its arrays of all layers (predict.memory counts them)
 MOST_PROMPTS = 8  # lengths of prompts' chunks, on devices that remember those (`TinygradOps.remembers_prompts`)
 

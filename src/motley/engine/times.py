@@ -13,11 +13,13 @@ _MOST_LAPS = 1 << 14
 @dataclass
 class StepTimes:
     """`link` is the time spent sending to other nodes and waiting for their answers beyond the home's own work (their
-    arithmetic included); `python` is what the interpreter took between two calls into the device."""
+    arithmetic included); `upload` is spent bringing weights that are not kept here; `python` is what the interpreter
+    took between two calls into the device."""
 
     attention: float = 0.0
     router: float = 0.0
     experts: float = 0.0
+    upload: float = 0.0
     link: float = 0.0
     head: float = 0.0
     python: float = 0.0
@@ -43,7 +45,7 @@ class StepTimes:
 
 class Clock:
     """Laps: what the device was busy with since the last lap goes to the named part, the rest to `python`; time
-    reported by `waited` goes to `link`.
+    reported by `waited` goes to `link`, by `uploaded` to `upload`.
 
     A lap is only noted; the sums are made when `times` is read: a step's weights sweep the caches, and every line of
     Python between two operations starts cold."""
@@ -51,8 +53,9 @@ class Clock:
     def __init__(self, busy_seconds: Callable[[], float]) -> None:
         self._times = StepTimes()
         self._busy = busy_seconds
-        self._waited = 0.0
-        self._laps: list[tuple[str | None, float, float, float]] = []  # part, time, busy and waited so far
+        self._waited = self._uploaded = 0.0
+        # part, time; busy, waited and uploaded so far
+        self._laps: list[tuple[str | None, float, float, float, float]] = []
         self.tracer: Tracer | None = None
         self.start()
 
@@ -66,7 +69,7 @@ class Clock:
         """Forget the time since the last lap: it was not part of a step."""
         if len(self._laps) > _MOST_LAPS:
             self._add_up()
-        self._laps.append((None, perf_counter(), self._busy(), self._waited))
+        self._laps.append((None, perf_counter(), self._busy(), self._waited, self._uploaded))
 
     def trace(self, tracer: Tracer | None) -> None:
         """From now on; None: no longer."""
@@ -81,21 +84,29 @@ class Clock:
     def waited(self, seconds: float) -> None:
         self._waited += seconds
 
+    def uploaded(self, what: str, start: float, seconds: float) -> None:
+        """Weights that were brought since `start` are here now, after `seconds` in which the device was not busy."""
+        self._uploaded += seconds
+        if self.tracer:
+            self.tracer.note(what, start, perf_counter())
+
     def lap(self, part: str) -> None:
-        self._laps.append((part, perf_counter(), self._busy(), self._waited))
+        self._laps.append((part, perf_counter(), self._busy(), self._waited, self._uploaded))
 
     def note(self, part: str, time: float, busy: float) -> None:
         """A lap that ended at `time` (of `perf_counter`), when the device had been busy for `busy` seconds."""
-        self._laps.append((part, time, busy, self._waited))
+        self._laps.append((part, time, busy, self._waited, self._uploaded))
 
     def _add_up(self) -> None:
         parts = self._times.parts()
-        for (_, from_time, from_busy, from_waited), (part, time, busy, waited) in pairwise(self._laps):
+        for (_, from_time, *before), (part, time, *now) in pairwise(self._laps):
             if part is None:
                 continue
             if self.tracer:
                 self.tracer.note(part, from_time, time)
-            parts[part] += busy - from_busy
-            parts["link"] += waited - from_waited
-            parts["python"] += time - from_time - (busy - from_busy) - (waited - from_waited)
+            busy, waited, uploaded = (b - a for a, b in zip(before, now))
+            parts[part] += busy
+            parts["link"] += waited
+            parts["upload"] += uploaded
+            parts["python"] += time - from_time - busy - waited - uploaded
         self._times, self._laps = StepTimes(**parts), self._laps[-1:]

@@ -63,6 +63,7 @@ class Device:
     attention_gflops: float = 0.0  # of attention over a prompt; 0: as `f32_gflops`
     elements_g_s: float = 0.0  # 1e9 elements a second through a norm of many tokens; 0: not counted
     pack_gb_s: float = 0.0  # repacking weights at load, into memory the machine has at hand; 0: not measured
+    upload_gb_s: float = 0.0  # weights as the file has them, brought here during a step; 0: not known, none are
     step_us: float = 0.0  # once a step: launching a graph, synchronising, sampling
     layer_us: float = 0.0  # once a layer: launches that no other figure holds
     routed_us: float = 0.0  # more of them where a layer has experts

@@ -27,11 +27,23 @@ class LayerPlacement:
     copies: tuple[tuple[int, str], ...] = ()  # further holders: (expert, device), ascending
     paces: tuple[Pace, ...] = ()  # of every holder, the home first; only where there are copies
     projections: tuple["RowsPart", ...] = ()  # every part of q's, k's and v's rows, the home first; none: all there
+    streaming: "Streaming | None" = None  # None: whoever holds an expert computes it, in every step
 
     @property
     def holders(self) -> list[str]:
         """All devices with experts of this layer."""
         return list(dict.fromkeys([*self.experts, *(device for _, device in self.copies)]))
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """In steps of at least `tokens` tokens the home computes what `devices`, of its own node, hold of a layer's
+    experts: it takes the weights of the chosen ones from the model's file, `at_once` experts at a time, and keeps
+    none."""
+
+    devices: tuple[str, ...]
+    tokens: int
+    at_once: int
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,11 @@ class Meter(Protocol):
         """Repacking about `n_bytes` of weights, once the memory is at hand."""
         ...
 
+    def upload_gb_s(self, n_bytes: int) -> float:
+        """Bringing about `n_bytes` of experts from the machine's memory, as a file has them, in the place of others; 0:
+        such a device never needs it."""
+        ...
+
     def gemm_gops(self, quant: str) -> float:
         """`linear` of many tokens, weights from cache."""
         ...
@@ -106,6 +111,7 @@ def probe_device(
         **{f"stored {n} {quant}": partial(meter.stored_gb_s, quant, n) for quant in quants for n in outermost},
         "read_gb_s": partial(meter.read_gb_s, sizes[-1]),
         "pack_gb_s": partial(meter.pack_gb_s, min(_PACKED, sizes[-1])),
+        "upload_gb_s": partial(meter.upload_gb_s, min(_PACKED, sizes[-1])),
         "step_us": meter.step_us,
     }
     found = _medians([*[quick] * rounds, slow], partial(progress, f"measuring {name}"))
@@ -128,6 +134,7 @@ def probe_device(
         step_us=waiting,
         exchange_us=waiting + _EXCHANGE_US if waiting else 0.0,
         pack_gb_s=found["pack_gb_s"],
+        upload_gb_s=found["upload_gb_s"],
         kernels=tuple(
             Kernel(
                 quant,

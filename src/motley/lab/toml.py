@@ -62,7 +62,7 @@ _PLAUSIBLE |= {"g_s": (1e-6, 1e7), "share": (1e-3, 1e3), "sigma": (1e-4, 5), "th
 KINDS = ("cpu", "cuda", "metal", "mlx", "rocm", "vulkan", "sycl", "npu")
 TRANSPORTS = ("tcp", "tcp+tls", "rdma", "mpi", "ring", "jaccl", "local", "memory")
 _WORDS = {"kind": KINDS, "transport": TRANSPORTS}
-_MAY_BE_ZERO = {"rtt_us", "op_overhead_us", "call_us", "attention_gflops", "elements_g_s", "pack_gb_s"}
+_MAY_BE_ZERO = {"rtt_us", "op_overhead_us", "call_us", "attention_gflops", "elements_g_s", "pack_gb_s", "upload_gb_s"}
 _MAY_BE_ZERO |= {"step_us", "layer_us", "routed_us", "recurrent_us", "latent_us", "sparse_us", "exchange_us"}
 _MAY_BE_ZERO |= {"reduce_us", "reduce_gb_s", "cache_gb_s", "sigma", "prefill_sigma"}
 

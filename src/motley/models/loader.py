@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,20 @@ from motley.shape.quant import Quant
 
 EXPERT_PARTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_gate_up_exps", "ffn_down_exps")
 OUTSIDE_LAYERS = ("token_embd.weight", "output_norm.weight", "output.weight")
+
+
+class ExpertTensors(NamedTuple):
+    """Of all experts of a layer: gate, up [E, F, D], down [E, D, F]."""
+
+    gate: QuantTensor
+    up: QuantTensor
+    down: QuantTensor
+    biases: ExpertBiases | None
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether their bytes are read as they are, not put together at every use."""
+        return not any(isinstance(t, AssembledTensor) for t in (self.gate, self.up, self.down))
 
 
 @dataclass
@@ -84,6 +99,12 @@ class Loader:
         return replace(rope, factors=tuple(self.tensor("rope_freqs.weight", (rope.dim // 2,)).decode().tolist()))
 
     def experts(self, config: Config, layer: int, owned: Sequence[int]) -> Experts:
+        gate, up, down, biases = self.expert_tensors(config, layer)
+        experts = self.ops.experts_weight(gate, up, down, owned, self._upload, config.activation, biases)
+        self._count((gate.n_bytes + up.n_bytes + down.n_bytes) // config.n_experts * len(owned))
+        return experts
+
+    def expert_tensors(self, config: Config, layer: int) -> ExpertTensors:
         """Gate and up may be one tensor, each expert's gate before its up."""
         n, d, f = config.n_experts, config.d_model, config.d_expert
         blk = f"blk.{layer}."
@@ -96,9 +117,7 @@ class Loader:
         if any(self.has(f"{blk}ffn_{part}_exps.bias") for part in ("gate", "up", "down")):
             widths = {"gate": f, "up": f, "down": d}
             biases = ExpertBiases(*(self.tensor(f"{blk}ffn_{p}_exps.bias", (n, w)) for p, w in widths.items()))
-        experts = self.ops.experts_weight(gate, up, down, owned, self._upload, config.activation, biases)
-        self._count((gate.n_bytes + up.n_bytes + down.n_bytes) // n * len(owned))
-        return experts
+        return ExpertTensors(gate, up, down, biases)
 
     def require_all_read(self, layers: range) -> None:
         """UnsupportedError for a tensor of these layers, or outside all layers, that no part of the model reads: to

@@ -6,6 +6,7 @@ machine slows some of the runs.
 """
 
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -78,6 +79,10 @@ class NativeMeter:
             self._ops.weight(tensor)
             rates.append(tensor.n_bytes / (perf_counter() - started) / 1e9)
         return median(rates[1:])
+
+    def upload_gb_s(self, n_bytes: int) -> float:
+        """What the machine's memory holds lies in this device's own."""
+        return 0.0
 
     def _product_gb_s(self, quant: str, n_bytes: int, upload: Upload) -> float:
         """Working set of about `n_bytes`; the calls' own cost is taken off."""
@@ -198,6 +203,23 @@ class OpsMeter:
         tensor = _zeros(Quant.Q4_K, min(n_bytes, 4 * _MiB) // Quant.Q4_K.n_bytes(_COLS) // 16 * 16)
         return max(tensor.n_bytes / _seconds_of(lambda: self._ops.weight(tensor)) / 1e9 for _ in range(3))
 
+    def upload_gb_s(self, n_bytes: int) -> float:
+        """Q4_K, the most usual. Two groups of experts by turns, each until it is there."""
+        n = 2 * max(1, n_bytes // (3 * Quant.Q4_K.n_bytes(_COLS * _COLS)))
+        gate, up, down = (_experts(Quant.Q4_K, n) for _ in range(3))
+        kept: Any = None
+
+        def bring(turn: int) -> None:
+            nonlocal kept
+            group = range(n // 2) if turn % 2 else range(n // 2, n)
+            kept = self._ops.experts_weight(gate, up, down, group, Upload(into=kept))
+            self._ops.wait()
+
+        for turn in (0, 1):  # the second finds how the first was done
+            bring(turn)
+        seconds = [_seconds_of(partial(bring, turn)) for turn in (2, 3, 4)]
+        return 3 * gate.n_bytes / 2 / median(seconds) / 1e9
+
     def gemm_gops(self, quant: str) -> float:
         rows = 2048
         (weight, *_) = self._of(quant, rows) or [self._ops.weight(_zeros(Quant.named(quant), rows))]
@@ -256,6 +278,11 @@ def _seconds_of(work: Callable[[], object]) -> float:
 
 def _vector(width: int) -> QuantTensor:
     return QuantTensor("probe", (width,), Quant.F32, np.zeros(4 * width, np.uint8))
+
+
+def _experts(quant: Quant, n: int) -> QuantTensor:
+    data = np.full(n * quant.n_bytes(_COLS * _COLS), 1, np.uint8)  # untouched memory has no pages of its own
+    return QuantTensor("probe", (n, _COLS, _COLS), quant, data)
 
 
 def _zeros(quant: Quant, rows: int) -> QuantTensor:

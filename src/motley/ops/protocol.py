@@ -176,10 +176,13 @@ class Upload:
     repack: into the device's own order, in memory of its own, where that makes it faster. False: it stays where it is,
     in the file's mapping, and is put in order again at every use: there at once, slower, the same bits; the file must
     outlive it. A device that has one order only takes no notice.
-    report: called now and then with the stored bytes that are done; what it raises ends the upload."""
+    report: called now and then with the stored bytes that are done; what it raises ends the upload.
+    into: experts of the same kind, not fewer than these, which nobody needs any more: a device that can writes into
+    their memory, once what was started with them is done, and gives them back; others take new memory."""
 
     repack: bool = True
     report: Callable[[int], None] | None = None
+    into: Experts | None = None
 
 
 REPACKED = Upload()
@@ -393,6 +396,10 @@ class Ops(Protocol):
     def start(self, *arrays: Array) -> None:
         """These will be wanted: a lazy device is set going on them, and not waited for. What the host does next runs
         beside it."""
+        ...
+
+    def wait(self, *arrays: Array) -> None:
+        """Until these are computed: what only they needed is free then."""
         ...
 
     def from_host(self, a: NDArray[Any]) -> Array: ...

@@ -279,6 +279,9 @@ class ReferenceOps:
     def start(self, *arrays: object) -> None:
         """Nothing is left to do."""
 
+    def wait(self, *arrays: object) -> None:
+        """Likewise."""
+
     def from_host(self, a: NDArray[Any]) -> NDArray[Any]:
         return a
 

@@ -6,6 +6,7 @@ The arrangements of `candidates` are priced by the cost model that `predict` use
 
 from collections.abc import Collection
 from dataclasses import replace
+from itertools import product
 from math import inf
 from time import monotonic
 from typing import Self
@@ -25,6 +26,7 @@ from motley.plan.plan import Alternative, Plan
 from motley.plan.reason import copied, name_of, reasons
 from motley.plan.rows import row_reasons, with_rows_split
 from motley.plan.state import Pattern, Pricer, State
+from motley.plan.streaming import reserved, with_streaming
 from motley.predict.cost import CostModel
 from motley.predict.memory import RESERVE_BYTES, gigabytes, memory_needed
 from motley.predict.predict import price
@@ -80,9 +82,13 @@ def find_placement(
     may_be_home = None if homes is None else frozenset(lab.devices.index(lab.device(name)) for name in homes)
     slots = max(slots, objective.batch)
     models = [(CostModel(shape, lab, w, routes, head), steps) for w, steps in objective.parts]
-    for as_stored in (False, True) if repack else (True,):  # what repacked does not fit may fit as the file has it
+    kept_free = reserved(models[0][0])
+    layouts = (False, True) if repack else (True,)  # what repacked does not fit may fit as the file has it,
+    free = (kept_free, {}) if kept_free else ({},)  # or without room for buffers
+    for as_stored, kept_free in product(layouts, free):
         there = lab.with_stored(d.name for d in lab.devices) if as_stored else lab
-        pricer = Pricer([(m.on(there), n) for m, n in models], context, slots, STEP_TOKENS, may_be_home, not as_stored)
+        on_it = [(m.on(there), n) for m, n in models]
+        pricer = Pricer(on_it, context, slots, STEP_TOKENS, may_be_home, not as_stored, kept_free)
         found = Search(pricer, monotonic() + seconds).run()
         if found.ms < inf:
             break
@@ -92,18 +98,19 @@ def find_placement(
     if copies:
         placement = with_copies(pricer, found.state, placement)
     if split_rows:
-        placement = with_rows_split([(m.on(there), n) for m, n in models], placement, context, slots)
+        placement = with_rows_split(on_it, placement, context, slots)
     needs = memory_needed(shape, placement, context, slots)
     stored = stored_devices(shape, lab, needs, repack)
     measured = lab.with_stored(stored)
     priced = models[0][0].on(measured)
+    placement, streaming = with_streaming(priced, placement, context, slots, stored)
     prediction = price(priced, placement)
     predictions = prediction, *(price(m.on(measured), placement) for m, _ in models[1:])
     alternatives = alternatives_of(pricer, found.starts, objective)
     speed = objective.tokens / sum(n * p.ms_per_step / 1e3 for p, (_, n) in zip(predictions, objective.parts))
     said = reasons(pricer, found.state, prediction, alternatives, objective, speed, head)
     said += copied(pricer, placement)
-    said += row_reasons(placement)
+    said += [*row_reasons(placement), *streaming]
     said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
     plan = Plan(placement, prediction, said, stored, alternatives, objective, predictions)
 

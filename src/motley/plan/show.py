@@ -63,12 +63,14 @@ def plan_json(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
 
 
 def placement_json(placement: Placement) -> dict[str, Any]:
-    """Copies and their paces, and parts of projections, only where there are any."""
+    """Copies and their paces, parts of projections, and streaming, only where there are any."""
     layers: list[dict[str, Any]] = []
     for layer in placement.layers:
         layers.append({"home": layer.home, "experts": list(layer.experts)})
         if layer.projections:
             layers[-1]["projections"] = [asdict(part) for part in layer.projections]
+        if layer.streaming:
+            layers[-1]["streaming"] = asdict(layer.streaming)
         if layer.copies:
             layers[-1] |= {"copies": layer.copies, "paces": [asdict(pace) for pace in layer.paces]}
     head = {"head": [asdict(part) for part in placement.head]} if placement.head else {}

@@ -45,7 +45,7 @@ Sets = Sequence[WorkingSets]
 class Pricer:
     """Milliseconds and memory of states, for one question. `models`: a cost model and how many steps of its workload
     count, for each part of the objective. `may_be_home`: device indices. `repack`: weights take what their repacked
-    copies take."""
+    copies take. `kept_free`: bytes by device that nothing is placed in, unless it could hold all alone."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Pricer:
         step_tokens: int,
         may_be_home: frozenset[int] | None = None,
         repack: bool = True,
+        kept_free: Mapping[int, int] = {},
     ) -> None:
         self.models, self.model = models, models[0][0]
         self.shape, self.devices = self.model.shape, self.model.lab.devices
@@ -78,6 +79,9 @@ class Pricer:
             min(d.memory_bytes, buffers) + max(0, d.memory_bytes - buffers) * min(whole) // need
             for d, need in zip(self.devices, whole)
         ]
+        for d, n_bytes in kept_free.items():
+            if self.memory[d] < self.work[0] + sum(self.kv) + min(whole):
+                self.memory[d] = max(0, self.memory[d] - n_bytes)
         homes = range(len(self.devices)) if may_be_home is None else sorted(may_be_home)
         self.homes = [d for d in homes if self.memory[d] > self.work[0]]
         self.kind = self._kinds()

@@ -84,6 +84,10 @@ class BookedCost(DeviceCost):
         size = self._sets.expert if expert else self._sets.home
         return f"{kernel.quant} matvec" + (f" of {gigabytes(size)}" if size else "") + shared
 
+    def upload(self, n_bytes: float) -> Cost:
+        cost = super().upload(n_bytes)
+        return _kept(cost, Item("experts' weights, sent here", "bandwidth", "upload_gb_s"), Amount(cost.ms, n_bytes))
+
     def elements(self, n: float) -> Cost:
         cost = super().elements(n)
         return _kept(cost, Item("element-wise work", "compute", "elements_g_s"), Amount(cost.ms, operations=n))

@@ -10,7 +10,8 @@ What a layer calls is in `_CALLS`, counted in `motley.models.layers`: (ops on al
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,10 @@ from motley.lab.choice import Choice
 from motley.lab.joins import LOCAL, MISSING
 from motley.lab.lab import Device, Lab
 from motley.predict.device_cost import Cost, DeviceCost, Matrix, WorkingSets
+from motley.predict.memory import at_once
 from motley.predict.routes import Routes
 from motley.predict.spread import Draws, Spread, chosen_spread, traced_draws, uniform_draws, uniform_spread
+from motley.predict.streaming import LEAST_TOKENS, nearby, waited_for
 from motley.predict.workload import Workload
 from motley.shape.mixer import ELEMENT_BYTES
 from motley.shape.model import Mixer, ModelShape, Role
@@ -67,10 +70,11 @@ class LayerCost:
     link: tuple[tuple[str, float], ...]  # milliseconds waiting for the link to each device
     python: Cost  # between the home's ops
     rows: tuple[str, float] | None = None  # who is waited for with rows of the projections, and milliseconds
+    upload: Cost = field(default_factory=Cost)  # bringing weights of others' experts to the home
 
     @property
     def ms(self) -> float:
-        own = self.attention.ms + self.router.ms + self.experts.ms + self.python.ms
+        own = self.attention.ms + self.router.ms + self.experts.ms + self.upload.ms + self.python.ms
         own += self.rows[1] if self.rows else 0.0
         return own + sum(c.ms for _, c in self.remote) + sum(ms for _, ms in self.link)
 
@@ -129,6 +133,7 @@ class _Race:
     costs: list[list[Cost]]
     link_ms: list[float]
     total: NDArray[np.float64]  # [holders, S] milliseconds
+    upload: list[Cost]  # of each of the home's costs: bringing others' experts
 
 
 class CostModel:
@@ -161,7 +166,7 @@ class CostModel:
         self._driver = None if head is None else lab.devices.index(lab.device(head))
         kinds: dict[Device, int] = {}
         self.kinds = [kinds.setdefault(replace(d, name="", node=""), len(kinds)) for d in lab.devices]
-        self.join_kinds = _join_kinds(lab)
+        self.join_kinds, self.near = _join_kinds(lab), nearby(lab)
         self._memo: dict[object, LayerCost] = {}
         self._races: dict[object, float] = {}
         self._ends: dict[object, float] = {}
@@ -174,6 +179,13 @@ class CostModel:
         """The same question of another lab with the same devices."""
         other = copy(self)
         other._use(lab, None if self._driver is None else lab.devices[self._driver].name)
+        return other
+
+    def asked(self, workload: Workload) -> "CostModel":
+        """Of another workload, without a trace."""
+        other = copy(self)
+        other.workload, other.routes, other._draws, other._shared = workload, None, {}, {}
+        other._use(self.lab, None if self._driver is None else self.lab.devices[self._driver].name)
         return other
 
     def working_sets(self, home_bytes: Sequence[int], expert_bytes: Sequence[int]) -> tuple[WorkingSets, ...]:
@@ -201,19 +213,20 @@ class CostModel:
         owner: NDArray[np.int64],
         sets: Sequence[WorkingSets],
         shared: Shared | None = None,
+        streamed: frozenset[int] = frozenset(),
     ) -> LayerCost:
         """`sets` [D]: what each device reads over and over (`working_sets`). `shared`: where experts have copies;
-        then it says who holds what."""
+        then it says who holds what. `streamed`: whose experts the home computes itself."""
         if shared is not None:
             return self._layer(index, home, owner, sets, shared)
         if self.routes is None:  # only the counts matter, and equal layers are equal
             counts = tuple(np.bincount(owner, minlength=len(self.lab.devices)).tolist())
-            key: object = (self._part[index], home, counts, tuple(sets))
+            key: object = (self._part[index], home, counts, tuple(sets), streamed)
         else:
-            key = (index, home, owner.tobytes(), tuple(sets))
+            key = (index, home, owner.tobytes(), tuple(sets), streamed)
         found = self._memo.get(key)
         if found is None:
-            found = self._memo[key] = self._layer(index, home, owner, sets)
+            found = self._memo[key] = self._layer(index, home, owner, sets, None, streamed)
         return found
 
     def layer_ms(self, index: int, home: int, owner: NDArray[np.int64], sets: Sequence[WorkingSets]) -> float:
@@ -234,7 +247,8 @@ class CostModel:
         sets: Sequence[WorkingSets],
         owner: NDArray[np.int64] | None,
     ) -> float:
-        """Devices of one kind, alike joined, cost the same: that is what is remembered."""
+        """Devices of one kind, alike joined, cost the same: that is what is remembered. Where the home may bring
+        others' experts, the shorter of both ways."""
         traced = None
         if self.routes is not None and owner is not None:
             traced = index, self._local(holders, owner).tobytes()
@@ -243,16 +257,22 @@ class CostModel:
             self._part[index],
             kinds[home],
             sets[home],
-            tuple((n, kinds[d], sets[d].expert, joins[d]) for d, n in holders.items()),
+            tuple((n, kinds[d], sets[d].expert, joins[d], d in self.near[home]) for d, n in holders.items()),
             traced,
         )
         found = self._races.get(key)
         if found is None:
             race = self._race(index, home, holders, sets, owner)
-            found = self.at_home_ms(index, home, sets)
-            found += float(race.total.max(0) @ race.weight) if race else 0.0
+            found = self.at_home_ms(index, home, sets) + _race_ms(race)
+            if streamed := self.may_stream(home, holders):
+                other = self._race(index, home, holders, sets, owner, None, streamed)
+                found += min(0.0, _race_ms(other) - _race_ms(race))
             self._races[key] = found
         return found
+
+    def may_stream(self, home: int, holders: Iterable[int]) -> frozenset[int]:
+        """Whose experts a home may bring in steps of this size."""
+        return self.near[home].intersection(holders) if self.workload.step_tokens >= LEAST_TOKENS else frozenset()
 
     def at_home_ms(self, index: int, home: int, sets: Sequence[WorkingSets]) -> float:
         """Of a layer, all but its experts and waiting for them."""
@@ -286,6 +306,7 @@ class CostModel:
         owner: NDArray[np.int64],
         sets: Sequence[WorkingSets],
         shared: Shared | None = None,
+        streamed: frozenset[int] = frozenset(),
     ) -> LayerCost:
         parts, here = self._parts[index], self._device(home, sets)
         held = np.bincount(owner) if len(owner) else owner
@@ -294,12 +315,12 @@ class CostModel:
         if shared is not None:
             holders = dict.fromkeys(shared.devices, 0)
             python += here.calls(0, _CHOOSING_OPS)
-        race = self._race(index, home, holders, sets, owner, shared)
+        race = self._race(index, home, holders, sets, owner, shared, streamed)
         if race is None:
             return LayerCost(attention, Cost(), Cost(), (), (), python)
-        own, remote, link = self._waited(race)
+        own, upload, remote, link = self._waited(race)
         own += self._combine(here)
-        return LayerCost(attention, self._router(parts, here), own, remote, link, python)
+        return LayerCost(attention, self._router(parts, here), own, remote, link, python, upload=upload)
 
     def lanes(
         self,
@@ -308,6 +329,7 @@ class CostModel:
         owner: NDArray[np.int64],
         sets: Sequence[WorkingSets],
         shared: Shared | None = None,
+        streamed: frozenset[int] = frozenset(),
     ) -> "list[Lane]":
         """Of a layer's holders, the home first, on average over the cases: what each does beside the others. None
         ends later, on average, than the layer does; the layer waits for the slowest of each case."""
@@ -315,31 +337,34 @@ class CostModel:
         holders = self._holders(home, {int(d): int(held[d]) for d in np.flatnonzero(held)})
         if shared is not None:
             holders = dict.fromkeys(shared.devices, 0)
-        race = self._race(index, home, holders, sets, owner, shared)
+        race = self._race(index, home, holders, sets, owner, shared, streamed)
         if race is None:
             return []
         found = []
         for i, device in enumerate(race.holders):
             ms = np.array([cost.ms for cost in race.costs[i]])
+            if i == 0:
+                ms += [upload.ms for upload in race.upload]
             asked = float((ms > 0)[race.codes[i]] @ race.weight)
             found.append(Lane(device, asked, race.link_ms[i] * asked, float(ms[race.codes[i]] @ race.weight)))
         return found
 
-    def _waited(self, race: _Race) -> tuple[Cost, tuple[tuple[str, Cost], ...], tuple[tuple[str, float], ...]]:
-        """The slowest holder in each case, averaged: the home's own experts, others' and waiting for the links."""
+    def _waited(self, race: _Race) -> tuple[Cost, Cost, tuple[tuple[str, Cost], ...], tuple[tuple[str, float], ...]]:
+        """The slowest holder in each case, averaged: the home's own experts, bringing weights to it, others' experts
+        and waiting for the links."""
         slowest = race.total.argmax(0)
-        own, remote, link = Cost(), [], []
+        own, upload, remote, link = Cost(), Cost(), [], []
         for i in np.unique(slowest).tolist():
             which, costs = slowest == i, race.costs[i]
             weights = np.bincount(race.codes[i][which], race.weight[which], len(costs)).tolist()
             cost = sum((c * w for c, w in zip(costs, weights) if w), Cost())
             if i == 0:
-                own = cost
+                own, upload = cost, sum((c * w for c, w in zip(race.upload, weights) if w), Cost())
             else:
                 name = self.lab.devices[race.holders[i]].name
                 remote.append((name, cost))
                 link.append((name, race.link_ms[i] * sum(w for c, w in zip(costs, weights) if c.ms)))
-        return own, tuple(remote), tuple(link)
+        return own, upload, tuple(remote), tuple(link)
 
     def projections(self, index: int, device: int, sets: Sequence[WorkingSets], share: float) -> Cost:
         """Of a layer, or of a `share` of their rows."""
@@ -406,19 +431,27 @@ class CostModel:
         sets: Sequence[WorkingSets],
         owner: NDArray[np.int64] | None,
         shared: Shared | None = None,
+        streamed: frozenset[int] = frozenset(),
     ) -> _Race | None:
-        """None in a layer without experts. `owner` is needed only with a trace."""
+        """None in a layer without experts. `owner` is needed only with a trace. `streamed`: whose experts the home
+        computes."""
         if not self._parts[index].expert:
             return None
         spread = self._spread(index, holders, owner) if shared is None else self._shared_spread(index, shared.choice)
         devices = list(holders)
         codes, costs, links = [], [], []
+        upload: list[Cost] | None = None
         total = np.empty((len(devices), len(spread.weight)))
         alike = spread.distinct is spread.pairs  # then a holder's cost depends on one number
         counts = spread.pairs.T.astype(np.int64) if alike else None
         for i, device in enumerate(devices):
             exchange = 0.0 if device == home else self.exchange_ms(home, device)
-            if counts is not None:
+            if streamed and i == 0:
+                code, cost, upload = self._bringing(index, home, sets, spread, [d in streamed for d in devices])
+                ms = np.array([c.ms + u.ms for c, u in zip(cost, upload)])
+            elif device in streamed:
+                code, cost, ms = np.zeros(len(spread.weight), np.int64), [Cost()], np.zeros(1)
+            elif counts is not None:
                 code = counts[i]
                 cost, ms = self._expert_costs(index, device, sets)
             else:
@@ -429,7 +462,26 @@ class CostModel:
             codes.append(code)
             costs.append(cost)
             links.append(exchange)
-        return _Race(devices, spread.weight, codes, costs, links, total)
+        return _Race(devices, spread.weight, codes, costs, links, total, upload or [Cost()] * len(costs[0]))
+
+    def _bringing(
+        self, index: int, home: int, sets: Sequence[WorkingSets], spread: Spread, theirs: Sequence[bool]
+    ) -> tuple[NDArray[np.int64], list[Cost], list[Cost]]:
+        """Where the home computes its own experts (the first holder's) and brings `theirs`: which of its costs each
+        case is, those costs, and what waiting for the weights takes with each."""
+        which, counted = np.array(theirs), (spread.distinct, spread.pairs)
+        columns = [*(c[:, 0] for c in counted), *(c[:, which].sum(1) for c in counted)]
+        cases, codes = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+        here, behind = self._device(home, sets), self.lab.devices[home].step_us > 0
+        size = sum(m.n_bytes for m in self._parts[index].expert)
+        costs, uploads = [], []
+        for own, pairs, brought, of_them in cases.tolist():
+            n = max(1, ceil(brought / at_once(self.shape, index)))
+            work = self._experts(index, home, sets, brought, of_them) + here.calls(*_CALLS["experts"]) * (n - 1)
+            work, upload = waited_for(work, here.upload(brought * size), n, behind)
+            costs.append(self._experts(index, home, sets, own, pairs) + work)
+            uploads.append(upload)
+        return codes.reshape(-1), costs, uploads
 
     @staticmethod
     def _cases(spread: Spread, holder: int) -> tuple[list[tuple[float, float]], NDArray[np.int64]]:
@@ -610,6 +662,10 @@ class CostModel:
         if key not in self._costs:
             self._costs[key] = self.device_cost(self.lab.devices[index], sets[index])
         return self._costs[key]
+
+
+def _race_ms(race: _Race | None) -> float:
+    return float(race.total.max(0) @ race.weight) if race else 0.0
 
 
 def _join_kinds(lab: Lab) -> list[list[int]]:

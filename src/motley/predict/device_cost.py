@@ -134,6 +134,10 @@ class DeviceCost:
         quant = "q8_0" if kept == "int8" else kept.lower()
         return Matrix(quant, round(per_weight * weights.n_params), weights.n_params)
 
+    def upload(self, n_bytes: float) -> Cost:
+        """Of weights that are brought here from the host's memory."""
+        return Cost(bandwidth=n_bytes / self._device.upload_gb_s / 1e6)
+
     def elements(self, n: float) -> Cost:
         """Element-wise work, in units of a norm's."""
         rate = self._device.elements_g_s

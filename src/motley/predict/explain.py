@@ -21,7 +21,7 @@ from motley.predict.show import number, table
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape, Role
 
-_ORDER = ("attention", "router", "experts", "link", "head", "python")
+_ORDER = ("attention", "router", "experts", "upload", "link", "head", "python")
 _BY_NAME = 8  # so many devices are shown each for itself, more by class
 
 

@@ -1,18 +1,24 @@
 """What a placement asks of each device's memory: weights, KV cache, and the buffers of a step."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 from motley.errors import CapacityError
 from motley.lab.lab import Device, Lab
 from motley.lab.placement import LayerPlacement, Placement
 from motley.predict.workload import STEP_TOKENS
-from motley.shape.model import ModelShape
+from motley.shape.model import ModelShape, Role
 from motley.shape.quant import Quant
 
 REMEMBERED_TOKENS = 48  # of the steps that engine.remembered keeps, with arrays of their own for each layer
+# Experts that a home brings for a step (engine.streaming): 64 MB of the file at a time, so that it takes longer than to
+# start it, and an eighth of a layer's at least, as each group's sums stay on the device until the layer ends.
+_GROUP_BYTES = 64 << 20
+_MOST_GROUPS = 8
+_GROUPS_HELD = 3  # two are there at a time, and some layouts take half as much again as the file
 RESERVE_BYTES = 96 << 20  # a node's interpreter and libraries (65 to 80 MB measured), alignment and small buffers
 
 
@@ -43,6 +49,29 @@ def work_bytes(shape: ModelShape, tokens: int, home: bool) -> int:
     per_token += 4 * (2 * shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim + 4 * shape.n_experts
     remembered = REMEMBERED_TOKENS * (shape.n_layers * per_token + 4 * shape.vocab_size)
     return RESERVE_BYTES + tokens * per_token + 4 * shape.vocab_size + remembered
+
+
+def at_once(shape: ModelShape, layer: int) -> int:
+    """How many experts of a layer are brought at a time, however many are: layers of a kind share buffers."""
+    n = shape.experts_in(layer)
+    return min(n, max(_GROUP_BYTES // max(shape.expert_bytes(layer), 1), ceil(n / _MOST_GROUPS)))
+
+
+def streaming_bytes(shape: ModelShape, streams: Mapping[int, tuple[int, int]], step_tokens: int) -> int:
+    """Buffers of a home that brings experts. `streams`: by layer, how many at a time, and of how many."""
+    groups = {(n, shape.expert_bytes(layer)) for layer, (n, _) in streams.items()}
+    sums = max((ceil(whole / n) for n, whole in streams.values()), default=0)
+    return _GROUPS_HELD * sum(n * size for n, size in groups) + sums * step_tokens * 8 * shape.d_model
+
+
+def _streams_at(placement: Placement, device: str) -> dict[int, tuple[int, int]]:
+    """As `streaming_bytes` has them."""
+    layers = {i: placement.layers[i] for i in placement.home_layers(device)}
+    return {
+        i: (layer.streaming.at_once, sum(d in layer.streaming.devices for d in layer.experts))
+        for i, layer in layers.items()
+        if layer.streaming
+    }
 
 
 @dataclass(frozen=True)
@@ -95,7 +124,8 @@ def memory_needed(
         device: Need(
             held.home + held.experts,
             kv_bytes(shape, at_home.get(device, []), context, slots),
-            work_bytes(shape, step_tokens, device in homes),
+            work_bytes(shape, step_tokens, device in homes)
+            + streaming_bytes(shape, _streams_at(placement, device), step_tokens),
         )
         for device, held in weights_on(shape, placement).items()
     }
@@ -131,6 +161,16 @@ MLX = {q.name.lower(): _MLX.get(q.name.lower(), 128) * q.block / q.block_bytes /
 _TINYGRAD = dict.fromkeys(("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "mxfp4"), 0)
 _TINYGRAD |= {"nvfp4": 2}  # bytes of a weight; 0: the file's
 TINYGRAD = {q.name.lower(): _TINYGRAD.get(q.name.lower(), 4) * q.block / q.block_bytes or 1.0 for q in Quant}
+
+
+def kept_as_stored(shape: ModelShape, kernels: "Kernels") -> bool:
+    """Whether a device can bring a group of experts into the memory of another: tinygrad's only where it keeps the
+    bytes of the file, as decoded ones differ in their kind from group to group."""
+    if kernels != "tinygrad":
+        return True
+    quants = {t.quant.name.lower() for t in shape.tensors if t.role is Role.EXPERT}
+    return all(_TINYGRAD.get(quant, 4) == 0 for quant in quants)
+
 
 MUCH_MORE = 1.5  # of the file's bytes: said when such a model is placed there
 

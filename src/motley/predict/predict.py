@@ -32,7 +32,7 @@ Z90 = 1.2816  # a tenth of a normal distribution lies beyond
 
 @dataclass(frozen=True)
 class Term:
-    """A part of a step. `name`: attention, router, experts, link, head or python."""
+    """A part of a step. `name`: attention, router, experts, upload, link, head or python."""
 
     name: str
     device: str
@@ -84,6 +84,7 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
         if len(layer.experts) != shape.experts_in(i):
             raise UsageError(f"layer {i} places {len(layer.experts)} experts of {shape.experts_in(i)}")
         _check_copies(i, layer)
+        _check_streaming(i, layer)
         if unknown := {layer.home, *layer.holders} - known:
             raise UsageError(f"layer {i} is placed on {', '.join(sorted(unknown))}, which the lab does not have")
         if layer.projections:
@@ -165,6 +166,15 @@ def _check_copies(index: int, layer: LayerPlacement) -> None:
         raise UsageError(f"layer {index} has copies: paces must name the home first, then every other holder, once")
 
 
+def _check_streaming(index: int, layer: LayerPlacement) -> None:
+    found = layer.streaming
+    if found and (not {*found.devices} <= {*layer.holders} - {layer.home} or found.at_once < 1 or layer.copies):
+        raise UsageError(
+            f"layer {index} brings {found.at_once} experts at a time of {', '.join(found.devices)}: they must be other "
+            "holders of its experts, without copies"
+        )
+
+
 def layer_costs(model: CostModel, placement: Placement) -> tuple[list[LayerCost], list[int], tuple[WorkingSets, ...]]:
     """Each layer's cost and home, and what each device reads over and over."""
     lab, shape = model.lab, model.shape
@@ -177,13 +187,21 @@ def layer_costs(model: CostModel, placement: Placement) -> tuple[list[LayerCost]
     found = []
     for i, (home, layer) in enumerate(zip(homes, placement.layers)):
         shared = shared_of(layer, index) if layer.copies else None
-        cost = model.layer(i, home, holders[i], sets, shared)
+        cost = model.layer(i, home, holders[i], sets, shared, streamed_in(model, layer, index))
         if len(layer.projections) > 1:  # a single part is all of them, at home
             n_rows = layer.projections[-1].end
             shares = {index[part.device]: (part.end - part.first) / n_rows for part in layer.projections}
             cost = model.in_rows(i, home, sets, cost, shares)
         found.append(cost)
     return found, homes, sets
+
+
+def streamed_in(model: CostModel, layer: LayerPlacement, index: Mapping[str, int]) -> frozenset[int]:
+    """Whose experts a step of the model's workload brings to the layer's home."""
+    found = layer.streaming
+    if found is None or model.workload.step_tokens < found.tokens:
+        return frozenset()
+    return frozenset(index[d] for d in found.devices)
 
 
 def shared_of(layer: LayerPlacement, index: Mapping[str, int]) -> Shared:
@@ -224,6 +242,7 @@ class Sums:
         self.add("attention", home, cost.attention)
         self.add("router", home, cost.router)
         self.add("experts", home, cost.experts)
+        self.add("upload", home, cost.upload)
         self.add("python", home, cost.python)
         for device, experts in cost.remote:
             self.add("experts", device, experts)

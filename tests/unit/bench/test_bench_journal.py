@@ -71,7 +71,7 @@ def test_a_suite_skips_what_does_not_fit_and_says_so() -> None:
     result = run_bench(subject(), SUITE)
     assert [s.test for s in result.skipped] == ["pp16@d9000", "tg8@d9000"]
     assert "trained for 4096" in result.skipped[0].why
-    assert (result.suite, result.schema) == ("mine", 2)
+    assert (result.suite, result.schema) == ("mine", 3)
     assert result.energy_why
 
 

@@ -15,11 +15,11 @@ from tinygrad.helpers import Context
 
 from motley.formats.blocks import LAYOUT
 from motley.formats.tensor import QuantTensor
-from motley.ops.protocol import Batch
+from motley.ops.protocol import Activation, Batch
 from motley.ops.tinygrad import adapter
 from motley.ops.tinygrad.arrays import padded, padded_rows, remembered_rows
 from motley.ops.tinygrad.planes import LAYOUTS, planes_of, values_of
-from motley.ops.tinygrad.weights import uploaded
+from motley.ops.tinygrad.weights import overwrite, uploaded, uploaded_experts
 from motley.predict.memory import TINYGRAD
 from motley.shape.quant import Quant
 
@@ -29,13 +29,18 @@ def values(tensor: QuantTensor) -> np.ndarray:
         return adapter.read(uploaded(tensor, "PYTHON").values().contiguous().realize())
 
 
+def plain(tensor: QuantTensor) -> QuantTensor:
+    """Without subnormal scales, which tinygrad's device PYTHON takes for 0."""
+    if tensor.quant in LAYOUTS:
+        records = tensor.data.view(LAYOUT[tensor.quant])
+        for field in set(LAYOUTS[tensor.quant].fields) & {"d", "dmin"}:
+            records[field] *= np.float16(16)
+    return tensor
+
+
 @pytest.mark.parametrize("quant", [*LAYOUTS, Quant.F32, Quant.F16, Quant.BF16], ids=lambda q: q.name)
 def test_values_are_the_reference_decoders(quant: Quant) -> None:
-    tensor = random_tensor(quant, (2, max(quant.block, 32)))
-    if quant in LAYOUTS:
-        records = tensor.data.view(LAYOUT[quant])
-        for field in set(LAYOUTS[quant].fields) & {"d", "dmin"}:
-            records[field] *= np.float16(16)  # no subnormal ones, which tinygrad's device PYTHON takes for 0
+    tensor = plain(random_tensor(quant, (2, max(quant.block, 32))))
     np.testing.assert_array_equal(values(tensor), tensor.decode())
 
 
@@ -85,3 +90,21 @@ def test_values_of_leading_dimensions_are_kept() -> None:
     tensor = random_tensor(Quant.Q8_0, (2, 3, 64))
     kept = uploaded(tensor, "PYTHON")
     assert values_of(kept.quant, kept.kept).shape == (2, 3, 64)
+
+
+@pytest.mark.parametrize("quant", [*LAYOUTS, Quant.F32, Quant.F16, Quant.BF16], ids=lambda q: q.name)
+def test_experts_written_over_others_are_as_if_uploaded(quant: Quant) -> None:
+    """Blocks that are taken apart on the device; some of the places stay empty; then none is there."""
+    dims, device = (6, 2, max(quant.block, 32)), "PYTHON"
+    tensors = [plain(random_tensor(quant, dims)) for _ in range(3)]
+    kept = uploaded_experts(*tensors, [0, 1, 2], Activation.SILU, None, device)
+    for ids in ([1, 2, 5], [4], []):
+        overwrite(kept, tensors, ids, None, device)
+        assert adapter.read(kept.local).tolist() == [ids.index(e) if e in ids else -1 for e in range(6)]
+        fresh = uploaded_experts(*tensors, ids, Activation.SILU, None, device)
+        for there, want in zip((kept.gate, kept.up, kept.down), (fresh.gate, fresh.up, fresh.down)):
+            for name, plane in want.kept.items() if ids else ():
+                got = adapter.read(there.kept[name])[: len(ids)]
+                np.testing.assert_array_equal(got.view(np.uint8), adapter.read(plane).view(np.uint8))
+    with pytest.raises(ValueError, match="don't fit"):
+        overwrite(kept, tensors, [0, 1, 2, 3], None, device)

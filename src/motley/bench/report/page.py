@@ -36,6 +36,7 @@ PARTS = {
     "attention": "norms, projections and attention",
     "router": "choosing experts",
     "experts": "the home's own experts",
+    "upload": "bringing weights of experts that another device holds",
     "link": "sending to other nodes and waiting for them",
     "head": "embedding and output matrix",
     "python": "between operations",
@@ -86,7 +87,7 @@ def _served(result: ServedResult) -> dict[str, Any]:
 def _context(result: Result) -> dict[str, Any]:
     return {
         "energy": [test for test in result.results if test.energy],
-        "parts": PARTS,
+        "parts": {part: PARTS[part] for t in result.results for part in t.time.parts()},
         "model": model_words(result),
         "reasons": reasons(result),
         "machine": machine_words(result),

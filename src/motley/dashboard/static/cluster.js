@@ -9,6 +9,7 @@ const TIME = {
   attention: "norms, projections, attention",
   router: "choosing experts",
   experts: "the home's own experts",
+  upload: "bringing weights of experts that another device holds",
   link: "waiting for other nodes",
   head: "embedding and output matrix",
   python: "between operations",

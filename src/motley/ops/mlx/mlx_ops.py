@@ -359,6 +359,13 @@ class MlxOps:
             mx.async_eval([a.values if isinstance(a, Sums) else a for a in arrays])
 
     @_on_device
+    def wait(self, *arrays: Array) -> None:
+        with self._one_at_a_time:
+            started = perf_counter()
+            mx.eval([a.values if isinstance(a, Sums) else a for a in arrays])
+            self._busy += perf_counter() - started
+
+    @_on_device
     def from_host(self, a: NDArray[Any]) -> Array:
         """float64 are sums of experts; integers stay on the host, which reads them."""
         if a.dtype == np.float64:

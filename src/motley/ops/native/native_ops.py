@@ -380,6 +380,9 @@ class NativeOps:
     def start(self, *arrays: object) -> None:
         """Nothing is left to do: operations end before they return."""
 
+    def wait(self, *arrays: object) -> None:
+        """Likewise."""
+
     def from_host(self, a: NDArray[Any]) -> NDArray[Any]:
         """The array itself when the kernels can work on it in place, else a copy."""
         flags = a.flags

@@ -103,13 +103,23 @@ def zeros(shape: Shape, device: str, dtype: Any = dtypes.float32) -> Tensor:
 
 def write(tensor: Tensor, values: NDArray[Any]) -> None:
     """Into the tensor's own memory, whatever was there."""
+    if values.nbytes != (size := _buffer(tensor).nbytes):
+        raise ValueError(f"{values.nbytes} bytes for a buffer of {size}")
+    write_first(tensor, values)
+
+
+def write_first(tensor: Tensor, values: NDArray[Any], at: int = 0) -> None:
+    """Likewise, into its bytes from `at` on; the others stay."""
     flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     buffer = _buffer(tensor)
-    if flat.nbytes != buffer.nbytes:
-        raise ValueError(f"{flat.nbytes} bytes for a buffer of {buffer.nbytes}")
+    if at + flat.nbytes > buffer.nbytes:
+        raise ValueError(f"{flat.nbytes} bytes from byte {at} of a buffer of {buffer.nbytes}")
     if flat.nbytes:
-        source = np.require(flat, requirements=["C", "W"])  # a memoryview of read-only memory can't be copied from
-        buffer.allocator._copyin(buffer._buf, memoryview(source))  # type: ignore[arg-type]  # numpy arrays are buffers
+        whole = flat.nbytes == buffer.nbytes
+        part = buffer if whole else buffer.view(flat.nbytes, dtypes.uint8, at).ensure_allocated()
+        # tinygrad takes no memory that is read-only, as a mapped file's is, although it only reads it
+        source = memoryview((ctypes.c_uint8 * flat.nbytes).from_address(flat.ctypes.data)).cast("B")
+        part.allocator._copyin(part._buf, source)
 
 
 def read(tensor: Tensor) -> NDArray[Any]:
@@ -239,6 +249,12 @@ def put(target: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return target.custom_kernel(values, index, fxn=_put)[0]
 
 
+def unpacked(target: Tensor, records: Tensor, first: int) -> Tensor:
+    """target [..., R, N] filled, in its own memory, with a field of records, uint8 [..., R, bytes]: their bytes from
+    `first` on, one or two for each element, the lower first."""
+    return target.custom_kernel(records, fxn=_unpacked(first))[0]
+
+
 def scores(q: Tensor, keys: Tensor, first_row: Tensor, seen: UOp) -> Tensor:
     """q [T, H, N] times keys [R, K*N]: of each token the `seen` rows from its first_row [T] on -> [T, H, seen]. The
     memory behind it is that of seen's largest value."""
@@ -277,6 +293,21 @@ def _rows(out: UOp, source: UOp, index: UOp) -> UOp:
 def _put(target: UOp, values: UOp, index: UOp) -> UOp:
     t, w = UOp.range(values.shape[0], 0), UOp.range(values.shape[1], 1)
     return target[index[t], w].store(values[t, w].cast(target.dtype)).end(t, w).sink(arg=KernelInfo(name="put"))
+
+
+@cache
+def _unpacked(first: int) -> Callable[..., UOp]:
+    def kernel(out: UOp, records: UOp) -> UOp:
+        where = [UOp.range(n, axis) for axis, n in enumerate(out.shape)]
+        *lead, i = where
+        if out.dtype.itemsize == 1:
+            value = records[*lead, i + first]
+        else:
+            low, high = (records[*lead, i * 2 + first + k].cast(dtypes.uint16) for k in (0, 1))
+            value = low + high * 256
+        return out[*where].store(value.bitcast(out.dtype)).end(*where).sink(arg=KernelInfo(name="unpacked"))
+
+    return kernel
 
 
 @cache

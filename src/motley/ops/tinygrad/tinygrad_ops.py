@@ -51,6 +51,7 @@ from motley.ops.tinygrad.weights import (
     TinygradDelta,
     TinygradExperts,
     TinygradWeight,
+    overwrite,
     uploaded,
     uploaded_experts,
 )
@@ -132,6 +133,11 @@ class TinygradOps:
         biases: ExpertBiases | None = None,
     ) -> TinygradExperts:
         check_experts(gate, up, down)
+        if upload.into is not None:
+            kept: TinygradExperts = upload.into
+            with self._one_at_a_time:
+                overwrite(kept, (gate, up, down), owned, biases, self.device)
+            return kept
         with self._memory_for(gate.name):
             experts = uploaded_experts(gate, up, down, owned, activation, biases, self.device)
         if upload.report:
@@ -304,6 +310,11 @@ class TinygradOps:
             return  # it is launched as a whole
         with self._one_at_a_time, self.busy():
             adapter.realize([*(a.tensor for a in arrays), *self.pending()])
+
+    def wait(self, *arrays: Rows) -> None:
+        self.start(*arrays)
+        with self.busy():
+            adapter.wait(self.device)
 
     def record(self, work: Callable[[Recording], Rows]) -> TinygradProgram:
         with self._one_at_a_time:

@@ -17,7 +17,7 @@ from motley.progress import Progress, silent
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DEPTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
-TERMS = ("attention", "router", "experts", "link", "head", "python")
+TERMS = ("attention", "router", "experts", "upload", "link", "head", "python")
 _HIGH, _WIDE = 180, 1000  # units of the picture
 _SHARES = 60  # pixels of the strip below
 

@@ -25,6 +25,7 @@ PARTS = {
     "attention": "norms, projections and attention over the cache, shared experts",
     "router": "choosing experts",
     "experts": "the chosen experts that the step waits for",
+    "upload": "bringing weights of experts that another device holds",
     "link": "exchanges with other devices",
     "head": "the output matrix",
     "python": "between operations, and once a step",

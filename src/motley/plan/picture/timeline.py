@@ -13,7 +13,7 @@ from markupsafe import Markup
 from motley.page.svg import element, percent, picture, plain
 from motley.plan.picture.facts import Asked, Group, group_of
 from motley.predict.cost import CostModel, Lane
-from motley.predict.predict import layer_costs, owners, shared_of, stages
+from motley.predict.predict import layer_costs, owners, shared_of, stages, streamed_in
 from motley.predict.show import number
 
 LANE, GAP, LABEL = 20, 8, 16  # pixels of a lane, between lanes, of a lane's name
@@ -72,7 +72,8 @@ def time_line(asked: Asked, found: Sequence[Group]) -> TimeLine:
         layer = placement.layers[i]
         key = id(cost), layer, model.alike(i)
         if key not in seen:
-            lanes = model.lanes(i, home, holders[i], sets, shared_of(layer, index) if layer.copies else None)
+            shared, streamed = shared_of(layer, index) if layer.copies else None, streamed_in(model, layer, index)
+            lanes = model.lanes(i, home, holders[i], sets, shared, streamed)
             ahead = {"attention": cost.attention.ms, "python": cost.python.ms, "router": cost.router.ms}
             seen[key] = lanes, _layer(group, home, ahead, lanes, cost.ms)
         layers.append(seen[key][1])

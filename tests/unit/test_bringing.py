@@ -1,0 +1,204 @@
+"""Bringing experts to a home for large steps: what it costs, what memory it takes, and when the planner does it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from labs import device, placed
+
+from motley.errors import CapacityError, UsageError
+from motley.lab.lab import Lab, Link
+from motley.lab.placement import LayerPlacement, Placement, Streaming
+from motley.lab.toml import parse_lab
+from motley.plan.plan import Plan
+from motley.plan.search import find_placement
+from motley.plan.show import placement_json
+from motley.plan.streaming import reserved
+from motley.predict.cost import CostModel
+from motley.predict.device_cost import Cost
+from motley.predict.explain import explain
+from motley.predict.memory import at_once, kept_as_stored, memory_needed, streaming_bytes
+from motley.predict.predict import predict
+from motley.predict.routes import Routes
+from motley.predict.streaming import nearby, waited_for
+from motley.predict.workload import STEP_TOKENS, Workload
+from motley.shape.model import ModelShape
+
+OLMOE = ModelShape.named("olmoe-1b-7b", "q4_k")
+PP, TG = Workload.parse("pp512"), Workload.parse("tg64")
+
+
+def card(upload_gb_s: float, memory: float = 24e9, **changes: object) -> Lab:
+    """A graphics card and a slow processor in one machine."""
+    gpu = device("box", memory, speed=40, kind="cuda", step_us=50.0, kernels=(), upload_gb_s=upload_gb_s, **changes)
+    cpu = device("box.cpu", node="box")
+    return Lab((gpu, cpu), (Link("box", "box.cpu", "memory", 20.0, 10.0),))
+
+
+def brought(shape: ModelShape, tokens: int = 64, holder: str = "box.cpu") -> Placement:
+    layers = placed(shape, "box", holder).layers
+    n = at_once(shape, 0)
+    return Placement(tuple(replace(layer, streaming=Streaming((holder,), tokens, n)) for layer in layers))
+
+
+def test_a_sum_by_hand() -> None:
+    """Every expert of a layer is brought at the card's rate, which takes longer than multiplying by it."""
+    lab, shape = card(10.0), OLMOE
+    asked, found = (predict(shape, lab, p, PP) for p in (placed(shape, "box", "box.cpu"), brought(shape)))
+    (upload,) = [t for t in found.terms if t.name == "upload"]
+    size = sum(shape.expert_bytes(i) * shape.n_experts for i in range(shape.n_layers))
+    assert upload.ms == pytest.approx(size / 10e9 * 1e3, rel=1e-3)
+    assert (upload.device, upload.limited_by) == ("box", "bandwidth")
+    assert not [t for t in found.terms if t.device == "box.cpu"]
+    (experts,) = [t.ms for t in found.terms if t.name == "experts"]
+    assert experts < upload.ms
+    assert found.p50 > asked.p50
+
+
+def test_only_steps_with_the_tokens_bring_anything() -> None:
+    lab = card(10.0)
+    for name, uploads in (("tg64", False), ("tg64x63", False), ("tg64x64", True), ("pp63", False), ("pp64", True)):
+        workload = Workload.parse(name)
+        found = predict(OLMOE, lab, brought(OLMOE), workload)
+        assert any(t.name == "upload" for t in found.terms) == uploads
+        if not uploads:
+            assert found.terms == predict(OLMOE, lab, placed(OLMOE, "box", "box.cpu"), workload).terms
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_work_hides_behind_bringing_and_the_other_way_round(behind: bool) -> None:
+    for work, upload in ((2.0, 8.0), (8.0, 2.0), (0.0, 3.0)):
+        found = sum(c.ms for c in waited_for(Cost(compute=work), Cost(bandwidth=upload), 4, behind))
+        assert found == (max(work, upload) + min(work, upload) / 4 if behind else work + upload)
+
+
+@pytest.mark.parametrize("upload_gb_s", [10.0, 1000.0])
+@pytest.mark.parametrize("name", ["pp512", "pp2000", "tg64x100"])
+def test_the_lines_add_up(upload_gb_s: float, name: str) -> None:
+    lab, workload = card(upload_gb_s), Workload.parse(name)
+    found, want = (f(OLMOE, lab, brought(OLMOE), workload) for f in (explain, predict))
+    assert sum(line.ms for line in found.lines) == pytest.approx(want.ms_per_step, rel=1e-9)
+    assert not [line for line in found.lines if line.what == "other"]
+    (line,) = [line for line in found.lines if line.term == "upload"]
+    assert line.figure == "upload_gb_s"
+    assert line.n_bytes / line.ms / 1e6 == pytest.approx(upload_gb_s)
+
+
+def test_the_plan_flips_where_arithmetic_says() -> None:
+    """A layer of 64 experts takes the processor some time for 512 tokens: an upload that is a little faster pays."""
+    shape, asked = OLMOE, predict(OLMOE, card(0.0), placed(OLMOE, "box", "box.cpu"), PP)
+    a_layer = sum(t.ms for t in asked.terms if t.device == "box.cpu") / shape.n_layers
+    equal = shape.expert_bytes(0) * shape.n_experts / a_layer / 1e6  # GB/s
+    for factor, streams in ((0.8, False), (1.3, True), (0.0, False)):
+        plan = planned(shape, card(equal * factor, memory=1.2e9), PP)
+        spread = [layer for layer in plan.placement.layers if "box.cpu" in layer.experts]
+        assert spread
+        assert all(bool(layer.streaming) == streams for layer in spread)
+        assert any("bring the experts of box.cpu to box" in reason for reason in plan.reason) == streams
+
+
+def test_a_card_with_room_for_attention_only_is_used_all_the_same() -> None:
+    plan = planned(OLMOE.with_layers(4), card(20.0, memory=5e8), TG)
+    assert not any(layer.streaming for layer in plan.placement.layers)
+    assert any("box lacks" in reason for reason in plan.reason)
+
+
+def planned(shape: ModelShape, lab: Lab, workload: Workload, **more: object) -> Plan:
+    return find_placement(shape, lab, workload, context=1024, head="box", homes=["box"], **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workload", [PP, TG], ids=["pp", "tg"])
+def test_a_plan_for_either_keeps_room_and_streams(workload: Workload) -> None:
+    """What fills the card with experts leaves room for the buffers; the threshold is where bringing begins to pay."""
+    lab = card(20.0, memory=2e9)
+    plan = planned(OLMOE, lab, workload)
+    streamed = [layer.streaming for layer in plan.placement.layers if layer.streaming]
+    assert streamed
+    assert memory_needed(OLMOE, plan.placement, 1024)["box"].total <= 2e9
+    least = streamed[0].tokens
+    for tokens in (32, 64, 128, 256, 512):
+        of_size = Workload("prefill", tokens, chunk=tokens)
+        with_, without = (predict(OLMOE, lab, p, of_size).p50 for p in (plan.placement, unstreamed(plan.placement)))
+        assert with_ > without if tokens >= least else with_ == without
+    assert placement_json(plan.placement)["layers"][-1].get("streaming") or not plan.placement.layers[-1].streaming
+
+
+def unstreamed(placement: Placement) -> Placement:
+    return replace(placement, layers=tuple(replace(layer, streaming=None) for layer in placement.layers))
+
+
+def test_a_card_that_holds_all_keeps_nothing_free() -> None:
+    """Its memory is taken to the last expert, as without."""
+    need = memory_needed(OLMOE, placed(OLMOE, "box", "box"), 1024)["box"].total
+    plan = planned(OLMOE, card(20.0, memory=need * 1.06), TG)
+    assert {*plan.placement.layers[0].experts} == {"box"}
+
+
+def test_no_room_on_either_side_is_said() -> None:
+    lab = card(20.0, memory=2e9)
+    full = planned(OLMOE, lab, TG)
+    held = memory_needed(OLMOE, full.placement, 1024)["box.cpu"].total
+    small = Lab((lab.devices[0], replace(lab.devices[1], memory_bytes=int(held * 1.3))), lab.links)
+    plan = planned(OLMOE, small, TG)
+    assert not any(layer.streaming for layer in plan.placement.layers)
+    assert any("--no-repack" in reason and "not brought to box" in reason for reason in plan.reason)
+    assert any(layer.streaming for layer in planned(OLMOE, small, TG, repack=False).placement.layers)
+
+
+def test_buffers_are_a_bounded_part() -> None:
+    for shape in (OLMOE, ModelShape.named("qwen3-30b-a3b", "q8_0"), ModelShape.named("deepseek-v3", "q4_k")):
+        layer = shape.n_layers - 1
+        n = at_once(shape, layer)
+        assert -(-shape.n_experts // n) <= 8
+        buffers = streaming_bytes(shape, {layer: (n, shape.n_experts)}, STEP_TOKENS)
+        assert n * shape.expert_bytes(layer) * 2 < buffers < shape.expert_bytes(layer) * shape.n_experts + 3 * 2**26
+    need, plain = (memory_needed(OLMOE, p, 512)["box"] for p in (brought(OLMOE), unstreamed(brought(OLMOE))))
+    assert need.work > plain.work
+    with pytest.raises(CapacityError):
+        predict(OLMOE, card(10.0, memory=need.total - 1), brought(OLMOE), Workload("prefill", 512, chunk=512))
+
+
+def test_only_neighbours_in_the_machines_memory() -> None:
+    gpu, cpu = card(10.0).devices
+    far = replace(cpu, name="far", node="far")
+    lab = Lab((gpu, cpu, far, replace(gpu, name="box.cuda2")), (Link("*", "*", "tcp", 50.0, 1.0),))
+    assert nearby(lab) == [{1}, set(), set(), {1}]
+    assert reserved(CostModel(OLMOE, lab, TG)).keys() == {0, 3}
+    assert reserved(CostModel(OLMOE, card(0.0), TG)) == {}
+
+
+def test_tinygrad_brings_what_it_keeps_as_the_file_has_it() -> None:
+    assert kept_as_stored(OLMOE, "tinygrad")
+    iq = ModelShape.named("olmoe-1b-7b", "iq4_xs")
+    assert not kept_as_stored(iq, "tinygrad")
+    assert kept_as_stored(iq, "mlx")
+
+
+def test_a_trace_is_priced_too() -> None:
+    rng = np.random.default_rng(0)
+    chosen = np.argsort(rng.random((600, OLMOE.n_layers, OLMOE.n_experts)), axis=2)[:, :, : OLMOE.n_experts_used]
+    routes = Routes(chosen.astype(np.int32), OLMOE.n_experts)
+    with_, without = (
+        predict(OLMOE, card(20.0), p, PP, routes).p50 for p in (brought(OLMOE), placed(OLMOE, "box", "box.cpu"))
+    )
+    assert with_ > without
+
+
+@pytest.mark.parametrize(
+    "streaming", [Streaming(("box",), 64, 8), Streaming(("elsewhere",), 64, 8), Streaming(("box.cpu",), 64, 0)]
+)
+def test_what_cannot_be_brought_is_refused(streaming: Streaming) -> None:
+    layers = placed(OLMOE, "box", "box.cpu").layers
+    with pytest.raises(UsageError, match="at a time"):
+        predict(OLMOE, card(10.0), Placement(tuple(replace(x, streaming=streaming) for x in layers)), PP)
+
+
+def test_the_figure_is_in_the_file() -> None:
+    text = card(12.5).dumps()
+    assert parse_lab(text)[0] == card(12.5).devices
+    assert "upload_gb_s" not in card(0.0).dumps()  # not known
+
+
+def test_a_placement_without_says_so() -> None:
+    assert LayerPlacement("a", ("a",)).streaming is None
+    assert "streaming" not in placement_json(placed(OLMOE, "box", "box.cpu"))["layers"][0]
