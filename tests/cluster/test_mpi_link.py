@@ -1,4 +1,5 @@
-"""MPI between real processes, through the `mpich` wheel: on one machine, so through shared memory and TCP; never RDMA.
+"""MPI between real processes, through the `mpich` wheel: on one machine, so through shared memory and TCP; over RDMA's
+verbs in `tests/rdma`.
 
 What runs is in `mpi_ends`, each function in a process of its own.
 """
