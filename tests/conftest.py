@@ -28,3 +28,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "processes" if file.startswith(("tests/cluster/", "tests/browser/")) else file
 
     return Scheduling(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rdma", action="store_true", help="run tests/rdma, too: soft-RoCE in a guest, some minutes")

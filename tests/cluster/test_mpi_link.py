@@ -1,11 +1,14 @@
-"""MPI between real processes, through the `mpich` wheel: on one machine, so through shared memory and TCP; never RDMA.
+"""MPI between real processes, through the `mpich` wheel: on one machine, so through shared memory and TCP; over RDMA's
+verbs in `tests/rdma`.
 
 What runs is in `mpi_ends`, each function in a process of its own.
 """
 
+import resource
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from unittest import mock
@@ -83,6 +86,32 @@ def test_an_mpi_that_ends_its_process_ends_another() -> None:
         pytest.raises(ClusterError, match="MPI does not start: no transport"),
     ):
         agreed.started("mpi")
+
+
+@pytest.mark.parametrize(
+    ("device", "limit", "privileges", "refused"),
+    [
+        ("uverbs0", 8 << 20, "000001ffffffbfff", True),
+        ("uverbs0", 8 << 20, "000001ffffffffff", False),
+        ("uverbs0", 2 << 30, "0000000000000000", False),
+        ("uverbs0", resource.RLIM_INFINITY, "0000000000000000", False),
+        ("rdma_cm", 8 << 20, "0000000000000000", False),
+    ],
+)
+def test_verbs_that_may_not_lock_memory_are_refused(
+    tmp_path: Path, device: str, limit: int, privileges: str, refused: bool
+) -> None:
+    """UCX would ask for it again without end; run for real in tests/rdma."""
+    (tmp_path / device).touch()
+    status = tmp_path / "status"
+    status.write_text(f"Name:\tpython\nCapEff:\t{privileges}\n")
+    sentence = "only 8192 KiB may be locked: put .* or set UCX_TLS=tcp,self"
+    with (
+        mock.patch.object(mpi_process, "VERBS", tmp_path),
+        mock.patch.object(resource, "getrlimit", return_value=(limit, limit)),
+        pytest.raises(ClusterError, match=sentence) if refused else nullcontext(),
+    ):
+        mpi_process._expect_lockable(status)
 
 
 def test_it_is_not_loaded_by_who_does_not_name_it() -> None:

@@ -35,6 +35,22 @@ ROCE = {
     "/sys/class/net/eth2/mtu": "9000",
     "/proc/self/limits": "Max locked memory         unlimited            unlimited            bytes",
 }
+SOFT = "/sys/class/infiniband/rxe0/ports/1"
+SOFT_ROCE = {  # read in the guest of tests/rdma: Linux 6.1, rdma_rxe on a veth with its own IPv6 address and 10.9.0.1
+    f"{SOFT}/state": "4: ACTIVE",
+    f"{SOFT}/phys_state": "5: LinkUp",
+    f"{SOFT}/link_layer": "Ethernet",
+    f"{SOFT}/rate": "10 Gb/sec (1X FDR10)",
+    f"{SOFT}/gids/0": "fe80:0000:0000:0000:6cb4:6fff:fe3a:70b1",
+    f"{SOFT}/gids/1": "0000:0000:0000:0000:0000:ffff:0a09:0001",
+    **{f"{SOFT}/gid_attrs/types/{n}": "RoCE v2" for n in (0, 1)},  # of 1,024; reading the others is an error
+    **{f"{SOFT}/gid_attrs/ndevs/{n}": "eth0" for n in (0, 1)},
+    f"{SOFT}/hw_counters/lifespan": "12",
+    f"{SOFT}/hw_counters/sent_pkts": "10062",
+    f"{SOFT}/hw_counters/rcvd_pkts": "10062",
+    f"{SOFT}/hw_counters/rdma_sends": "2000",
+    "/sys/class/net/eth0/mtu": "1500",
+}
 
 
 @pytest.fixture
@@ -102,7 +118,7 @@ def test_huge_pages_off(root: Path) -> None:
 
 def test_a_good_roce_port(root: Path) -> None:
     there = system(root, ROCE)
-    assert bad([*rdma.check(there, "libibverbs.so.1"), *memory.check(there)]) == {}
+    assert bad([*rdma.check(there, lambda: "libibverbs.so.1"), *memory.check(there)]) == {}
 
 
 @pytest.mark.parametrize(
@@ -116,29 +132,70 @@ def test_a_good_roce_port(root: Path) -> None:
 )
 def test_a_bad_roce_port(root: Path, change: dict[str, str], found: dict[str, str]) -> None:
     there = system(root, {**ROCE, **change})
-    assert bad([*rdma.check(there, "libibverbs.so.1"), *memory.check(there)]) == found
+    assert bad([*rdma.check(there, lambda: "libibverbs.so.1"), *memory.check(there)]) == found
 
 
 def test_a_card_without_its_library(root: Path) -> None:
-    assert bad(list(rdma.check(system(root, ROCE), None))) == {"NO-VERBS": "error"}
+    assert bad(list(rdma.check(system(root, ROCE), lambda: None))) == {"NO-VERBS": "error"}
 
 
 def test_no_card(root: Path) -> None:
-    assert bad(list(rdma.check(system(root, {}), None))) == {"NO-RDMA": "note"}
+    assert bad(list(rdma.check(system(root, {}), lambda: None))) == {"NO-RDMA": "note"}
+
+
+def test_the_library_is_not_looked_for_without_a_card(root: Path) -> None:
+    """It takes programs to find it, at each start of a node."""
+    assert bad(list(rdma.check(system(root, {}), lambda: pytest.fail("looked for")))) == {"NO-RDMA": "note"}
+
+
+def test_root_is_held_to_no_limit_of_locked_memory(root: Path) -> None:
+    """The kernel does not ask about the limit where it finds CAP_IPC_LOCK (bit 14)."""
+    limited = {**ROCE, "/proc/self/limits": "Max locked memory         65536   65536   bytes"}
+    for privileges, found in (("000001ffffffffff", {}), ("000001ffffffbfff", {"MEMLOCK": "error"})):
+        there = system(root, {**limited, "/proc/self/status": f"Name:\tpython\nCapEff:\t{privileges}\nSeccomp:\t0"})
+        assert bad(list(memory.check(there))) == found
 
 
 def test_who_carried_the_bytes(root: Path) -> None:
     before = rdma.counters(system(root, ROCE))
-    assert before == {"mlx5_0/1/port_xmit_data": 1000}
+    assert before == {"mlx5_0/1": 0, "mlx5_0/1/port_xmit_data": 4000}
     assert rdma.carried(before, before, 1 << 20).severity == "error"
     half = rdma.counters(
         system(root, {**ROCE, f"{PORT}/counters/port_xmit_data": "132072", f"{PORT}/counters/port_rcv_data": "131072"})
     )
-    assert rdma.carried(before, half, 1 << 20).severity == "error"  # both ways together are not one way
+    found = rdma.carried(before, half, 1 << 20)  # both ways together are not one way
+    assert (found.severity, "UCX_MAX_RNDV_RAILS=1" in found.remedy) == ("warning", True)
     after = rdma.counters(system(root, {**ROCE, f"{PORT}/counters/port_xmit_data": str(1000 + (1 << 18))}))
     assert rdma.carried(before, after, 1 << 20).severity == "ok"
-    soft = {"rxe0/1/port_xmit_data": 0}
-    assert rdma.carried(soft, soft, 1 << 20).severity == "note"
+
+
+def test_who_carried_the_bytes_on_soft_roce(root: Path) -> None:
+    """It counts packets, in another folder, and has none of the files of a card's counters."""
+
+    def counted(n_packets: int) -> rdma.Counters:
+        return rdma.counters(system(root, {**SOFT_ROCE, f"{SOFT}/hw_counters/sent_pkts": str(n_packets)}))
+
+    before = counted(10062)
+    assert before == {"rxe0/1": 0, "rxe0/1/sent_pkts": 10062 * 1500, "rxe0/1/rcvd_pkts": 10062 * 1500}
+    found = [rdma.carried(before, counted(10062 + n), 1500 * 1000) for n in (0, 10, 500, 1000)]
+    assert [one.severity for one in found] == ["error", "error", "warning", "ok"]
+    assert "packets" in found[-1].sentence
+
+
+def test_a_port_that_counts_nothing(root: Path) -> None:
+    siw = {"/sys/class/infiniband/siw0/ports/1/state": "4: ACTIVE"}
+    counts = rdma.counters(system(root, siw))
+    assert counts == {"siw0/1": 0}
+    assert rdma.carried(counts, counts, 1 << 20).severity == "note"
+    assert rdma.counters(System(root / "nothing")) == {}
+
+
+def test_soft_roce_as_the_kernel_has_it(root: Path) -> None:
+    found = list(rdma.check(system(root, SOFT_ROCE), lambda: "libibverbs.so.1"))
+    assert bad(found) == {"ROCE-MTU": "warning"}
+    assert [x.sentence for x in found if x.code == "PORT-DOWN"] == [
+        "rxe0 port 1 is active (Ethernet, 10 Gb/sec (1X FDR10))"
+    ]
 
 
 def test_a_link_below_its_card(root: Path) -> None:

@@ -93,6 +93,18 @@ TABLE: list[tuple[str, Pair, dict[str, str], str]] = [
     ("users", pair(b={"machine": "kernel-1", "user": 0}), {}, "one machine, but two users"),
     ("spaces", pair(b={"machine": "kernel-1", "space": "net:[2]"}), {}, "one machine, but two network namespaces"),
     ("its socket is better", pair(b={"machine": "kernel-1"}), {}, "whose socket measured clearly better"),
+    (
+        "mpi was named, memory or not",
+        pair(b={"machine": "kernel-1"}, **both(transport="mpi")),
+        {},
+        "a and b both choose mpi: both were started with --link mpi",
+    ),
+    (
+        "mpi one way",
+        pair(there=replace(GIGABIT, transport="mpi")),
+        {"PAIR-TRANSPORT": "warning"},
+        "one found no MPI, and its log says why",
+    ),
     ("nothing known", pair({"machine": ""}), {}, "whether they are one machine is not known"),
     (
         "not the same transport",
@@ -157,6 +169,7 @@ class Measured:
     ("transport", "far", "counted", "severity"),
     [
         ("mpi", "b", 24 << 20, "ok"),
+        ("mpi", "b", 12 << 20, "warning"),
         ("mpi", "b", 1 << 20, "error"),
         ("mpi", "c", 0, None),  # between two others: their counters are not here
         ("tcp", "b", 0, None),
@@ -166,7 +179,7 @@ def test_who_carried_what_mpi_sent(
     monkeypatch: pytest.MonkeyPatch, transport: str, far: str, counted: int, severity: str | None
 ) -> None:
     port = "mlx5_0/1/port_xmit_data"
-    counts = iter([{port: 1000}, {port: 1000 + counted // 4}])
+    counts = iter([{port: 1000}, {port: 1000 + counted}])
     monkeypatch.setattr(rdma, "counters", lambda system: next(counts))
     near = "a" if far == "b" else "b"
     way = _way(cast(Session, Measured(LinkSpeed(transport, 20.0, 9.0))), {}, {}, near, far)

@@ -4,7 +4,8 @@ Beside it stays the authenticated link over which it was agreed on (`agreed`). M
 nor gives anything to sleep on: the end of the link beside is the end of this one, and who waits long looks at it now
 and then. What MPI still holds of a broken link is left to it: cancelling may wait for a process that is gone.
 
-Untested on RDMA hardware: it ran on one machine, through shared memory and TCP.
+Never run on an RDMA card: it ran on one machine, through shared memory, TCP, and verbs on soft-RoCE (tests/rdma). There
+UCX ends the process whose packets stay unanswered, and MPI can't keep it from that.
 """
 
 import logging

@@ -11,8 +11,11 @@ communicator freed: both may wait for processes that are gone.
 
 import importlib.util
 import os
+import re
+import resource
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -28,6 +31,11 @@ REMEDY = "pip install 'motley-moe[rdma]' on each machine"
 # UCX's shared memory: a process that is killed while it sends ends its reader (CMA) or stops all of the reader's
 # other links (its queue). Processes of one machine have the `local` link.
 NOT_IN_MEMORY = "^sm"
+# UCX locks some 10 MB for each purpose, and all large messages. Where that is refused it does not fail but asks again,
+# without end and without a word to MPI (seen on soft-RoCE with 8 MB, which is what Debian gives to users).
+LOCKED_BYTES = 1 << 30  # as `motley doctor` has it (MEMLOCK)
+CAP_IPC_LOCK = 1 << 14  # linux/capability.h: who has it is held to no limit
+VERBS = Path("/dev/infiniband")
 LAUNCHERS = ("PMI_RANK", "PMIX_RANK", "SLURM_PROCID")  # srun and mpiexec set one of them in what they start
 REHEARSAL = """
 import mpi4py
@@ -137,7 +145,9 @@ def _read(facts: Facts) -> MpiFacts:
 def _loaded() -> Any:
     if not installed():
         raise ClusterError(f"the mpi link needs mpi4py and an MPI: {REMEDY}")
-    os.environ.setdefault("UCX_TLS", NOT_IN_MEMORY)
+    if "UCX_TLS" not in os.environ:
+        _expect_lockable()
+        os.environ["UCX_TLS"] = NOT_IN_MEMORY
     if not given():
         _rehearse()
     import mpi4py
@@ -155,6 +165,24 @@ def _loaded() -> Any:
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise ClusterError("this MPI can't be used by several threads (MPI_THREAD_MULTIPLE)")
     return MPI
+
+
+def _expect_lockable(status: Path = Path("/proc/self/status")) -> None:
+    """ClusterError where verbs would be used and can't lock what they need."""
+    if not any(os.access(device, os.R_OK | os.W_OK) for device in VERBS.glob("uverbs*")):
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    privileges = re.search(r"^CapEff:\s+([0-9a-f]+)$", status.read_text(), re.MULTILINE)
+    if (
+        limit == resource.RLIM_INFINITY
+        or limit >= LOCKED_BYTES
+        or (privileges and int(privileges[1], 16) & CAP_IPC_LOCK)
+    ):
+        return
+    raise ClusterError(
+        f"RDMA locks what it sends from, and only {limit >> 10} KiB may be locked: put `* - memlock unlimited` into "
+        "/etc/security/limits.conf and log in anew, or set UCX_TLS=tcp,self to go without RDMA"
+    )
 
 
 def _rehearse() -> None:

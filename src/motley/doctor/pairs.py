@@ -127,6 +127,9 @@ def _transport(pair: Pair) -> Iterator[Finding]:
 
 def _why(pair: Pair) -> str:
     a, b = pair.a, pair.b
+    transports = {pair.there.transport, pair.back.transport}
+    if "mpi" in transports:
+        return "one found no MPI, and its log says why" if len(transports) > 1 else "both were started with --link mpi"
     if not (a.machine and b.machine):
         return "whether they are one machine is not known"
     if a.machine != b.machine:
