@@ -1,9 +1,11 @@
-// y [T, R0 + R1 + R2]: x [T, COLS], normed if NORM, times up to three matrices [Ri, COLS]; plus bias [R0] if BIAS and residual
-// [T, R0] if RESIDUAL. x are COLS columns from XFIRST on of rows of XROW. One launch for q, k and v, and for the output matrix
-// with what is added to it.
+// y [T, R0 + R1 + R2]: x [T, COLS], normed if NORM, times up to three matrices [Ri, COLS]; of one matrix alone plus bias
+// [R0] if BIAS, normed by `post` [R0] if POST, times FACTOR, plus residual [T, R0] if RESIDUAL. x are COLS columns from XFIRST on of
+// rows of XROW. One launch for q, k and v, and for the output matrix with what is done to it and what it is added to. counter
+// [1], zero before and after, is the kernel's own.
 //
 // grid.x: groups of WARPS x ROWS rows. A group does not cross from one matrix into the next. Every block norms x anew: that is
-// COLS x 4 bytes from the second-level cache, against WARPS x ROWS rows of weights from memory.
+// COLS x 4 bytes from the second-level cache, against WARPS x ROWS rows of weights from memory. With POST the
+// last block norms all T x R0 alone, from the second-level cache: right for few tokens.
 
 #define CHUNK (COLS < 8192 / T ? COLS : 8192 / T)  // columns at a time: 34 KB of shared memory
 
@@ -15,7 +17,7 @@ __device__ void rows_of(const Planes& w, int row, int n_rows, int from, int n, c
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32) NAME(
-    float* y, const float* x, const float* norm, const float* residual, const float* bias,
+    float* y, u32* counter, const float* x, const float* norm, const float* residual, const float* bias, const float* post,
     const u8* a0, const u8* b0, const u8* c0, const u8* d0,
     const u8* a1, const u8* b1, const u8* c1, const u8* d1,
     const u8* a2, const u8* b2, const u8* c2, const u8* d2) {
@@ -51,6 +53,17 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) NAME(
             if (LANE || which == 3 || row + r >= n_rows[which]) continue;
             long at = (long)t * (R0 + R1 + R2) + before + row + r;
             if (BIAS) sum += bias[row + r];
-            y[at] = RESIDUAL ? residual[at] + sum : sum;
+            y[at] = POST ? sum : RESIDUAL ? residual[at] + FACTOR * sum : FACTOR * sum;
         }
+#if POST
+    if (!last_block(counter, gridDim.x)) return;
+    for (int t = 0; t < T; t++) {
+        volatile float* all = y + (long)t * R0;  // other blocks wrote it
+        float scale = norm_scale(all, R0, POST_EPS, shared);
+        for (int c = threadIdx.x; c < R0; c += blockDim.x) {
+            float normed = FACTOR * (all[c] * scale * post[c]);
+            all[c] = RESIDUAL ? residual[(long)t * R0 + c] + normed : normed;
+        }
+    }
+#endif
 }
