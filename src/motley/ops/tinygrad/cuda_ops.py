@@ -45,6 +45,7 @@ from motley.ops.tinygrad.deferred import (
     Tempered,
     Turned,
     Weighed,
+    waits,
 )
 from motley.ops.tinygrad.patterns import (
     are_all,
@@ -213,12 +214,12 @@ class CudaOps(TinygradOps):
         return self._later(ExpertSum(read, experts.activation, lambda: summed(None, None, None), summed))
 
     def combine(self, x: Rows, parts: Sequence[Rows]) -> Rows:
-        if len(parts) == 1 and isinstance(parts[0], ExpertSum) and not parts[0].made:
+        if len(parts) == 1 and waits(parts[0], ExpertSum):
             return self._later(Summed(x, parts[0]))
         return super().combine(x, parts)
 
     def add(self, x: Rows, y: Rows) -> Rows:
-        if isinstance(x, Summed) and not x.made and (shared := shared_in(y, x.experts)) is not None:
+        if waits(x, Summed) and (shared := shared_in(y, x.experts)) is not None:
             return self._rows(x.experts.plus(x.residual.tensor, shared, None), x.n)
         if (both := both_of(x, y)) is not None:
             return self._later(Both(*both, lambda: x.tensor + y.tensor))
@@ -235,7 +236,7 @@ class CudaOps(TinygradOps):
     def scale(self, x: Rows, factor: float) -> Rows:
         if factor == 0.0:  # tinygrad would make it a constant, which has no memory for a kernel to read (Gemma 4)
             return self._rows(self._still(padded(x.n), width_of(x)), x.n)
-        if isinstance(x, Ended) and not x.made:
+        if waits(x, Ended):
             return self._rows(x.launch(factor), x.n)
         if not isinstance(x, Deferred) or x.made:
             return super().scale(x, factor)
@@ -268,13 +269,12 @@ class CudaOps(TinygradOps):
 
         if isinstance(x, Part) and isinstance(by, Part) and by.width == 1 and function == "sigmoid":
             return self._later(Gated(x, by, make))
-        if isinstance(x, Attended) and not x.made and function == "sigmoid" and width_of(by) == x.width:
+        if waits(x, Attended) and function == "sigmoid" and width_of(by) == x.width:
             return self._rows(x.launch(place_of(by)), x.n)
-        if isinstance(x, Normed) and not x.made:
+        if waits(x, Normed):
             if function == "none" and width_of(by) == 1:
                 return self._later(Weighed(x, by.tensor, make))
-            delta, width = x.x, x.weight.dims[0]
-            if isinstance(delta, Delta) and not delta.made and function == "silu" and width == delta.head_dim:
+            if function == "silu" and waits(delta := x.x, Delta) and x.weight.dims[0] == delta.head_dim:
                 return self._rows(delta.launch(x, row_of(by)), x.n)
         return super().gate(x, by, function)
 

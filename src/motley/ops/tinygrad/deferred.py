@@ -4,7 +4,7 @@ add up to: `patterns`."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard, TypeVar
 
 from tinygrad import Tensor
 
@@ -31,6 +31,14 @@ class Deferred(Rows):
     @property
     def pending(self) -> Tensor | None:
         return self._tensor if self.made else None
+
+
+Kind = TypeVar("Kind", bound=Deferred)
+
+
+def waits(x: Rows, kind: type[Kind]) -> TypeGuard[Kind]:
+    """Whether x is of that kind, and nobody wanted its values yet."""
+    return isinstance(x, kind) and not x.made
 
 
 class Normed(Deferred):

@@ -1,7 +1,7 @@
 """What deferred operations add up to: which of them one kernel does together. Each function looks at operations that
 nobody wanted the values of, and says what a launch needs, or None: then they are done one by one."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tinygrad import Tensor
 
@@ -13,7 +13,6 @@ from motley.ops.tinygrad.deferred import (
     Biased,
     Both,
     Columns,
-    Deferred,
     Ending,
     ExpertSum,
     Gated,
@@ -23,12 +22,14 @@ from motley.ops.tinygrad.deferred import (
     Part,
     PerHead,
     Place,
+    Product,
     Scaled,
     Shared,
     Summed,
     Tempered,
     Turned,
     Weighed,
+    waits,
 )
 from motley.ops.tinygrad.launches import Spread
 from motley.ops.tinygrad.weights import TinygradWeight
@@ -44,11 +45,6 @@ def planes_of(weight: TinygradWeight) -> list[Tensor]:
     return [*kept, *[kept[0]] * (4 - len(kept))]
 
 
-def waits(x: Rows, kind: type[Deferred]) -> bool:
-    """Whether x is of that kind and nobody wanted its values."""
-    return isinstance(x, kind) and not x.made
-
-
 def width_of(x: Rows) -> int:
     """Without wanting its values, where they wait for a product."""
     if isinstance(x, Part):
@@ -62,7 +58,7 @@ def width_of(x: Rows) -> int:
 
 def norm_of(x: Rows) -> tuple[Rows, TinygradWeight | None, float | None]:
     """x as what a kernel reads and the norm that it does itself."""
-    if isinstance(x, Normed) and not x.made and x.weight.dims[0] == width_of(x.x):
+    if waits(x, Normed) and x.weight.dims[0] == width_of(x.x):
         return x.x, x.weight, x.eps
     return x, None, None
 
@@ -70,10 +66,10 @@ def norm_of(x: Rows) -> tuple[Rows, TinygradWeight | None, float | None]:
 def place_of(x: Rows) -> Place:
     """Where a kernel finds x: inside of what its product gives, where it is a part of one, or some columns of a part's
     heads."""
-    if isinstance(x, Columns) and not x.made and isinstance(x.x, Part):
+    if waits(x, Columns) and isinstance(x.x, Part):
         values, whole = place_of(x.x)
         return Place(values, Spread(whole.row, whole.first + x.first, x.end - x.first, x.width))
-    if isinstance(x, Part) and not x.made:
+    if waits(x, Part):
         return Place(x.product.values, Spread(x.product.width, x.first, x.width, x.width))
     width = int(x.tensor.shape[1])
     return Place(x.tensor, Spread(width, 0, width, width))
@@ -97,7 +93,7 @@ def are_all(gate: Part, up: Part) -> bool:
 
 def weighed_of(x: Rows, n_used: int) -> tuple[Rows, Tensor | None]:
     """What the experts read, and the number of each token that multiplies it."""
-    return (x.x, x.by) if isinstance(x, Weighed) and not x.made and n_used == 1 else (x, None)
+    return (x.x, x.by) if waits(x, Weighed) and n_used == 1 else (x, None)
 
 
 # -- what is added to a residual
@@ -106,13 +102,13 @@ def weighed_of(x: Rows, n_used: int) -> tuple[Rows, Tensor | None]:
 def product_of(y: Rows) -> tuple[Part, Ending] | None:
     """y as what one matrix gives and what its launch then does with it."""
     part, factor, norm, bias = y, 1.0, None, None
-    if isinstance(part, Scaled) and not part.made:
+    if waits(part, Scaled):
         factor, part = part.factor, part.x
-    if isinstance(part, Normed) and not part.made:
+    if waits(part, Normed):
         if part.weight.dims[0] != width_of(part.x):
             return None
         norm, part = (part.weight, part.eps), part.x
-    if isinstance(part, Biased) and not part.made:
+    if waits(part, Biased):
         bias, part = part.vector, part.part
     return (part, Ending(None, bias, norm, factor)) if isinstance(part, Part) and part.alone else None
 
@@ -122,9 +118,9 @@ def shared_in(y: Rows, experts: ExpertSum) -> Shared | None:
     if experts.made:
         return None
     block, by, factor = y, None, 1.0
-    if isinstance(block, Scaled) and not block.made:
+    if waits(block, Scaled):
         factor, block = block.factor, block.x
-    if isinstance(block, Gated) and not block.made:
+    if waits(block, Gated):
         if not block.by.alone or block.by.product.x is not experts.x:
             return None
         by, block = block.by.product.weights[0], block.x
@@ -158,10 +154,9 @@ class SideBySide(NamedTuple):
 
 def both_of(x: Rows, y: Rows) -> tuple[Normed, Normed] | None:
     """The norm of an experts' sum, and the norm of a block that reads the same, perhaps through another norm."""
-    if not (isinstance(x, Normed) and isinstance(y, Normed) and waits(x, Normed) and waits(y, Normed)):
+    if not (waits(x, Normed) and waits(y, Normed) and waits(summed := x.x, Summed)):
         return None
-    summed = x.x
-    if not (isinstance(summed, Summed) and waits(summed, Summed)) or summed.experts.made or x.eps != y.eps:
+    if summed.experts.made or x.eps != y.eps:
         return None
     found = _block_of(y.x, summed.experts)
     if found is None or any(n.weight.dims != found.down.dims[:1] for n in (x, y)):
@@ -171,9 +166,9 @@ def both_of(x: Rows, y: Rows) -> tuple[Normed, Normed] | None:
 
 
 def side_by_side(y: Rows) -> SideBySide | None:
-    if not (isinstance(y, Normed) and isinstance(y.x, Both) and waits(y, Normed) and waits(y.x, Both)):
+    if not (waits(y, Normed) and waits(both := y.x, Both)):
         return None
-    of_sum, of_block = y.x.experts, y.x.beside
+    of_sum, of_block = both.experts, both.beside
     if both_of(of_sum, of_block) is None or y.weight.dims != of_sum.weight.dims or y.eps != of_sum.eps:
         return None
     assert isinstance(of_sum.x, Summed)
@@ -196,16 +191,16 @@ class Chain:
         self.columns: Columns | None = None
         self.bias: TinygradWeight | None = None
         self.after = False
-        if isinstance(x, Tempered) and not x.made:
+        if waits(x, Tempered):
             self.temper, x = x, x.x
         for _ in range(2):
-            if isinstance(x, Turned) and not x.made and self.turned is None:
+            if self.turned is None and waits(x, Turned):
                 self.turned, self.after, x = x, self.norm is not None, x.x
-            elif isinstance(x, Normed) and not x.made and self.norm is None:
+            elif self.norm is None and waits(x, Normed):
                 self.norm, x = x, x.x
-        if isinstance(x, Columns) and not x.made:
+        if waits(x, Columns):
             self.columns, x = x, x.x
-        if isinstance(x, Biased) and not x.made:
+        if waits(x, Biased):
             self.bias, x = x.vector, x.part
         self.part = x if isinstance(x, Part) else None
 
@@ -217,7 +212,7 @@ class Chain:
 class Heads(NamedTuple):
     """What the kernel between projections and attention needs. q, k, v: chains of one product's three parts."""
 
-    product: Any
+    product: Product
     q: Chain
     k: Chain
     v: Chain
@@ -226,12 +221,9 @@ class Heads(NamedTuple):
 
 
 def heads_of(q: Rows, k: Rows, v: Rows, n_kv_heads: int, head_dim: int, value_dim: int) -> Heads | None:
-    chains = Chain(q), Chain(k), Chain(v)
-    of_q, of_k, of_v = chains
-    parts = [c.part for c in chains]
-    if any(part is None or part.product is not parts[0].product for part in parts if parts[0]) or None in parts:
-        return None
-    if [part.index for part in parts if part] != [0, 1, 2]:
+    of_q, of_k, of_v = chains = Chain(q), Chain(k), Chain(v)
+    parts = [c.part for c in chains if c.part]
+    if [part.index for part in parts] != [0, 1, 2] or any(part.product is not parts[0].product for part in parts):
         return None
     if of_k.temper or of_k.columns or of_v.temper or of_v.columns or of_v.turned:
         return None
@@ -239,7 +231,7 @@ def heads_of(q: Rows, k: Rows, v: Rows, n_kv_heads: int, head_dim: int, value_di
         return None
     if of_v.norm and of_v.norm.weight.dims[0] != value_dim:
         return None
-    product, q_width = parts[0].product, head_dim  # type: ignore[union-attr]  # none is None
+    product, q_width = parts[0].product, head_dim
     if of_q.columns:
         q_width = of_q.columns.width
         if (of_q.columns.first, of_q.columns.end) != (0, head_dim):
