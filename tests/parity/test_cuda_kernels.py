@@ -30,9 +30,9 @@ T, A, E, D, F = 3, 2, 6, 256, 256  # tokens, active, experts, model and expert w
 OWNED = [4, 1, 3, 0]
 NONE = np.zeros(1, np.float32)
 
-MIXED = [(Quant.Q4_K, 37), (Quant.Q6_K, 5), (Quant.F32, 2)]
+MIXED = [(Quant.Q4_K, 37), (Quant.Q6_K, 5), (Quant.F32, 2), (Quant.Q8_0, 3)]
 MATVECS: dict[str, Kernel] = {q.name: launches.matvec(1, 768, ((q, 37),)) for q in QUANTS}
-MATVECS["three"] = launches.matvec(2, D, tuple(MIXED), EPS)
+MATVECS["four"] = launches.matvec(2, D, tuple(MIXED), EPS)
 MATVECS["wide"] = launches.matvec(4, 4096, ((Quant.Q8_0, 9),), None, residual=True)  # more than is staged at once
 MATVECS["part"] = launches.matvec(2, 44, ((Quant.BF16, 9),), EPS, residual=True, bias=True, row=97, first=50)
 MATVECS["factor"] = launches.matvec(2, D, ((Quant.Q8_0, 37),), residual=True, factor=0.22)
@@ -160,14 +160,14 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
 @pytest.mark.parametrize("quant", QUANTS, ids=lambda q: q.name)
 def test_one_row_a_group_of_every_format(gpu: Emulator, quant: Quant) -> None:
     w, x, y = random_tensor(quant, (37, 768)), normal(1, 768), np.full((1, 37), np.nan, np.float32)
-    gpu.run(MATVECS[quant.name], y, NONE, x, NONE, NONE, NONE, NONE, *planes(w, w, w))
+    gpu.run(MATVECS[quant.name], y, NONE, x, NONE, NONE, NONE, NONE, *planes(w, w, w, w))
     close(y, x @ w.decode().T)
 
 
-def test_three_matrices_behind_one_norm(gpu: Emulator) -> None:
+def test_four_matrices_behind_one_norm(gpu: Emulator) -> None:
     tensors = [random_tensor(q, (rows, D), seed=rows) for q, rows in MIXED]
-    x, norm, y = normal(2, D), normal(D), np.full((2, 44), np.nan, np.float32)
-    gpu.run(MATVECS["three"], y, NONE, x, norm, NONE, NONE, NONE, *planes(*tensors))
+    x, norm, y = normal(2, D), normal(D), np.full((2, 47), np.nan, np.float32)
+    gpu.run(MATVECS["four"], y, NONE, x, norm, NONE, NONE, NONE, *planes(*tensors))
     normed = REFERENCE.rms_norm(x, norm, EPS)
     close(y, np.concatenate([normed @ t.decode().T for t in tensors], axis=1))
 
@@ -175,14 +175,14 @@ def test_three_matrices_behind_one_norm(gpu: Emulator) -> None:
 def test_more_columns_than_are_staged_and_a_residual(gpu: Emulator) -> None:
     w, x, residual = random_tensor(Quant.Q8_0, (9, 4096)), normal(4, 4096), normal(4, 9)
     y = np.full((4, 9), np.nan, np.float32)
-    gpu.run(MATVECS["wide"], y, NONE, x, NONE, residual, NONE, NONE, *planes(w, w, w))
+    gpu.run(MATVECS["wide"], y, NONE, x, NONE, residual, NONE, NONE, *planes(w, w, w, w))
     close(y, residual + x @ w.decode().T)
 
 
 def test_columns_of_a_wider_row_that_fill_no_block_of_32_and_a_bias(gpu: Emulator) -> None:
     w, x, norm, residual, bias = random_tensor(Quant.BF16, (9, 44)), normal(2, 97), normal(44), normal(2, 9), normal(9)
     y = np.full((2, 9), np.nan, np.float32)
-    gpu.run(MATVECS["part"], y, NONE, x, norm, residual, bias, NONE, *planes(w, w, w))
+    gpu.run(MATVECS["part"], y, NONE, x, norm, residual, bias, NONE, *planes(w, w, w, w))
     normed = REFERENCE.rms_norm(np.ascontiguousarray(x[:, 50:94]), norm, EPS)
     close(y, residual + (normed @ w.decode().T + bias))
 
@@ -193,7 +193,7 @@ def test_what_a_product_is_multiplied_with_and_normed_by(gpu: Emulator, name: st
     n, rows, counter = defines["T"], defines["R0"], np.zeros(1, np.uint32)
     w, x, residual = random_tensor(Quant.Q8_0, (rows, D)), normal(n, D), normal(n, rows)
     bias, norm, y = normal(rows, seed=1), normal(rows, seed=2), np.full((n, rows), np.nan, np.float32)
-    gpu.run(MATVECS[name], y, counter, x, NONE, residual, bias, norm, *planes(w, w, w))
+    gpu.run(MATVECS[name], y, counter, x, NONE, residual, bias, norm, *planes(w, w, w, w))
     product = x @ w.decode().T
     want = REFERENCE.rms_norm(product + bias, norm, EPS) if post else product
     close(y, residual + defines["FACTOR"] * want)
@@ -536,7 +536,7 @@ def test_nvcc_compiles_every_kernel(tmp_path: Path) -> None:
     one_of_each += [GATE_UPS["shared"], DOWNS["shared"], HEADS["biased"], MATVECS["part"], ATTENTIONS["one", 1]]
     one_of_each += [GATE_UPS["own norm"], DOWNS["normed"], HEADS["after"], HEADS["gated"], MATVECS["post"]]
     one_of_each += [DELTAS["alone"], DELTAS["runs"], ATTENTIONS["gated", 0]]
-    formats = [MATVECS[name] for name in ("three", "Q8_0", "Q4_0", "MXFP4", "BF16")]
+    formats = [MATVECS[name] for name in ("four", "Q8_0", "Q4_0", "MXFP4", "BF16")]
     source.write_text(head() + together([*formats, *one_of_each, GROUPED, *GEMMS.values()]))
     jobs = {
         arch: subprocess.Popen(

@@ -94,8 +94,8 @@ class CudaOps(TinygradOps):
         if P > launches.MOST_TOKENS:
             return tuple(self._rows(self._gemm(x.tensor, w), x.n) for w in weights)
         parts: list[Rows] = []
-        for at in range(0, len(weights), 3):
-            some = weights[at : at + 3]
+        for at in range(0, len(weights), 4):
+            some = weights[at : at + 4]
             product = self._product(x, some)
             parts += [self._later(Part(x.n, product, i)) for i in range(len(some))]
         return tuple(parts)
@@ -348,7 +348,7 @@ class CudaOps(TinygradOps):
                 P, cols, tuple((w.quant, w.dims[0]) for w in weights), eps, ending.residual is not None,
                 ending.bias is not None, place.row, place.first, ending.factor, post_eps,
             )  # fmt: skip
-            planes = [p for w in (*weights, *[weights[0]] * (3 - len(weights))) for p in planes_of(w)]
+            planes = [p for w in (*weights, *[weights[0]] * (4 - len(weights))) for p in planes_of(w)]
             (y,) = self._launch(
                 kernel, adapter.empty((P, sum(w.dims[0] for w in weights)), self.device),
                 self._nothing if post is None else self._zeros(1), values, self._values(norm),

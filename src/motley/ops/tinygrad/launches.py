@@ -49,13 +49,13 @@ def matvec(
     factor: float = 1.0,
     post: float | None = None,
 ) -> Kernel:
-    """matrices: quantisation and rows of one to three. eps: of the norm before, if there is one. row, first: of x,
+    """matrices: quantisation and rows of one to four. eps: of the norm before, if there is one. row, first: of x,
     where its `cols` columns are some of a wider array's. factor, and the eps of a norm behind: of what is added to the
     residual."""
-    three = [*matrices, *[(matrices[0][0], 0)] * (3 - len(matrices))]
+    four = [*matrices, *[(matrices[0][0], 0)] * (4 - len(matrices))]
     groups = sum(-(-rows // ROWS) for _, rows in matrices)
-    kinds = [(f"Q{i}", quant.ggml_type) for i, (quant, _) in enumerate(three)]
-    sizes = [(f"R{i}", rows) for i, (_, rows) in enumerate(three)]
+    kinds = [(f"Q{i}", quant.ggml_type) for i, (quant, _) in enumerate(four)]
+    sizes = [(f"R{i}", rows) for i, (_, rows) in enumerate(four)]
     return Kernel(
         "matvec",
         (
