@@ -1,6 +1,9 @@
-"""Every golden family on a tinygrad device: the whole prompt, uneven chunks, and three streams at once.
+"""Every golden family on a tinygrad device: the whole prompt, uneven chunks, decoding, and three streams at once.
 
-    python tools/tinygrad_families.py [--device CPU] [--part whole|chunks|greedy] [FAMILY ...]
+    python tools/tinygrad_families.py [--device CPU] [--part whole|chunks|decode|greedy] [FAMILY ...]
+
+The device `emulated`: the CUDA kernels on the CPU (tests/parity/cuda_emulation); there the streams' prompts come in
+chunks of 8, which nothing rounds to bfloat16. Decoding says the kernels of a step of one token, five, and two.
 
 Minutes for each, as tinygrad compiles some 100 kernels for each number of rows; NOOPT=1 compiles faster. Prints
 the largest error relative to the largest logit; exits 1 if one is above 1e-4 (bfloat16 on tensor cores: 2e-2) or an
@@ -10,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
@@ -20,19 +24,41 @@ from motley.engine.engine import Engine
 from motley.engine.local import LocalRunner
 from motley.formats.checkpoint import open_checkpoint
 from motley.ops.protocol import Batch
-from motley.ops.tinygrad import tinygrad_ops
+from motley.ops.tinygrad import TinygradOps, tinygrad_ops
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "models"
-PARTS = ("whole", "chunks", "greedy")
+PARTS = ("whole", "chunks", "decode", "greedy")
 
 
 def batch_of(tokens: np.ndarray, first: int, slot: int) -> Batch:
     return Batch(tokens, range(first, first + len(tokens)), [slot] * len(tokens), range(len(tokens)))
 
 
-def check(family: str, device: str, parts: Sequence[str]) -> bool:
+def opened(device: str, folder: Path) -> TinygradOps:
+    if device != "emulated":
+        return tinygrad_ops(device, kv="f32")
+    sys.path.insert(0, str(GOLDEN.parents[1] / "parity"))
+    from cuda_emulation.emulated_ops import EmulatedOps
+
+    return EmulatedOps(folder)
+
+
+def decode(runner: LocalRunner, golden: dict[str, np.ndarray]) -> tuple[float, list[int]]:
+    """Three tokens one by one, five of two sequences at once, then one of each: the largest error, and the kernels."""
+    steps = [([p], [1]) for p in range(3)] + [([3, 4, 0, 1, 2], [1, 1, 0, 0, 0]), ([5, 3], [1, 0])]
+    worst = 0.0
+    for positions, slots in steps:
+        logits = runner.step(Batch(golden["prompt"][positions], positions, slots, range(len(slots))))
+        worst = max(worst, float(np.abs(logits - golden["logits"][positions]).max()))
+    assert runner.model.stage is not None
+    remembered = runner.model.stage._remembered.values()
+    counts = [step._program.n_kernels for step in remembered]  # type: ignore[union-attr]  # no halves, on one device
+    return worst / float(np.abs(golden["logits"]).max()), counts
+
+
+def check(family: str, device: str, parts: Sequence[str], folder: Path) -> bool:
     golden = dict(np.load(GOLDEN / f"{family}.npz"))
-    ops = tinygrad_ops(device, kv="f32")
+    ops = opened(device, folder)
     runner = LocalRunner(open_checkpoint(GOLDEN / f"{family}.gguf"), ops, n_slots=3, context=64)
     prompt, start, said, good = golden["prompt"], perf_counter(), [family.ljust(18)], True
     limit = 2e-2 if ops.multiplies == "bfloat16" else 1e-4
@@ -48,8 +74,11 @@ def check(family: str, device: str, parts: Sequence[str]) -> bool:
         single, *more = (error(runner.step(batch_of(prompt[p], p.start, 2)), p) for p in cuts)
         said, good = [*said, f"one token {single:.1e}", f"chunks {max(more):.1e}"], good and max(more) < limit
         good &= single < 1e-4  # as in decoding, where nothing rounds
+    if "decode" in parts:
+        worst, counts = decode(runner, golden)
+        said, good = [*said, f"decode {worst:.1e} by {', '.join(map(str, counts))}"], good and worst < 1e-4
     if "greedy" in parts:
-        engine = Engine(runner, chunk=16)
+        engine = Engine(runner, chunk=8 if device == "emulated" else 16)
         streams = [engine.submit(prompt[: 37 - cut].tolist(), 16 + cut) for cut in (0, 5, 0)]
         while not all(s.done for s in streams):
             engine.step()
@@ -65,7 +94,11 @@ def main() -> int:
     parser.add_argument("--device", default="CPU")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one (again: this one too)")
     args = parser.parse_args()
-    passed = [check(family, args.device, args.part or PARTS) for family in args.families]
+    with TemporaryDirectory() as folder:
+        passed = []
+        for family in args.families:
+            (own := Path(folder) / family).mkdir()
+            passed.append(check(family, args.device, args.part or PARTS, own))
     return 0 if all(passed) else 1
 
 

@@ -11,12 +11,15 @@ pytest.importorskip("tinygrad", reason="tinygrad is not installed (extra [tinygr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 from test_cuda_kernels import (  # noqa: F401  # the tests run here anew
+    test_a_block_behind_a_norm_of_its_own_beside_experts_whose_input_is_scaled,
     test_a_dense_block_by_the_experts_kernel,
+    test_a_gated_delta_rule,
     test_attention_over_the_cache,
     test_attention_whose_values_are_the_keys_first_elements,
     test_columns_of_a_wider_row_that_fill_no_block_of_32_and_a_bias,
     test_experts_down_and_their_sum,
     test_experts_gate_and_up,
+    test_four_matrices_behind_one_norm,
     test_grouped_product_on_tensor_cores,
     test_heads,
     test_latent_queries_and_the_caches_row,
@@ -24,8 +27,8 @@ from test_cuda_kernels import (  # noqa: F401  # the tests run here anew
     test_one_matrix_a_head,
     test_one_row_a_group_of_every_format,
     test_router,
-    test_three_matrices_behind_one_norm,
     test_tiles_hold_every_pair_once_and_one_expert_each,
+    test_what_a_product_is_multiplied_with_and_normed_by,
     test_what_all_tokens_use_beside_the_experts,
 )
 

@@ -70,16 +70,22 @@ def test_tokens_one_by_one(family: str, chunks: int) -> None:
     runner.close()
 
 
-def test_the_gated_delta_rule_over_steps_and_slots() -> None:
-    ops, truth, net = TinygradOps("CPU"), ReferenceOps(), DeltaNet(2, 4, 8, 6, 3, 1e-6)
+@pytest.mark.parametrize("emulated", [False, True], ids=["expressions", "kernel"])
+def test_the_gated_delta_rule_over_steps_and_slots(tmp_path: Path, emulated: bool) -> None:
+    """Also from expressions, which many tokens take everywhere, to the kernel and back."""
+    if emulated and COMPILER is None:
+        pytest.skip("no C++ compiler")
+    ops: TinygradOps = EmulatedOps(tmp_path) if emulated else TinygradOps("CPU")
+    truth, net = ReferenceOps(), DeltaNet(2, 4, 8, 6, 3, 1e-6)
     given = [normal(net.channels, 3, seed=1), normal(4, seed=2), -np.abs(normal(4, seed=3))]
     tensors = [QuantTensor("w", a.shape, Quant.F32, a.reshape(-1).view(np.uint8)) for a in given]
     weights = DeltaWeights(*map(ops.weight, tensors)), DeltaWeights(*given)
     states = ops.delta_state(3, net), truth.delta_state(3, net)
     steps = [([2, 2], [0, 1]), ([2, 2], [2, 3]), ([2, 0], [4, 0]), ([0, 2], [1, 0]), ([0, 2], [2, 1])]
+    steps += [([1] * 11, [*range(11)]), ([1, 0, 0], [11, 3, 4])] if emulated else []
     for i, (slots, positions) in enumerate(steps):
-        batch = Batch([0, 0], positions, slots, [])
-        qkv, write, keep = normal(2, net.channels, seed=i), normal(2, 4, seed=10 + i), normal(2, 4, seed=20 + i)
+        n, batch = len(slots), Batch([0] * len(slots), positions, slots, [])
+        qkv, write, keep = normal(n, net.channels, seed=i), normal(n, 4, seed=10 + i), normal(n, 4, seed=20 + i)
         got = ops.to_host(ops.delta_net(*map(ops.from_host, (qkv, write, keep)), weights[0], states[0], batch))
         want = truth.delta_net(qkv, write, keep, weights[1], states[1], batch)
         np.testing.assert_allclose(got, want, atol=2e-5)
@@ -151,17 +157,33 @@ def test_keys_and_values_are_stored_as_the_cache_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "launches"),
-    [("qwen3moe", [7, 7, 7]), ("gpt-oss", [7, 7, 7, 7]), ("deepseek2-v3", [7, 8, 8])],
+    ("family", "launches", "others"),
+    [
+        ("qwen3moe", [7, 7, 7], 1),
+        ("gpt-oss", [7, 7, 7, 7], 1),
+        ("deepseek2-v3", [7, 8, 8], 1),
+        ("qwen3next", [6, 7, 6, 7], 1),
+        ("qwen35moe", [6, 7, 6, 7], 1),
+        ("gemma4", [7, 7, 7, 7], 3),  # the embedding's scale, the logits' cap
+        ("llama4", [6, 7, 6, 7], 1),
+        ("granitemoe-shared", [7, 7, 7], 2),
+        ("hunyuan-moe", [7, 7, 7], 1),
+    ],
 )
-def test_the_cuda_kernels_in_tinygrads_graphs(tmp_path: Path, family: str, launches: list[int]) -> None:
-    """They run on the CPU, called by tinygrad as it would call CUDA's: so many a layer, and the head's."""
+def test_the_cuda_kernels_in_tinygrads_graphs(tmp_path: Path, family: str, launches: list[int], others: int) -> None:
+    """They run on the CPU, called by tinygrad as it would call CUDA's: so many a layer, and others before and behind
+    them. One token, then two sequences' at once, one of them with several, which take a launch more to choose rows."""
     if COMPILER is None:
         pytest.skip("no C++ compiler")
     runner, golden = loaded(family, EmulatedOps(tmp_path))
     for position in range(2):
         step(runner, golden, position)
+    positions = [2, 3, 0]
+    logits = runner.step(Batch(golden["prompt"][positions], positions, [1, 1, 0], range(3)))
+    want = golden["logits"][positions]
+    assert np.abs(logits - want).max() < TOLERANCE * np.abs(golden["logits"]).max()
     assert runner.model.stage is not None
-    (remembered,) = runner.model.stage._remembered.values()
-    assert remembered._program.n_kernels == sum(launches) + 1  # type: ignore[union-attr]
+    steps = runner.model.stage._remembered.values()
+    counts = [each._program.n_kernels for each in steps]  # type: ignore[union-attr]
+    assert counts == [sum(launches) + others, sum(launches) + others + 1]
     runner.close()

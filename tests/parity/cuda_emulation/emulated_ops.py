@@ -1,11 +1,13 @@
 """CudaOps whose kernels run on the CPU: tinygrad's CPU device calls them as it would CUDA's, in its graphs."""
 
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 
 from cuda_emulation.emulator import Emulator
 from tinygrad import Tensor
 
+from motley.ops.tinygrad import adapter
 from motley.ops.tinygrad.cuda_ops import CudaOps
 from motley.ops.tinygrad.source import Kernel
 from motley.shape.mixer import CacheType
@@ -32,6 +34,11 @@ class EmulatedOps(CudaOps):
                 self._addresses[name].value = emulator.address(kernel)
             self._wanted = {}
         return super().pending()
+
+    def _launch(self, kernel: Kernel, *arguments: Tensor) -> list[Tensor]:
+        """Of a grid of one, as tinygrad's CPU device would call the whole once for each of the grid's first number: a
+        kernel that changes what it reads must not run twice."""
+        return adapter.launch(replace(kernel, grid=(1, 1, 1)), self._source(kernel), self.device, *arguments)
 
     def _source(self, kernel: Kernel) -> str:
         """C that calls the kernel where it will lie in this process."""

@@ -1,14 +1,16 @@
 """Operations that wait for the next one, as one kernel does both: a norm in front of a product, a product and what it
-is added to. Whoever wants the values themselves gets them by `tensor`, and the operation is done on its own."""
+is added to. Whoever wants the values themselves gets them by `tensor`, and the operation is done on its own. What they
+add up to: `patterns`."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard, TypeVar
 
 from tinygrad import Tensor
 
 from motley.ops.protocol import Activation, Rope
 from motley.ops.tinygrad.arrays import Rows
+from motley.ops.tinygrad.launches import Spread
 from motley.ops.tinygrad.weights import TinygradWeight
 
 
@@ -31,6 +33,14 @@ class Deferred(Rows):
         return self._tensor if self.made else None
 
 
+Kind = TypeVar("Kind", bound=Deferred)
+
+
+def waits(x: Rows, kind: type[Kind]) -> TypeGuard[Kind]:
+    """Whether x is of that kind, and nobody wanted its values yet."""
+    return isinstance(x, kind) and not x.made
+
+
 class Normed(Deferred):
     """Of `x`, over the weight's length."""
 
@@ -49,6 +59,36 @@ class Turned(Deferred):
     def __init__(self, x: Rows, rope: Rope, turn: Tensor, make: Callable[[], Tensor]) -> None:
         super().__init__(x.n, make)
         self.x, self.rope, self.turn = x, rope, turn
+
+
+class Tempered(Deferred):
+    """`x` times `by` [P, 1]."""
+
+    __slots__ = ("by", "x")
+
+    def __init__(self, x: Rows, by: Tensor, make: Callable[[], Tensor]) -> None:
+        super().__init__(x.n, make)
+        self.x, self.by = x, by
+
+
+class Scaled(Deferred):
+    """`x` times a number."""
+
+    __slots__ = ("factor", "x")
+
+    def __init__(self, x: Rows, factor: float, make: Callable[[], Tensor]) -> None:
+        super().__init__(x.n, make)
+        self.x, self.factor = x, factor
+
+
+class Weighed(Deferred):
+    """`x` times one number a token, `by` [P, 1]."""
+
+    __slots__ = ("by", "x")
+
+    def __init__(self, x: Normed, by: Tensor, make: Callable[[], Tensor]) -> None:
+        super().__init__(x.n, make)
+        self.x, self.by = x, by
 
 
 class Columns(Deferred):
@@ -84,19 +124,28 @@ class PerHead(Deferred):
         self.x, self.weight = x, weight
 
 
-Launch = Callable[[Tensor | None, TinygradWeight | None], Tensor]
+class Ending(NamedTuple):
+    """What a product's launch does with it: residual [P, rows] + factor * norm(product + bias [rows])."""
+
+    residual: Tensor | None = None
+    bias: TinygradWeight | None = None
+    norm: tuple[TinygradWeight, float] | None = None  # and its eps
+    factor: float = 1.0
+
+
+PLAIN = Ending()
 
 
 class Product:
-    """`x` times some matrices, one launch for all of them. `launch(residual, bias)`: [P, rows of all]; with one matrix
-    plus [P, rows], plus [rows]."""
+    """`x` times some matrices, one launch for all of them. `launch(ending)`: [P, rows of all]; an ending for one matrix
+    only."""
 
-    def __init__(self, x: Rows, weights: Sequence[TinygradWeight], launch: Launch) -> None:
-        self.x, self.weights, self.plus = x, weights, launch
+    def __init__(self, x: Rows, weights: Sequence[TinygradWeight], launch: Callable[[Ending], Tensor]) -> None:
+        self.x, self.weights, self.launch = x, weights, launch
 
     @cached_property
     def values(self) -> Tensor:
-        return self.plus(None, None)
+        return self.launch(PLAIN)
 
     @property
     def made(self) -> bool:
@@ -168,12 +217,25 @@ class Shared(NamedTuple):
 
     hidden: Activated
     down: TinygradWeight
-    by: TinygradWeight | None  # [1, D]: its gate's matrix
+    by: TinygradWeight | None = None  # [1, D]: its gate's matrix
+    factor: float = 1.0
+
+
+class Norms(NamedTuple):
+    """Behind the experts' sum with its residual, behind what is beside them, behind both together; then `outer` [P, D]
+    is added, and the whole multiplied by `scale`."""
+
+    sum: TinygradWeight
+    beside: TinygradWeight
+    both: TinygradWeight
+    eps: float
+    outer: Tensor
+    scale: float
 
 
 class ExpertSum(Deferred):
-    """The chosen experts of `x`. `plus(residual, shared)`: float32 [P, D], the residual, their sum and what the shared
-    ones give."""
+    """The chosen experts of `x`. `plus(residual, shared, norms)`: float32 [P, D], the residual, their sum and what the
+    shared ones give."""
 
     __slots__ = ("activation", "plus", "x")
 
@@ -182,7 +244,7 @@ class ExpertSum(Deferred):
         x: Rows,
         activation: Activation,
         make: Callable[[], Tensor],
-        plus: Callable[[Tensor, Shared | None], Tensor],
+        plus: Callable[[Tensor, Shared | None, Norms | None], Tensor],
     ) -> None:
         super().__init__(x.n, make, double=True)
         self.x, self.activation, self.plus = x, activation, plus
@@ -198,42 +260,52 @@ class Summed(Deferred):
         self.residual, self.experts = residual, experts
 
     def _plain(self) -> Tensor:
-        return self.experts.plus(self.residual.tensor, None)
+        return self.experts.plus(self.residual.tensor, None, None)
 
 
-def planes_of(weight: TinygradWeight) -> list[Tensor]:
-    """Four, as the kernels take them."""
-    kept = list(weight.kept.values())
-    return [*kept, *[kept[0]] * (4 - len(kept))]
+class Both(Deferred):
+    """The sum of two norms: of the experts' sum, and of what is beside them."""
+
+    __slots__ = ("beside", "experts")
+
+    def __init__(self, experts: Normed, beside: Normed, make: Callable[[], Tensor]) -> None:
+        super().__init__(experts.n, make)
+        self.experts, self.beside = experts, beside
 
 
-class Latent(NamedTuple):
-    """What latent attention makes its query and its cache's row of."""
+class Ended(Deferred):
+    """A launch whose result is still to be multiplied by a number: `launch(factor)`."""
 
-    q: Rows  # [P, H*(nope + dim)], before rope
-    kv: Rows  # [P, R + dim]
-    k_b: TinygradWeight
-    norm: Normed  # of the latent
-    rope: Rope  # of q's heads
-    turn: Tensor
+    __slots__ = ("launch",)
+
+    def __init__(self, n: int, launch: Callable[[float], Tensor]) -> None:
+        super().__init__(n, lambda: launch(1.0))
+        self.launch = launch
 
 
-def latent_of(q: Rows, k: Rows, v: Rows) -> Latent | None:
-    """From the attention's arguments, where they are that and nobody looked at anything in between."""
-    if not (isinstance(q, Joined) and isinstance(k, Joined) and isinstance(q.x, PerHead) and isinstance(k.x, Normed)):
-        return None
-    absorbed, tail, shared = q.x, q.y, k.y
-    if not (isinstance(absorbed.x, Columns) and isinstance(tail, Columns) and isinstance(shared, Turned)):
-        return None
-    turned, latent, rest = absorbed.x.x, k.x.x, shared.x
-    if not (isinstance(turned, Turned) and isinstance(latent, Columns) and isinstance(rest, Columns)) or v is not k.x:
-        return None
-    _, rank, nope = absorbed.weight.dims
-    dim, kv = turned.rope.dim, latent.x
-    parts = [absorbed.x.of(turned, nope + dim, 0, nope), tail.of(turned, nope + dim, nope, nope + dim)]
-    parts += [latent.of(kv, rank + dim, 0, rank), rest.of(kv, rank + dim, rank, rank + dim)]
-    same = turned.turn is shared.turn and turned.rope.start == nope and shared.rope.start == 0
-    made = any(d.made for d in (q, k, absorbed, tail, shared, absorbed.x, turned, latent, rest, k.x))
-    if made or not all(parts) or not same or k.x.weight.dims[0] != rank:
-        return None
-    return Latent(turned.x, kv, absorbed.weight, k.x, turned.rope, turned.turn)
+class Place(NamedTuple):
+    """Where a kernel reads an array, without a copy of it."""
+
+    values: Tensor
+    spread: Spread
+
+
+class Attended(Deferred):
+    """What attention gives [P, width]; `launch(gate)`: times the sigmoid of that."""
+
+    __slots__ = ("launch", "width")
+
+    def __init__(self, n: int, width: int, launch: Callable[[Place | None], Tensor]) -> None:
+        super().__init__(n, lambda: launch(None))
+        self.width, self.launch = width, launch
+
+
+class Delta(Deferred):
+    """What the gated delta rule gives, of heads of `head_dim`; `launch(norm, gate)`: normed, and times the silu of the
+    gate."""
+
+    __slots__ = ("head_dim", "launch")
+
+    def __init__(self, n: int, head_dim: int, launch: Callable[[Normed | None, Place | None], Tensor]) -> None:
+        super().__init__(n, lambda: launch(None, None))
+        self.head_dim, self.launch = head_dim, launch

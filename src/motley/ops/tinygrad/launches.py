@@ -1,11 +1,10 @@
 """Which kernel, with which numbers and grid, for an operation of a given shape: the only place that knows both the
 kernels' definitions and the operations' words. Pure, so that what CI compiles and emulates is what runs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
-from motley.ops.protocol import Activation, Rope, Routing
+from motley.ops.protocol import Activation, DeltaNet, Rope, Routing
 from motley.ops.tinygrad.source import Kernel
 from motley.shape.quant import Quant
 
@@ -16,7 +15,26 @@ WARPS, ROWS = 4, 2  # of matrix-vector kernels: rows a block = 8; small, so that
 SPLITS = 16  # of a context: with 4 key heads 64 blocks read it
 MOST_TOKENS = 8  # of a step that goes by matrix-vector kernels
 TILE = 64  # rows of a tile of the grouped product
+DELTA_ROWS = 64 * WARPS  # of a state: each thread has its share in registers
 _SHARED_BYTES = 46 * 1024  # of 48 KB that every GPU has without asking
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where a kernel finds some elements of each token: rows of `row`, and in them from `first` on `group` elements at
+    the front of each `width`."""
+
+    row: int
+    first: int
+    group: int
+    width: int
+
+    def defines(self, name: str) -> tuple[tuple[str, int], ...]:
+        each = ("ROW", self.row), ("FIRST", self.first), ("GROUP", self.group), ("WIDTH", self.width)
+        return tuple((f"{name}_{what}", number) for what, number in each)
+
+
+_NOWHERE = Spread(0, 0, 1, 1)
 
 
 def matvec(
@@ -28,19 +46,23 @@ def matvec(
     bias: bool = False,
     row: int | None = None,
     first: int = 0,
+    factor: float = 1.0,
+    post: float | None = None,
 ) -> Kernel:
-    """matrices: quantisation and rows of one to three. eps: of the norm before, if there is one. row, first: of x,
-    where its `cols` columns are some of a wider array's."""
-    three = [*matrices, *[(matrices[0][0], 0)] * (3 - len(matrices))]
+    """matrices: quantisation and rows of one to four. eps: of the norm before, if there is one. row, first: of x,
+    where its `cols` columns are some of a wider array's. factor, and the eps of a norm behind: of what is added to the
+    residual."""
+    four = [*matrices, *[(matrices[0][0], 0)] * (4 - len(matrices))]
     groups = sum(-(-rows // ROWS) for _, rows in matrices)
-    kinds = [(f"Q{i}", quant.ggml_type) for i, (quant, _) in enumerate(three)]
-    sizes = [(f"R{i}", rows) for i, (_, rows) in enumerate(three)]
+    kinds = [(f"Q{i}", quant.ggml_type) for i, (quant, _) in enumerate(four)]
+    sizes = [(f"R{i}", rows) for i, (_, rows) in enumerate(four)]
     return Kernel(
         "matvec",
         (
             *(("T", tokens), ("COLS", cols), *kinds, *sizes, ("WARPS", WARPS), ("ROWS", ROWS)),
             *(("NORM", int(eps is not None)), ("EPS", eps or 0.0), ("RESIDUAL", int(residual)), ("BIAS", int(bias))),
-            *(("XROW", row or cols), ("XFIRST", first)),
+            *(("XROW", row or cols), ("XFIRST", first), ("FACTOR", float(factor))),
+            *(("POST", int(post is not None)), ("POST_EPS", post or 0.0)),
         ),
         (-(-groups // WARPS), 1, 1),
         32 * WARPS,
@@ -67,12 +89,13 @@ def lanes_of(cols: int) -> int:
 @dataclass(frozen=True)
 class Beside:
     """What a launch for experts does besides them, for all tokens: matrices of `width` (shared experts, or a dense
-    block), and with `by` the product of one row that becomes their gate."""
+    block), and with `by` the product of one row that becomes their gate. `own_norm`: behind another norm."""
 
     width: int
     gate: Quant
     up: Quant
     by: Quant | None = None
+    own_norm: bool = False
 
     @property
     def numbers(self) -> int:
@@ -90,8 +113,9 @@ def experts_gate_up(
     eps: float | None = None,
     biases: bool = False,
     beside: Beside | None = None,
+    scaled: bool = False,
 ) -> Kernel:
-    """Without `active` ones only what is beside them."""
+    """Without `active` ones only what is beside them. scaled: what the experts read is times a number of each token."""
     gate, up = quants
     shared, by = (beside.width, beside.by) if beside else (0, None)
     kinds = (beside.gate, beside.up, by or beside.gate) if beside else (gate, gate, gate)
@@ -104,6 +128,7 @@ def experts_gate_up(
             *(("WARPS", WARPS), ("ROWS", ROWS), ("NORM", int(eps is not None)), ("EPS", eps or 0.0)),
             *(("ACTIVATION", activation.value), ("BIAS", int(biases)), ("FS", shared), ("GATED", int(by is not None))),
             *((name, kind.ggml_type) for name, kind in zip(("SG", "SU", "QR"), kinds)),
+            *(("OWN_NORM", int(beside is not None and beside.own_norm)), ("SCALED", int(scaled))),
         ),
         (-(-max(d_expert if active else 0, shared) // (WARPS * ROWS)), tokens * each, 1),
         32 * WARPS,
@@ -121,15 +146,19 @@ def experts_down(
     biases: bool = False,
     shared: tuple[Quant, int] | None = None,
     gated: bool = False,
+    factor: float = 1.0,
+    post: tuple[float, float] | None = None,
 ) -> Kernel:
-    """shared: quantisation and width of what comes beside, if anything; with a residual only."""
+    """shared: quantisation and width of what comes beside, if anything, and the factor it is added with; with a
+    residual only. post: the eps of the norms behind both and behind their sum, and what all is multiplied with."""
     kind, width = shared or (quant, 0)
     return Kernel(
         "experts_down",
         (
             *(("T", tokens), ("A", active), ("D", d_model), ("F", d_expert), ("QD", quant.ggml_type), ("WARPS", WARPS)),
             *(("ROWS", ROWS), ("RESIDUAL", int(residual)), ("BIAS", int(biases))),
-            *(("FS", width), ("SD", kind.ggml_type), ("GATED", int(gated))),
+            *(("FS", width), ("SD", kind.ggml_type), ("GATED", int(gated)), ("FACTOR", float(factor))),
+            *zip(("POST", "EPS", "SCALE"), (int(post is not None), *map(float, post or (0.0, 1.0)))),
         ),
         (-(-d_model // (WARPS * ROWS)), tokens, 1),
         32 * WARPS,
@@ -165,16 +194,20 @@ def router(
 
 def heads(
     tokens: int, n_heads: int, n_kv_heads: int, head_dim: int, value_dim: int, half: bool, rope: Rope | None,
-    eps: float | None = None, whole: bool = False, biases: bool = False,
+    eps: float | None = None, whole: bool = False, biases: bool = False, *, after: bool = False,
+    value_eps: float | None = None, tempered: bool = False, q_width: int | None = None,
 ) -> Kernel:  # fmt: skip
-    """whole: the norm is over all heads together; then without biases."""
+    """whole: the norm is over all heads together; then without biases. after: it comes behind rope. value_eps: of a
+    norm of v. q_width: elements from one head of q to the next."""
     dim, start, interleaved = (rope.dim, rope.start, int(rope.interleaved)) if rope else (0, 0, 0)
     return Kernel(
         "heads",
         (
             *(("H", n_heads), ("K", n_kv_heads), ("N", head_dim), ("M", value_dim), ("HALF", int(half))),
             *(("NORM", int(eps is not None)), ("WHOLE", int(whole)), ("EPS", eps or 0.0), ("BIAS", int(biases))),
-            *(("DIM", dim), ("START", start), ("INTERLEAVED", interleaved)),
+            *(("DIM", dim), ("START", start), ("INTERLEAVED", interleaved), ("AFTER", int(after))),
+            *(("VALUE_NORM", int(value_eps is not None)), ("VALUE_EPS", value_eps or 0.0)),
+            *(("TEMPER", int(tempered)), ("QWIDTH", q_width or head_dim)),
         ),
         (n_heads + 2 * n_kv_heads, tokens, 1),
         128,
@@ -196,8 +229,7 @@ class Latent:
     q: tuple[int, Quant, float | None] | None = None
 
 
-def latent(tokens: int, shape: Latent, half: bool, x: Sequence[int], kv: Sequence[int]) -> Kernel:
-    """x, kv: elements of their rows, and the first one that is theirs."""
+def latent(tokens: int, shape: Latent, half: bool, x: Spread, kv: Spread) -> Kernel:
     warps, dim = 8, shape.rope.dim
     rank, quant, eps = shape.q or (0, shape.k_b, None)
     blocks = -(-(shape.nope + dim) // (warps * ROWS)) if rank else 1
@@ -207,7 +239,7 @@ def latent(tokens: int, shape: Latent, half: bool, x: Sequence[int], kv: Sequenc
             *(("H", shape.n_heads), ("R", shape.rank), ("NOPE", shape.nope), ("DIM", dim), ("RANK", rank)),
             *(("INTERLEAVED", int(shape.rope.interleaved)), ("QQ", quant.ggml_type), ("QK", shape.k_b.ggml_type)),
             *(("NORM", int(eps is not None)), ("EPS", eps or 0.0), ("KV_EPS", shape.eps), ("HALF", int(half))),
-            *(("XROW", x[0]), ("XFIRST", x[1]), ("KVROW", kv[0]), ("KVFIRST", kv[1])),
+            *(("XROW", x.row), ("XFIRST", x.first), ("KVROW", kv.row), ("KVFIRST", kv.first)),
             *(("WARPS", warps), ("ROWS", ROWS)),
         ),
         (shape.n_heads * blocks + 1, tokens, 1),
@@ -218,20 +250,49 @@ def latent(tokens: int, shape: Latent, half: bool, x: Sequence[int], kv: Sequenc
 
 def attention(
     tokens: int, n_heads: int, n_kv_heads: int, head_dim: int, value_dim: int, half: bool, scale: float,
-    sinks: bool = False, one: bool = False,
+    sinks: bool = False, one: bool = False, gate: Spread | None = None,
 ) -> Kernel:  # fmt: skip
-    """one: the values are the keys' first elements."""
+    """one: the values are the keys' first elements. gate: where the numbers are whose sigmoid multiplies the result."""
     group = group_of(n_heads, n_kv_heads, head_dim, value_dim)
     return Kernel(
         "attention",
         (
             *(("H", n_heads), ("K", n_kv_heads), ("N", head_dim), ("M", value_dim), ("GROUP", group)),
             *(("SPLITS", SPLITS), ("WARPS", WARPS), ("HALF", int(half)), ("SCALE", float(scale))),
-            *(("SINKS", int(sinks)), ("ONE", int(one))),
+            *(("SINKS", int(sinks)), ("ONE", int(one)), ("GATED", int(gate is not None))),
+            *(gate or _NOWHERE).defines("GATE"),
         ),
         (n_heads // group, tokens, SPLITS),
         32 * WARPS,
         1,
+    )
+
+
+@dataclass(frozen=True)
+class DeltaPlaces:
+    """Where a gated delta rule's inputs are; z: of the gate behind it, with the eps of the norm before that."""
+
+    qkv: Spread
+    write: Spread
+    keep: Spread
+    z: tuple[Spread, float] | None = None
+
+
+def delta(tokens: int, net: DeltaNet, n_slots: int, places: DeltaPlaces) -> Kernel:
+    z, eps = places.z or (_NOWHERE, 0.0)
+    return Kernel(
+        "delta",
+        (
+            *(("T", tokens), ("V", net.v_heads), ("K", net.k_heads), ("N", net.k_dim), ("M", net.v_dim)),
+            *(("TAPS", net.taps), ("TILED", int(net.tiled)), ("NET_EPS", net.eps), ("SLOTS", n_slots)),
+            *(("QKV_ROW", places.qkv.row), ("QKV_FIRST", places.qkv.first)),
+            *(*places.write.defines("WRITE"), *places.keep.defines("KEEP")),
+            *(("GATED", int(places.z is not None)), ("EPS", eps), ("Z_ROW", z.row), ("Z_FIRST", z.first)),
+            ("WARPS", WARPS),
+        ),
+        (net.v_heads * -(-net.v_dim // 32), tokens, 1),
+        32 * WARPS,
+        3,
     )
 
 

@@ -217,12 +217,7 @@ class TinygradOps:
         net, n = state.net, state.n_slots
         taps = net.taps - 1
         tokens = batch.slots, batch.positions
-
-        def given(name: str, values: Callable[[], Any], fill: int = 0) -> Tensor:
-            return self._input(tokens, (name, taps, n), lambda: padded_rows(np.asarray(values(), np.int32), fill))
-
-        slots = given("slot", lambda: batch.slots, n)
-        fresh = given("fresh", lambda: batch.positions == 0)
+        slots, fresh = self._sequences(state, batch)
         remembered = (n + 1) * taps
         windows, into, left = (
             self._input(tokens, (name, taps, n), lambda which=which: remembered_rows(batch, taps, n)[which])  # type: ignore[misc]
@@ -269,12 +264,7 @@ class TinygradOps:
         return self._rows(y.reshape(*values.shape), x.n)
 
     def temper(self, x: Rows, positions: NDArray[np.int32], factor: float, length: int) -> Rows:
-        def factors() -> NDArray[np.float32]:
-            by = 1 + factor * np.log1p((positions.astype(np.int64) + 1) // length)
-            return padded_rows(by.astype(np.float32)[:, None])
-
-        by = self._input((positions,), ("temper", factor, length), factors)
-        return self._rows(x.tensor * by, x.n)
+        return self._rows(x.tensor * self._tempers(positions, factor, length), x.n)
 
     def scale(self, x: Rows, factor: float) -> Rows:
         return self._rows(x.tensor * factor, x.n)
@@ -407,6 +397,26 @@ class TinygradOps:
             return padded_rows((np.stack([np.cos(angle), np.sin(angle)], 1) * rope.magnitude).astype(np.float32))
 
         return self._input((positions,), replace(rope, start=0), values)  # the same wherever it begins
+
+    def _tempers(self, positions: NDArray[np.int32], factor: float, length: int) -> Tensor:
+        """[P, 1]"""
+
+        def values() -> NDArray[np.float32]:
+            by = 1 + factor * np.log1p((positions.astype(np.int64) + 1) // length)
+            return padded_rows(by.astype(np.float32)[:, None])
+
+        return self._input((positions,), ("temper", factor, length), values)
+
+    def _sequences(self, state: TinygradDelta, batch: Batch) -> tuple[Tensor, Tensor]:
+        """int32 [P] each: the token's slot, and whether its sequence begins with it."""
+
+        def given(name: str, values: Callable[[], Any], fill: int = 0) -> Tensor:
+            key = name, state.net.taps - 1, state.n_slots
+            return self._input(
+                (batch.slots, batch.positions), key, lambda: padded_rows(np.asarray(values(), np.int32), fill)
+            )
+
+        return given("slot", lambda: batch.slots, state.n_slots), given("fresh", lambda: batch.positions == 0)
 
     def _attention_inputs(self, cache: TinygradCache, batch: Batch) -> AttentionInputs:
         context, tokens = cache.context, (batch.slots, batch.positions)

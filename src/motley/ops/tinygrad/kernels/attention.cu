@@ -1,6 +1,8 @@
 // Attention of each token over its sequence's rows of the cache, the context cut into SPLITS parts that different blocks
 // read; the last of them puts the parts together. q [T, H, N]; keys [rows, K N], values [rows, K M], float16 if HALF;
-// with ONE the values are the keys' first M elements, and `values` is `keys`. base [T]: the sequence's first row; first, position [T]: what is seen, both included; sinks [H] if SINKS. out [T, H, M].
+// with ONE the values are the keys' first M elements, and `values` is `keys`. base [T]: the sequence's first row; first, position [T]: what is seen, both included; sinks [H] if SINKS. out [T, H, M];
+// if GATED times the sigmoid of gate, which has an element of each at `spread(.., GATE_FIRST, GATE_GROUP, GATE_WIDTH)` of rows of
+// GATE_ROW.
 // parts [T, H, SPLITS, M + 2] and counter [T, H / GROUP], zero before and after, are the kernel's own.
 //
 // grid: (H / GROUP, T, SPLITS): GROUP heads that share a key head read it once (grouped-query: GROUP divides H / K; latent
@@ -18,7 +20,7 @@ typedef Cache::Kept Kept;
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32) NAME(
     float* out, float* parts, u32* counter, const float* q, const Kept* keys, const Kept* values, const int* base,
-    const int* first, const int* position, const float* sinks) {
+    const int* first, const int* position, const float* sinks, const float* gate) {
     __shared__ float queries[GROUP * N];
     __shared__ float tops[WARPS][GROUP], totals[WARPS][GROUP];
     __shared__ float sums[WARPS][GROUP][M];
@@ -119,7 +121,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) NAME(
             float x = 0;
             for (int p = 0; p < SPLITS; p++)
                 if (all[p * (M + 2) + 1] > 0) x += all[p * (M + 2) + 2 + m] * expf(all[p * (M + 2)] - most);
-            out[((long)t * H + h0 + g) * M + m] = x / odds;
+            int e = (h0 + g) * M + m;
+            if (GATED) x *= sigmoid(gate[(long)t * GATE_ROW + spread(e, GATE_FIRST, GATE_GROUP, GATE_WIDTH)]);
+            out[(long)t * (H * M) + e] = x / odds;
         }
     }
 }

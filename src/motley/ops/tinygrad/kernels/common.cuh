@@ -41,6 +41,11 @@ __device__ __forceinline__ float turned(const float* x, int i, int dim, bool int
     return second ? a * s + b * c : a * c - b * s;
 }
 
+// Where element `e` is, if each `group` of them is at the front of `width`: heads whose queries have something behind them.
+__device__ __forceinline__ long spread(int e, int first, int group, int width) {
+    return first + (long)(e / group) * width + e % group;
+}
+
 // What a cache keeps.
 template <bool HALVES>
 struct Cached {

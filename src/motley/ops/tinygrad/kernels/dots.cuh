@@ -56,8 +56,9 @@ __device__ __forceinline__ void stage(float* xs, const float* x, const float* no
         xs[staged(c)] = c >= n ? 0.0f : norm ? x[c] * scale * norm[c] : x[c];
 }
 
-// What a root mean square norm multiplies with, before its weight.
-__device__ __forceinline__ float norm_scale(const float* x, int n, float eps, float* shared) {
+// What a root mean square norm multiplies with, before its weight. x: volatile where other blocks of the launch wrote it.
+template <class Floats>
+__device__ __forceinline__ float norm_scale(Floats x, int n, float eps, float* shared) {
     float squares = 0;
     for (int c = threadIdx.x; c < n; c += blockDim.x) squares += x[c] * x[c];
     return 1.0f / sqrtf(block_sum(squares, shared) / (float)n + eps);

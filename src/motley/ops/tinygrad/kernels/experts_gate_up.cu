@@ -1,7 +1,8 @@
 // hidden = activation(gate x, up x) of each token's A chosen experts [T, A, F], and behind them of the matrices that all tokens
 // use [T, FS], if FS is not 0: shared experts, or with A = 0 a dense block. x [T, D], normed if NORM; gate, up [owned, F, D];
 // shared_gate, shared_up [FS, D]; ids int32 [T, A]; local int32 [E]: an expert's place, or -1. What is not here is not
-// written, nor read later. With GATED one more number a token behind all that: gate_row [D] . x.
+// written, nor read later. With GATED one more number a token behind all that: gate_row [D] . x. With
+// OWN_NORM what is beside the experts is normed by beside_norm [D] instead; with SCALED the experts' x is times factor [T].
 //
 // grid: (the wider of F and FS / (WARPS ROWS), T (A and one each for FS and GATED)). Only the chosen experts' bytes are read: 2 F D
 // of them for each pair, the kernel's limit.
@@ -16,7 +17,8 @@ __device__ __forceinline__ void both_dots(
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32) NAME(
-    float* hidden, const float* x, const float* norm, const int* ids, const int* local,
+    float* hidden, const float* x, const float* norm, const float* beside_norm, const float* factor,
+    const int* ids, const int* local,
     const u8* ga, const u8* gb, const u8* gc, const u8* gd,
     const u8* ua, const u8* ub, const u8* uc, const u8* ud,
     const float* gate_bias, const float* up_bias,
@@ -32,6 +34,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) NAME(
     int expert = id < 0 ? -1 : local[id];
     if (blockIdx.x * WARPS * ROWS >= width || (k < A && expert < 0)) return;  // all of the block
     x += (long)t * D;
+    if (OWN_NORM && k >= A) norm = beside_norm;
     float scale = NORM ? norm_scale(x, D, EPS, shared) : 1.0f;
     float gates[ROWS] = {}, ups[ROWS] = {};
     for (int from = 0; from < D; from += CHUNK) {
@@ -54,6 +57,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) NAME(
     for (int r = 0; r < ROWS; r++) {
         float g = warp_sum(gates[r]), u = warp_sum(ups[r]);
         if (LANE || row + r >= width) continue;
+        if (SCALED && k < A) g *= factor[t], u *= factor[t];
         if (BIAS && k < A) g += gate_bias[(long)id * F + row + r], u += up_bias[(long)id * F + row + r];
         to[row + r] = is_gate ? g : activated(ACTIVATION, g, u);
     }
