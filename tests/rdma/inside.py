@@ -29,7 +29,7 @@ import motley.cli.doctor
 import motley.cli.node  # noqa: F401  # all of them before the first fork
 from motley.cli import session
 from motley.cli.main import main as motley_main
-from motley.cluster import choice, mpi_offer, mpi_process
+from motley.cluster import agreed, choice, mpi_process
 from motley.doctor import memory, rdma
 from motley.doctor.system import System
 from motley.errors import ClusterError
@@ -54,9 +54,9 @@ class NoMeter:
 
 def main() -> None:
     found: dict[str, Any] = {}
-    mpi_process.START_S = mpi_offer.START_S = choice.PROOF_S = PATIENCE_S
-    mpi_process.CONNECT_S = mpi_offer.CONNECT_S = 60
-    mpi_offer.PROOF_S = 60.0
+    mpi_process.START_S = agreed.BUSY_S = choice.PROOF_S = PATIENCE_S
+    mpi_process.CONNECT_S = 60
+    mpi_process.MpiProcess.proof_s = PATIENCE_S
     session.NativeMeter = NoMeter  # type: ignore[assignment,misc]
     try:
         for step in (no_device, device, memlock):
@@ -110,7 +110,7 @@ def memlock() -> dict[str, str]:
     if not process:
         os.setuid(65534)
         try:
-            mpi_process.started()
+            agreed.started("mpi")
         except ClusterError as error:
             os.write(tell, json.dumps([locked(), str(error)]).encode())
         os._exit(0)

@@ -54,7 +54,12 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     compileall.compile_dir(motley.__path__[0], quiet=2)  # in the guest, which can't write it, it takes a minute
     out = tmp_path_factory.mktemp("guest")
     paths = filter(None, (str(SOURCES), os.environ.get("PYTHONPATH")))
-    variables = {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
+    # QEMU 7.2 emulates AVX2, but numpy's sort by it was seen to crash there
+    variables = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OPENBLAS_NUM_THREADS": "1",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V3",
+    }
     ended = guest.run([sys.executable, str(INSIDE)], out, LIMIT_S, variables)
     left = out / "found.json"
     assert left.exists(), ended.console
@@ -85,7 +90,7 @@ def test_a_limit_of_locked_memory_holds_all_but_root(found: Found) -> None:
 def test_the_doctor_sees_who_carried_the_bytes(found: Found) -> None:
     said = {one["code"]: one for one in found["doctor"]["found"]}
     assert said["PAIR-TRANSPORT"]["sentence"] == "a and b both choose mpi: both were started with --link mpi"
-    assert said["RDMA-SILENT"]["severity"] in ("ok", "warning"), said["RDMA-SILENT"]  # UCX sends a part by TCP
+    assert said["RDMA-SILENT"]["severity"] == "ok", said["RDMA-SILENT"]
     assert found["doctor"]["packets"] > 1000
     assert "PAIR-BROKEN" not in said
 

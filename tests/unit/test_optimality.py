@@ -17,14 +17,14 @@ from optimum import optimum
 @pytest.mark.parametrize("seed", range(2000, 2040))
 def test_small_questions_are_answered_nearly_as_well_as_possible(seed: int) -> None:
     question = case(seed)
-    found, best = planned(question), optimum(question)
+    found, best = planned(question, seconds=300), optimum(question)
     assert -1e-3 < gap(found, best) < LIMIT
 
 
 @pytest.mark.parametrize("seed", [2042, 2045, 2050, 2062, 2065])
 def test_larger_ones_too(seed: int) -> None:
     question = case(seed, larger=True)
-    found, best = planned(question), optimum(question)
+    found, best = planned(question, seconds=300), optimum(question)
     assert -1e-3 < gap(found, best) < LIMIT
 
 

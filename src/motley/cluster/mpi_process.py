@@ -31,6 +31,8 @@ REMEDY = "pip install 'motley-moe[rdma]' on each machine"
 # UCX's shared memory: a process that is killed while it sends ends its reader (CMA) or stops all of the reader's
 # other links (its queue). Processes of one machine have the `local` link.
 NOT_IN_MEMORY = "^sm"
+# UCX sends half of a large message by TCP beside the card where it takes the two for about as fast (seen on soft-RoCE).
+ONE_RAIL = "1"
 # UCX locks some 10 MB for each purpose, and all large messages. Where that is refused it does not fail but asks again,
 # without end and without a word to MPI (seen on soft-RoCE with 8 MB, which is what Debian gives to users).
 LOCKED_BYTES = 1 << 30  # as `motley doctor` has it (MEMLOCK)
@@ -148,6 +150,7 @@ def _loaded() -> Any:
     if "UCX_TLS" not in os.environ:
         _expect_lockable()
         os.environ["UCX_TLS"] = NOT_IN_MEMORY
+    os.environ.setdefault("UCX_MAX_RNDV_RAILS", ONE_RAIL)
     if not given():
         _rehearse()
     import mpi4py
