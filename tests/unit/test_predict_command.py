@@ -87,10 +87,10 @@ def test_an_unknown_workload_is_named(
     assert sentence in capsys.readouterr().err
 
 
-def test_the_size_of_steps_is_said_to_programs(lab_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_steps_is_said_to_programs(tmp_path: Path) -> None:
     """Only where it is another than usual."""
-    monkeypatch.setattr("motley.plan.search._SECONDS", 0.2)
-    ms = {}
+    lab_file, ms = str(tmp_path / "lab.toml"), {}
+    lab(device("big", 64e9)).save(tmp_path / "lab.toml")
     for n in (512, 2048):
         for command, out in (("plan", tmp_path / "plan.json"), ("predict", tmp_path / "predict.json")):
             words = [command, "olmoe-1b-7b", "--lab", lab_file, "--workload", "pp2048", "--step-tokens", str(n)]
