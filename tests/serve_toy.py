@@ -87,5 +87,5 @@ def sequence(
     )
 
 
-def scheduler(runner: Counting, queue: int = 8, beside: int = 64) -> Scheduler:
-    return Scheduler(Engine(runner, beside=beside), Meters(), queue, lambda: None)
+def scheduler(runner: Counting, queue: int = 8, beside: int = 64, chunk: int = 512) -> Scheduler:
+    return Scheduler(Engine(runner, chunk, beside), Meters(), queue, lambda: None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from motley.bench.result import load_result
+from motley.bench.result import SCHEMA, load_result
 from motley.bench.served import ServedResult, load_any
 from openai_stand_in import stand_in
 from tiny_models import write_tiny
@@ -108,7 +108,7 @@ def test_a_suite_is_measured_and_written_in_every_form(folder: Path) -> None:
     done = motley(folder, "bench", "tiny.gguf", "--nodes", "1", "--suite", "mine.toml", *files)
     assert done.returncode == 0, done.stderr
     result = load_result(folder / "s.json")
-    assert (result.suite, result.schema, len(result.sessions)) == ("mine", 2, 1)
+    assert (result.suite, result.schema, len(result.sessions)) == ("mine", SCHEMA, 1)
     assert [t.label for t in result.results] == ["tg4 x 2"]
     assert [load.concurrency for load in result.loads] == [2]
     assert all(len(load.requests) == 5 * 2 * load.concurrency for load in result.loads)

@@ -346,6 +346,15 @@ def test_an_address_of_others_needs_a_key() -> None:
     assert "--api-key" in ended.stderr
 
 
+def test_small_steps_over_nodes_give_the_same_text(server: Server) -> None:
+    asked: dict[str, Any] = {"model": "any", "prompt": "The sea was calm. " * 9, "max_tokens": 20, "temperature": 0}
+    with serving("--slots", "1", "--nodes", "2", "--step-tokens", "7") as small:
+        found = small.client.completions.create(**asked)
+    assert found.usage
+    assert found.usage.prompt_tokens > 3 * 7
+    assert found.choices[0].text == server.client.completions.create(**asked).choices[0].text
+
+
 def test_a_lost_node_costs_no_token_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     shape = shape_of(open_checkpoint(model_path()))
     seats = local_seats(3, 2, shape, 1024, 1)  # the first can't hold the model

@@ -26,6 +26,7 @@ from motley.engine.streaming import Stream, Streams
 from motley.engine.survival import Layout, Members, SurvivingEngine
 from motley.engine.times import StepTimes
 from motley.engine.trace import Span
+from motley.errors import CapacityError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.placement import LayerPlacement, Placement, Streaming
@@ -295,3 +296,46 @@ def test_streams_go_on_when_another_node_dies_meanwhile() -> None:
         engine.close()
     assert [s.answer for s in streams] == [s.answer for s in want]
     assert "b is lost" in told[0]
+
+
+LONG = [int(t) for t in np.random.default_rng(6).integers(0, 300, 700)]
+
+
+@pytest.mark.parametrize("own", [0, 20])
+def test_a_steps_size_changes_no_bit(session: Session, own: int) -> None:
+    """A prompt of more than one usual step, in steps of 512, 2,048 and 37 tokens: brought, asked, and on one device."""
+    path, context = model_path(), len(LONG) + 8
+    checkpoint = open_checkpoint(path)
+
+    def answered(runner: Any, chunk: int) -> tuple[np.ndarray, list[int]]:
+        engine = Engine(runner, chunk)
+        return logits_of(runner, LONG, chunk), list(engine.generate(LONG, 6))
+
+    one = LocalRunner(checkpoint, NativeOps(threads=1), n_slots=1, context=context)
+    logits, tokens = answered(one, 512)
+    found = [answered(one, chunk) for chunk in (2048, 37)]
+    one.close()
+    brought = streamed(path, "a", "a.cpu", 8, own)
+    for placement in (brought, asked(brought)):
+        for chunk in (512, 2048, 37):
+            with session.placed(str(path), placement, slots=1, context=context, step_tokens=chunk) as runner:
+                found.append(answered(runner, chunk))
+                assert (runner.times().upload > 0) == (placement is brought)
+    for got, answer in found:
+        np.testing.assert_array_equal(got.view(np.uint32), logits.view(np.uint32))
+        assert answer == tokens
+
+
+def test_a_node_refuses_steps_that_do_not_fit(session: Session) -> None:
+    """Which it knows from its assignment; the same part in usual steps it takes."""
+    placement = streamed(model_path(), "a", "a.cpu", 8)
+    session.runtime._memory_bytes = 125 << 20
+    try:
+        run(session, model_path(), placement, lambda runner: None)
+        with (
+            pytest.raises(CapacityError, match=r"a was given 131 MB, .*smaller steps"),
+            session.placed(str(model_path()), placement, slots=1, context=CONTEXT, step_tokens=8192),
+        ):
+            pass
+    finally:
+        session.runtime._memory_bytes = 0

@@ -202,3 +202,36 @@ def test_the_figure_is_in_the_file() -> None:
 def test_a_placement_without_says_so() -> None:
     assert LayerPlacement("a", ("a",)).streaming is None
     assert "streaming" not in placement_json(placed(OLMOE, "box", "box.cpu"))["layers"][0]
+
+
+def test_larger_steps_stream_where_smaller_ones_do_not() -> None:
+    """A prompt's bytes are brought once a step. What is brought pays from a size on that the step reaches."""
+    asked = predict(OLMOE, card(0.0), placed(OLMOE, "box", "box.cpu"), PP)
+    a_layer = sum(t.ms for t in asked.terms if t.device == "box.cpu") / OLMOE.n_layers
+    slow = card(0.6 * OLMOE.expert_bytes(0) * OLMOE.n_experts / a_layer / 1e6, memory=2e9)
+    for chunk, streams in ((16, False), (100, False), (512, False), (2048, True), (3000, True)):
+        plan = planned(OLMOE, slow, Workload("prefill", 1000, chunk=chunk))
+        found = [layer.streaming.tokens for layer in plan.placement.layers if layer.streaming]
+        assert bool(found) == streams
+        assert all(512 < tokens <= chunk for tokens in found)
+        assert any(f"of {chunk:,} tokens such a layer takes" in reason for reason in plan.reason) == streams
+        assert memory_needed(OLMOE, plan.placement, 1024, step_tokens=chunk)["box"].total <= 2e9
+
+
+def test_the_largest_step_is_looked_at_though_no_power_of_two() -> None:
+    plan = planned(OLMOE, card(20.0, memory=2e9), Workload("prefill", 512, chunk=45))
+    assert {layer.streaming.tokens for layer in plan.placement.layers if layer.streaming} <= {32, 45}
+    assert reserved(CostModel(OLMOE, card(1000.0), Workload(chunk=31))) == {}
+    assert reserved(CostModel(OLMOE, card(1000.0), Workload(chunk=32))).keys() == {0}
+
+
+def test_larger_steps_take_more_memory() -> None:
+    needs = [memory_needed(OLMOE, brought(OLMOE), 512, step_tokens=n) for n in (1, 512, 2048, 8192)]
+    for name in ("box", "box.cpu"):
+        work = [need[name].work for need in needs]
+        assert work == sorted(set(work))
+    small, large = (needs[i]["box"].total for i in (1, 2))
+    lab = card(10.0, memory=(small + large) / 2)
+    predict(OLMOE, lab, brought(OLMOE), Workload("prefill", 512))
+    with pytest.raises(CapacityError, match="box needs"):
+        predict(OLMOE, lab, brought(OLMOE), Workload("prefill", 512, chunk=2048))

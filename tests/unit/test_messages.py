@@ -15,6 +15,7 @@ from motley.cluster.link import HEADER, MAGIC, Frame, pack_header, unpack_header
 from motley.cluster.messages import Kind
 from motley.errors import CapacityError, ClusterError, LinkError, MotleyError, UsageError
 from motley.ops.protocol import Batch
+from motley.predict.workload import STEP_TOKENS
 
 
 def joined(parts: messages.Parts) -> memoryview:
@@ -256,3 +257,12 @@ def test_impossible_and_unknown_fields_are_link_errors_on_the_wire() -> None:
         Assignment.from_json(assignment().to_json().replace(b'"context":8', b'"context":0'))
     with pytest.raises(LinkError, match="surprise"):
         Assignment.from_json(assignment().to_json().replace(b'{"device"', b'{"surprise":1,"device"'))
+
+
+def test_a_steps_size_is_sent() -> None:
+    """The usual one is what `predict.workload` says."""
+    assert assignment().step_tokens == STEP_TOKENS
+    assert Assignment.from_json(assignment(step_tokens=2048).to_json()).step_tokens == 2048
+    for none in (0, -1):
+        with pytest.raises(UsageError, match="carry none"):
+            assignment(step_tokens=none)

@@ -6,6 +6,7 @@ from labs import device, lab
 from motley.errors import UsageError
 from motley.plan.objective import Objective
 from motley.plan.search import find_placement
+from motley.plan.whatif import Question
 from motley.predict.predict import predict
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
@@ -63,3 +64,15 @@ def test_a_plan_says_how_long_its_objective_takes() -> None:
     assert middle == pytest.approx(2 * prompt.ms_per_step / 1e3 + token.ms_per_step / 1e3)
     assert low < middle < high
     assert plan.prediction.workload.name == "pp1024"
+
+
+@pytest.mark.parametrize("name", [None, "decode", "throughput", "ttft"])
+@pytest.mark.parametrize("workload", ["pp3000", "tg64", "pp3000+tg64"])
+def test_every_part_keeps_the_steps_size(workload: str, name: str | None) -> None:
+    if "+" in workload and name:
+        return
+    objective = Objective.parse(workload, name, chunk=2048)
+    assert {w.chunk for w, _ in objective.parts} == {objective.chunk} == {2048}
+    question = Question(ModelShape.named("olmoe-1b-7b", "q4_k"), objective.workload, 3000, objective=objective)
+    assert {w.chunk for w, _ in question.first.parts} == {2048}
+    assert parts(Objective.parse("pp3000", "ttft", chunk=2048))[0] == ("pp3000", 3000 / 2048)

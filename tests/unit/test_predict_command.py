@@ -85,3 +85,34 @@ def test_an_unknown_workload_is_named(
 ) -> None:
     assert main(["predict", "olmoe-1b-7b", "--lab", lab_file, "--workload", text]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_the_size_of_steps_is_said_to_programs(tmp_path: Path) -> None:
+    """Only where it is another than usual."""
+    lab_file, ms = str(tmp_path / "lab.toml"), {}
+    lab(device("big", 64e9)).save(tmp_path / "lab.toml")
+    for n in (512, 2048):
+        for command, out in (("plan", tmp_path / "plan.json"), ("predict", tmp_path / "predict.json")):
+            words = [command, "olmoe-1b-7b", "--lab", lab_file, "--workload", "pp2048", "--step-tokens", str(n)]
+            assert main([*words, "--json", str(out)]) == 0
+            assert json.loads(out.read_text()).get("step_tokens", 512) == n
+            assert ("step_tokens" in json.loads(out.read_text())) == (n != 512)
+        ms[n] = json.loads((tmp_path / "predict.json").read_text())["predictions"][0]["ms_per_step"]
+    assert ms[2048] > 2 * ms[512]
+
+
+@pytest.mark.parametrize("command", ["bench", "run", "serve", "plan", "predict"])
+@pytest.mark.parametrize("steps", ["0", "-5", "8193", "many", "1.5", ""])
+def test_steps_of_no_size_are_one_sentence(command: str, steps: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["olmoe-1b-7b", "--lab", "x"] if command in ("plan", "predict") else []
+    assert status([command, *words, f"--step-tokens={steps}"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--step-tokens" in said
+    assert "give 1 to 8,192" in said or "must be a whole number" in said
+
+
+def status(arguments: list[str]) -> object:
+    try:
+        return main(arguments)
+    except SystemExit as error:
+        return error.code

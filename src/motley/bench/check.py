@@ -39,19 +39,23 @@ def record(
     n_greedy: int,
     follow: Sequence[Answer] | None = None,
     progress: Progress = silent,
+    chunk: int = STEP_TOKENS,
 ) -> list[Answer]:
-    """Read each prompt, then generate greedily; with `follow`, feed the tokens of those answers instead."""
+    """Read each prompt, then generate greedily; with `follow`, feed the tokens of those answers instead.
+    `chunk`: tokens of a prompt a step."""
     answers = []
     for i, prompt in enumerate(prompts):
         progress(f"check: prompt {i + 1} of {len(prompts)}", i / len(prompts))
-        answers.append(_answer(runner, prompt, n_greedy, follow[i].followed if follow else None))
+        answers.append(_answer(runner, prompt, n_greedy, follow[i].followed if follow else None, chunk))
     progress("check", 1.0)
     return answers
 
 
-def _answer(runner: Runner, prompt: Sequence[int], n_greedy: int, given: NDArray[np.int32] | None) -> Answer:
+def _answer(
+    runner: Runner, prompt: Sequence[int], n_greedy: int, given: NDArray[np.int32] | None, chunk: int
+) -> Answer:
     slot = 0
-    row = _read_prompt(runner, prompt, slot)
+    row = _read_prompt(runner, prompt, slot, chunk)
     rows, followed = [row], []
     for i in range(n_greedy):
         token = int(np.argmax(row)) if given is None else int(given[i])
@@ -63,12 +67,12 @@ def _answer(runner: Runner, prompt: Sequence[int], n_greedy: int, given: NDArray
     return Answer(np.stack(rows), np.array(followed, np.int32))
 
 
-def _read_prompt(runner: Runner, prompt: Sequence[int], slot: int) -> NDArray[np.float32]:
+def _read_prompt(runner: Runner, prompt: Sequence[int], slot: int, chunk: int) -> NDArray[np.float32]:
     """Logits [V] after the prompt's last token."""
     if not prompt:
         raise ValueError("the check needs at least one prompt token")
-    for first in range(0, len(prompt), STEP_TOKENS):
-        tokens = prompt[first : first + STEP_TOKENS]
+    for first in range(0, len(prompt), chunk):
+        tokens = prompt[first : first + chunk]
         n = len(tokens)
         logits = runner.step(Batch(tokens, range(first, first + n), [slot] * n, [n - 1]))
     last: NDArray[np.float32] = logits[0].copy()

@@ -15,6 +15,7 @@ from motley.bench.suite import Load
 from motley.engine.engine import Engine, Stream
 from motley.engine.runner import Runner
 from motley.errors import UsageError
+from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress, silent
 
 WARM_UP_TOKENS = 8
@@ -27,9 +28,10 @@ def measure_load(
     *,
     repeat: int,
     predicted: Interval | None = None,
+    chunk: int = STEP_TOKENS,
     progress: Progress = silent,
 ) -> LoadResult:
-    """`repeat` runs after a warm-up, or as many more as the load's `seconds` take."""
+    """`repeat` runs after a warm-up, or as many more as the load's `seconds` take. `chunk`: the most tokens a step."""
     if load.concurrency > runner.n_slots or load.context > runner.context:
         raise UsageError(
             f"{load.name} needs {load.concurrency} slots of {load.context} positions; the engine has "
@@ -37,13 +39,13 @@ def measure_load(
         )
     prompts = (text.tokens(i, 0, load.prompt).tolist() for i in count())
     progress(f"{load.name}: warming up", 0.0)
-    _closed_loop(Engine(runner), prompts, load.concurrency, min(WARM_UP_TOKENS, load.output), load.concurrency)
+    _closed_loop(Engine(runner, chunk), prompts, load.concurrency, min(WARM_UP_TOKENS, load.output), load.concurrency)
     runs: list[Run] = []
     began = time.perf_counter()
     with no_collection():
         while not load.enough(len(runs), time.perf_counter() - began, repeat):
             progress(f"{load.name}: run {len(runs) + 1}", load.done(len(runs), time.perf_counter() - began, repeat))
-            runs.append(_closed_loop(Engine(runner), prompts, load.requests, load.output, load.concurrency))
+            runs.append(_closed_loop(Engine(runner, chunk), prompts, load.requests, load.output, load.concurrency))
     progress(load.name, 1.0)
     return LoadResult.of(
         runs,

@@ -31,7 +31,8 @@ from motley.errors import FormatError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 
-SCHEMA = 3  # 1: before suites (no `schema` key); 2: before weights were brought during a step
+# 1: before suites (no `schema` key); 2: before weights were brought during a step; 3: before steps had a size
+SCHEMA = 4
 MAX_FILE_BYTES = 32 << 20  # a result of a 100-layer, 512-expert model is about 2 MB
 
 
@@ -242,6 +243,7 @@ class Result(Record, frozen=True, kw_only=True):
     loads: Annotated[tuple[LoadResult, ...], msgspec.Meta(max_length=1000)] = ()
     skipped: Annotated[tuple[Skipped, ...], msgspec.Meta(max_length=1000)] = ()
     energy_why: Text = ""  # where there is none: why
+    step_tokens: Size | msgspec.UnsetType = msgspec.UNSET  # the most that a step carried, where not 512
 
 
 def to_json(result: Record) -> bytes:

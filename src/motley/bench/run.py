@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import msgspec
 import numpy as np
 
 import motley
@@ -32,7 +33,7 @@ from motley.engine.runner import Runner
 from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
-from motley.predict.workload import Workload
+from motley.predict.workload import STEP_TOKENS, Workload
 from motley.progress import Progress, silent, stages
 from motley.shape.model import ModelShape
 
@@ -75,6 +76,7 @@ class Settings:
     trace: Callable[[Runner, Text], None] | None = None  # called with the placed model when all is measured
     loads: Sequence[Load] = ()
     suite: str | None = None  # the name of the suite that this is
+    step_tokens: int = STEP_TOKENS  # the most that a step of a load or of the check carries; workloads have their own
 
     @property
     def units(self) -> list[Unit]:
@@ -102,12 +104,14 @@ def run_bench(
     with subject.open_placed(stage()) as runner:
         done = [_done(subject, settings, runner, unit, journal, stage()) for unit in settings.units]
         prompts = settings.check_prompts or default_prompts(subject.text)
-        placed = record(runner, prompts, settings.check_tokens, progress=stage()) if subject.open_reference else []
+        placed = []
+        if subject.open_reference:
+            placed = record(runner, prompts, settings.check_tokens, progress=stage(), chunk=settings.step_tokens)
         memory = dict(subject.peak_memory(runner))
         if settings.trace:
             settings.trace(runner, subject.text)
         peers = _against_peer(subject, settings, runner, stage())
-    reference = _record_reference(subject, prompts, placed, stage)
+    reference = _record_reference(subject, settings, prompts, placed, stage)
     tests = tuple(d.result for d in done if d.result)
     loads = tuple(d.load for d in done if d.load)
     if not tests and not loads:
@@ -131,6 +135,7 @@ def run_bench(
         peers=peers,
         peak_memory_bytes=memory,
         suite=settings.suite,
+        step_tokens=msgspec.UNSET if settings.step_tokens == STEP_TOKENS else settings.step_tokens,
         sessions=journal.sessions,
         loads=loads,
         skipped=tuple(d.skipped for d in done if d.skipped),
@@ -173,8 +178,10 @@ def _measured(subject: Subject, settings: Settings, runner: Runner, unit: Unit, 
         why = f"needs {unit.context} positions, {subject.shape.name} was trained for {subject.shape.context}"
         return Done(unit=unit.name, skipped=Skipped(test=unit.name, why=why))
     if isinstance(unit, Load):
-        predicted = expected(unit, subject.predict)
-        load = measure_load(runner, unit, subject.text, repeat=settings.repeat, predicted=predicted, progress=progress)
+        predicted, chunk = expected(unit, subject.predict, settings.step_tokens), settings.step_tokens
+        load = measure_load(
+            runner, unit, subject.text, repeat=settings.repeat, predicted=predicted, chunk=chunk, progress=progress
+        )
         return Done(unit=unit.name, load=load)
     found = measure(
         runner,
@@ -196,12 +203,12 @@ def _measured(subject: Subject, settings: Settings, runner: Runner, unit: Unit, 
     )
 
 
-def expected(load: Load, predict: Callable[[Workload], Interval | None]) -> Interval | None:
+def expected(load: Load, predict: Callable[[Workload], Interval | None], chunk: int = STEP_TOKENS) -> Interval | None:
     """Output tokens/s of a load: its prompts are read together, and each answer's first token with them; then the
     others are written together. Requests that fall out of step take longer, which is not counted."""
     n, after = load.concurrency, load.output - 1
-    reading = predict(Workload("prefill", load.prompt, batch=n))
-    writing = predict(Workload("decode", max(1, after), load.prompt, n))
+    reading = predict(Workload("prefill", load.prompt, batch=n, chunk=chunk))
+    writing = predict(Workload("decode", max(1, after), load.prompt, n, chunk))
 
     def speed(read: float, write: float) -> float:
         return load.output / (load.prompt / read + after / write)
@@ -225,12 +232,17 @@ def default_prompts(text: Text) -> list[list[int]]:
 
 
 def _record_reference(
-    subject: Subject, prompts: Sequence[Sequence[int]], placed: Sequence[Answer], stage: Callable[[], Progress]
+    subject: Subject,
+    settings: Settings,
+    prompts: Sequence[Sequence[int]],
+    placed: Sequence[Answer],
+    stage: Callable[[], Progress],
 ) -> list[Answer]:
     if subject.open_reference is None:
         return []
     with subject.open_reference(stage()) as runner:
-        return record(runner, prompts, len(placed[0].followed), follow=placed, progress=stage())
+        n, chunk = len(placed[0].followed), settings.step_tokens
+        return record(runner, prompts, n, follow=placed, progress=stage(), chunk=chunk)
 
 
 def _against_peer(subject: Subject, settings: Settings, runner: Runner, progress: Progress) -> tuple[PeerResult, ...]:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,16 @@ from motley.bundled import heldout_path, routes_path
 from motley.cli import bench_endpoint, where
 from motley.cli.joined import require_cluster
 from motley.cli.keep import Places, keep
-from motley.cli.options import MODEL_HELP, counts, model_file, output_file, positive, whole_numbers, writing
+from motley.cli.options import (
+    MODEL_HELP,
+    counts,
+    model_file,
+    output_file,
+    positive,
+    step_tokens,
+    whole_numbers,
+    writing,
+)
 from motley.cli.session import Session
 from motley.cli.show import shown
 from motley.cli.unfinished import kept_when_interrupted, open_journal, require_same_nodes
@@ -48,7 +57,7 @@ from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch
 from motley.predict.predict import predict
 from motley.predict.routes import Routes
-from motley.predict.workload import Workload
+from motley.predict.workload import STEP_TOKENS, Workload
 from motley.progress import Progress
 from motley.shape.model import ModelShape
 
@@ -64,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quant", default="q4_k", metavar="Q", help="of --shape (default: %(default)s)")
     parser.add_argument("--layers", type=positive, metavar="N", help="of --shape: only the first N layers")
     where.add_arguments(parser, nodes=2)
+    step_tokens(parser)
     parser.add_argument("--pp", type=whole_numbers, metavar="N,..", help="prompts (128,512)")
     parser.add_argument("--tg", type=whole_numbers, metavar="N,..", help="tokens to generate (64)")
     parser.add_argument("--depth", type=whole_numbers, metavar="D,..", help="tokens before (0)")
@@ -120,13 +130,14 @@ def bench(
         trace=_tracing(args.trace),
         loads=asked.loads,
         suite=asked.suite,
+        step_tokens=args.step_tokens,
     )
     target = _open_target(args, progress)
     require_sense(settings, target.shape, target.path)
     fitting = [unit for unit in settings.units if unit.context <= target.shape.context]
     context = max([CHECK_CONTEXT, *(unit.context for unit in fitting)])
     slots = max([1, *(unit.concurrency if isinstance(unit, Load) else unit.batch for unit in fitting)])
-    room = where.Room(context, slots)
+    room = where.Room(context, slots, args.step_tokens)
     journal = _journal(args, asked, target, tell)
     with where.session(args, target.shape, room) as (session, given):
         if journal.placed:
@@ -156,7 +167,7 @@ def _asked(args: argparse.Namespace) -> Asked:
                 f"--suite says what is measured: leave {', '.join(given)} out, or write a suite of your own"
             )
         suite = Suite.load(args.suite)
-        workloads = [unit for unit in suite.units if isinstance(unit, Workload)]
+        workloads = _in_steps([unit for unit in suite.units if isinstance(unit, Workload)], args.step_tokens)
         loads = [unit for unit in suite.units if isinstance(unit, Load)]
         return Asked(workloads, loads, args.repeat or suite.repeat, suite.name)
     if args.resume:
@@ -167,7 +178,11 @@ def _asked(args: argparse.Namespace) -> Asked:
         args.depth or [0],
         args.batch or [1],
     )
-    return Asked(asked, [], args.repeat or 5)
+    return Asked(_in_steps(asked, args.step_tokens), [], args.repeat or 5)
+
+
+def _in_steps(workloads: list[Workload], most: int) -> list[Workload]:
+    return [replace(workload, chunk=most) for workload in workloads]
 
 
 def _journal(args: argparse.Namespace, asked: Asked, target: "Target", tell: Callable[[str], None]) -> Journal:
@@ -191,7 +206,9 @@ def _place(
     progress("measuring the devices and the links", 0.0)
     lab = given or session.probe()
     progress("searching for the best placement", 0.0)
-    plan = where.placement(args, target.shape, lab, _main(asked), room, session.own.name, target.routes)
+    plan = where.placement(
+        args, target.shape, lab, _main(asked, room.step_tokens), room, session.own.name, target.routes
+    )
     return Placed(lab=lab, placement=plan.placement, stored=tuple(sorted(plan.stored)), reasons=tuple(plan.reason))
 
 
@@ -257,15 +274,17 @@ def _held_out_tokens(checkpoint: Checkpoint) -> NDArray[np.int32]:
     return np.array(tokenizer.encode(heldout_path().read_text(encoding="utf-8")[:40_000]), np.int32)
 
 
-def _main(asked: Asked) -> Workload:
+def _main(asked: Asked, chunk: int) -> Workload:
     """What the placement is chosen for: generating, where that is asked; of loads alone, their steps."""
     decode = [w for w in asked.workloads if w.kind == "decode"]
-    steps = [Workload("decode", load.output, load.prompt, load.concurrency) for load in asked.loads]
+    steps = [Workload("decode", load.output, load.prompt, load.concurrency, chunk) for load in asked.loads]
     return (decode or steps or asked.workloads)[0]
 
 
-def _said_of(session: Session, lab: Lab, shape: ModelShape) -> list[str]:
+def _said_of(session: Session, lab: Lab, shape: ModelShape, chunk: int) -> list[str]:
     said = [] if shape.cache == "f16" else [f"Keys and values are stored as {shape.cache}"]
+    if chunk != STEP_TOKENS:
+        said.append(f"A step carries up to {chunk:,} tokens, not {STEP_TOKENS} (--step-tokens)")
     if session.across_machines and not session.cluster.access.encrypted:
         said.append("Activations crossed the network in the clear (--trusted-lan); the members were authenticated")
     named = session.cluster.access.named
@@ -290,6 +309,7 @@ def _subject(target: Target, session: Session, placed: Placed, room: where.Room,
             placed.placement,
             slots=room.slots,
             context=room.context,
+            step_tokens=room.step_tokens,
             cache=target.shape.cache,
             stored=stored,
             progress=progress,
@@ -329,7 +349,7 @@ def _subject(target: Target, session: Session, placed: Placed, room: where.Room,
         open_reference=whole if check else None,
         reference="one CPU, whose kernels round activations to int8" if mixed else "one device",
         kinds_differ=mixed,
-        reasons=(*placed.reasons, *target.checkpoint.notes, *_said_of(session, lab, target.shape)),
+        reasons=(*placed.reasons, *target.checkpoint.notes, *_said_of(session, lab, target.shape, room.step_tokens)),
         file=target.path,
         file_hash=target.checkpoint.hash,
         peak_memory=lambda runner: runner.node_memory() if isinstance(runner, PlacedRunner) else {},

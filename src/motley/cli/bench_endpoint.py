@@ -13,6 +13,7 @@ from motley.bench.served import ServedResult
 from motley.bench.suite import Unit
 from motley.cli.unfinished import kept_when_interrupted, open_journal
 from motley.errors import UsageError
+from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress
 
 # What says where and how a model of ours runs: with a server that is its host's business.
@@ -34,7 +35,9 @@ def bench_endpoint(
     tell: Callable[[str], None],
 ) -> tuple[ServedResult, Journal]:
     """As `cli.bench.bench`. UsageError where an argument means nothing to a server."""
-    if ours := [name for name in OURS if getattr(args, name)]:
+    ours = [name for name in OURS if getattr(args, name)]
+    ours += ["step-tokens"] * (args.step_tokens != STEP_TOKENS)
+    if ours:
         names = ", ".join("FILE" if name == "model" else f"--{name}" for name in ours)
         raise UsageError(f"--endpoint measures a server as it is: leave {names} out")
     require_client()

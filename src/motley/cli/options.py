@@ -10,6 +10,7 @@ from pathlib import Path
 
 from motley.bundled import model_path
 from motley.errors import UsageError
+from motley.predict.workload import MOST_STEP_TOKENS, STEP_TOKENS
 from motley.shape.catalogue import find
 from motley.shape.mixer import ELEMENT_BYTES
 from motley.shape.model import ModelShape
@@ -21,6 +22,20 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "M
 def cache_type(parser: argparse.ArgumentParser) -> None:
     kept = "how keys and values are stored: q8_0 takes half of f16's memory (default: %(default)s)"
     parser.add_argument("--cache-type", choices=list(ELEMENT_BYTES), default="f16", help=kept)
+
+
+def step_tokens(parser: argparse.ArgumentParser) -> None:
+    carried = "the most a step carries of prompts: more is faster where experts are brought to a GPU, and takes memory"
+    parser.add_argument(
+        "--step-tokens", type=_step_tokens, default=STEP_TOKENS, metavar="N", help=f"{carried} (default: %(default)s)"
+    )
+
+
+def _step_tokens(text: str) -> int:
+    value = _whole(text)
+    if not 1 <= value <= MOST_STEP_TOKENS:
+        raise argparse.ArgumentTypeError(f"{text} tokens are no step: give 1 to {MOST_STEP_TOKENS:,}")
+    return value
 
 
 def positive(text: str) -> int:

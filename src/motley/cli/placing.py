@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motley.cli.listing import add_lists
-from motley.cli.options import cache_type, no_repack, output_file, positive, writing
+from motley.cli.options import cache_type, no_repack, output_file, positive, step_tokens, writing
 from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.labs import find_lab
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> Non
     )
     parser.add_argument("--split-rows", action="store_true", help=rows)
     cache_type(parser)
+    step_tokens(parser)
     no_repack(parser)
 
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     asked = placing.question(args)
     if args.changes and args.html:
         raise UsageError("--html draws one plan: leave it out, or the changes (--add, --drop, --swap)")
-    objective = Objective.parse(args.workload, args.objective, args.batch, args.prompt or PROMPT)
+    objective = Objective.parse(args.workload, args.objective, args.batch, args.prompt or PROMPT, args.step_tokens)
     _check_prompt(args, objective)
     placing.check_length(asked.shape, objective.workloads)
     if args.changes:

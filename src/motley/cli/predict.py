@@ -19,7 +19,7 @@ from motley.plan.show import placement_json
 from motley.predict.memory import gigabytes
 from motley.predict.predict import Prediction, predict
 from motley.predict.show import Refusal, prediction_rows, predictions_json
-from motley.predict.workload import Workload
+from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.model import ModelShape
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=output_file, metavar="OUT.csv", help=answers)
 
 
-def workloads(text: str) -> list[Workload]:
-    return [Workload.parse(name) for name in text.split(",")]
+def workloads(text: str, chunk: int = STEP_TOKENS) -> list[Workload]:
+    return [Workload.parse(name, chunk=chunk) for name in text.split(",")]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         raise UsageError("-o is where --rows writes: for one model's predictions take --json")
     asked = placing.question(args)
-    shape, wanted = asked.shape, batched(workloads(args.workload), args.batch)
+    shape, wanted = asked.shape, batched(workloads(args.workload, args.step_tokens), args.batch)
     placing.check_length(shape, wanted[:1])
     plan = find_placement(
         shape,
@@ -137,6 +137,7 @@ def _document(
     asked: placing.Question, plan: Plan, found: Sequence[Prediction | Refusal], explained: "Sequence[Explanation]"
 ) -> dict[str, Any]:
     shape, sums = asked.shape, {one.workload: one for one in explained}
+    chunk = plan.objective.chunk
     predictions = predictions_json(found)
     for one, entry in zip(found, predictions):
         if one.workload in sums:
@@ -146,6 +147,7 @@ def _document(
         "motley": motley.__version__,
         "model": {"name": shape.name, "architecture": shape.architecture, "bytes": shape.n_bytes},
         "devices": [{"name": d.name, "kind": d.kind, "source": d.source} for d in asked.lab.devices],
+        **({} if chunk == STEP_TOKENS else {"step_tokens": chunk}),
         "placement": placement_json(plan.placement),
         "stored": sorted(plan.stored),
         "predictions": predictions,

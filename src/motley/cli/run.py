@@ -11,7 +11,16 @@ from typing import Any
 from rich.console import Console
 
 from motley.cli.joined import DEFAULT, add_grow, add_link, add_trusted_lan, joined_session, named_link, require_cluster
-from motley.cli.options import MODEL_HELP, add_device, cache_type, memory, model_file, no_repack, positive
+from motley.cli.options import (
+    MODEL_HELP,
+    add_device,
+    cache_type,
+    memory,
+    model_file,
+    no_repack,
+    positive,
+    step_tokens,
+)
 from motley.cli.session import Session, local_seats
 from motley.cli.show import shown
 from motley.engine.engine import Engine
@@ -56,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser, "this machine")
     cache_type(parser)
     no_repack(parser)
+    step_tokens(parser)
     parser.add_argument("--context", type=positive, help="default: what the prompt and the answer need")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
@@ -88,14 +98,14 @@ def run(args: argparse.Namespace) -> int:
             _stream(engine, tokenizer, tokens, args, sampling)
         return 0
     spec = args.device[0].spec if args.device else CPU
-    repack = args.repack and (spec != CPU or repacked_fits(shape, context))
+    repack = args.repack and (spec != CPU or repacked_fits(shape, context, args.step_tokens))
     kernels = kernels_named(spec.split(":")[0])
     _say(without_kernels(shape, repack) if spec == CPU else takes_much_more(shape, kernels))
     with shown(Console(stderr=True)) as progress:
         ops = open_device(spec, args.threads)
         runner = LocalRunner(checkpoint, ops, context=context, cache=shape.cache, repack=repack, progress=progress)
     try:
-        _stream(Engine(runner), tokenizer, tokens, args, sampling)
+        _stream(Engine(runner, args.step_tokens), tokenizer, tokens, args, sampling)
     finally:
         runner.close()
     return 0
@@ -113,7 +123,15 @@ def _over_nodes(args: argparse.Namespace, path: Path, shape: ModelShape, context
         _say(without_kernels(shape, args.repack))
         lab = session.probe()
         with session.surviving(
-            str(path), lab, shape, slots=1, context=context, repack=args.repack, grow=args.grow, tell=tell
+            str(path),
+            lab,
+            shape,
+            slots=1,
+            context=context,
+            step_tokens=args.step_tokens,
+            repack=args.repack,
+            grow=args.grow,
+            tell=tell,
         ) as engine:
             print(f"the model is on {', '.join(engine.used)}", file=sys.stderr, flush=True)
             yield engine
@@ -124,13 +142,14 @@ def _session(args: argparse.Namespace, shape: ModelShape, context: int) -> Sessi
         return joined_session(args, args.threads, args.device)
     cores = usable_cores()
     threads = None if args.threads == cores else args.threads
-    return Session.local(local_seats(args.nodes, cores, shape, context, 1, threads, args.device), named_link(args))
+    seats = local_seats(args.nodes, cores, shape, context, 1, threads, args.device, args.step_tokens)
+    return Session.local(seats, named_link(args))
 
 
-def repacked_fits(shape: ModelShape, context: int) -> bool:
+def repacked_fits(shape: ModelShape, context: int, step_tokens: int = STEP_TOKENS) -> bool:
     """Says so where it does not: then the weights stay in the mapped file."""
     need = packed_bytes(shape, shape.n_bytes) + kv_bytes(shape, range(shape.n_layers), context, 1)
-    need += work_bytes(shape, STEP_TOKENS, home=True)
+    need += work_bytes(shape, step_tokens, home=True)
     free = this_machine().available_bytes
     if need > free:
         print(

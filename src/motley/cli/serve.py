@@ -12,7 +12,17 @@ from typing import Any
 from rich.console import Console
 
 from motley.cli.joined import DEFAULT, add_grow, add_link, add_trusted_lan, joined_session, named_link, require_cluster
-from motley.cli.options import MODEL_HELP, cache_type, memory, model_file, no_repack, not_negative, port, positive
+from motley.cli.options import (
+    MODEL_HELP,
+    cache_type,
+    memory,
+    model_file,
+    no_repack,
+    not_negative,
+    port,
+    positive,
+    step_tokens,
+)
 from motley.cli.run import repacked_fits
 from motley.cli.session import Seat, Session, local_seats
 from motley.cli.show import shown
@@ -66,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", type=Path, metavar="FOLDER", help=board)
     cache_type(parser)
     no_repack(parser)
+    step_tokens(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -124,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
-        page = routes(Shown(str(path), shape, context, args.slots, placed), board=bool(board))
+        page = routes(Shown(str(path), shape, context, args.slots, placed, args.step_tokens), board=bool(board))
         listen(build_app(service, access, [*page, *board]), sock, service.leave)
     return 0
 
@@ -151,7 +162,7 @@ def _engine(
     for sentence in without_kernels(shape, args.repack):
         print(sentence, file=sys.stderr, flush=True)
     if args.nodes == 1 and not (args.lab or args.cluster):
-        repack = args.repack and repacked_fits(shape, context * args.slots)
+        repack = args.repack and repacked_fits(shape, context * args.slots, args.step_tokens)
         with shown(Console(stderr=True)) as progress:
             ops = NativeOps(threads=args.threads or usable_cores())
             runner = LocalRunner(
@@ -164,7 +175,7 @@ def _engine(
                 progress=progress,
             )
         try:
-            yield Engine(runner, beside=BESIDE), lambda: None
+            yield Engine(runner, args.step_tokens, BESIDE), lambda: None
         finally:
             runner.close()
         return
@@ -173,14 +184,22 @@ def _engine(
         print(f"nodes: {session.processes()}; measuring them", file=sys.stderr, flush=True)
         lab = given or session.probe()
         with session.surviving(
-            str(path), lab, shape, slots=args.slots, context=context, repack=args.repack, grow=args.grow, tell=tell
+            str(path),
+            lab,
+            shape,
+            slots=args.slots,
+            context=context,
+            step_tokens=args.step_tokens,
+            repack=args.repack,
+            grow=args.grow,
+            tell=tell,
         ) as engine:
             print(f"the model is on {', '.join(engine.used)}", file=sys.stderr, flush=True)
             engine.beside = BESIDE
-            yield engine, _where(engine, session, shape, args.slots)
+            yield engine, _where(engine, session, shape, Workload(batch=args.slots, chunk=args.step_tokens))
 
 
-def _where(engine: SurvivingEngine, session: Session, shape: ModelShape, slots: int) -> Callable[[], Any]:
+def _where(engine: SurvivingEngine, session: Session, shape: ModelShape, workload: Workload) -> Callable[[], Any]:
     """What the engine's layout of the moment means; its load may be under way."""
     from motley.serve.state import Placed
 
@@ -190,7 +209,7 @@ def _where(engine: SurvivingEngine, session: Session, shape: ModelShape, slots: 
         used, lab = devices_of(layout.placement), session.lab
         there = lab.subset({*used, head})  # the head drives the steps, though it may hold nothing
         try:
-            prediction = predict(shape, there, layout.placement, Workload(batch=slots), head=head)
+            prediction = predict(shape, there, layout.placement, workload, head=head)
         except MotleyError:  # the lab's figures may allow less than the nodes did
             prediction = None
         return Placed(lab, layout.placement, prediction, tuple(used), head, layout.stored)
@@ -211,6 +230,7 @@ def _session(args: argparse.Namespace, given: Lab | None, shape: ModelShape, con
         return joined_session(args, args.threads or usable_cores())
     if given:
         return Session.local([Seat(d.name, d.threads, d.memory_bytes) for d in given.devices], named_link(args))
-    return Session.local(
-        local_seats(args.nodes, usable_cores(), shape, context, args.slots, args.threads), named_link(args)
+    seats = local_seats(
+        args.nodes, usable_cores(), shape, context, args.slots, args.threads, step_tokens=args.step_tokens
     )
+    return Session.local(seats, named_link(args))

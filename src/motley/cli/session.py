@@ -270,6 +270,7 @@ class Session:
         *,
         slots: int,
         context: int,
+        step_tokens: int = STEP_TOKENS,
         cache: CacheType | None = None,
         stored: Collection[str] = (),
         progress: Progress = silent,
@@ -282,6 +283,7 @@ class Session:
             self.site,
             n_slots=slots,
             context=context,
+            step_tokens=step_tokens,
             cache=cache,
             stored=stored,
             progress=progress,
@@ -300,6 +302,7 @@ class Session:
         *,
         slots: int,
         context: int,
+        step_tokens: int = STEP_TOKENS,
         repack: bool = True,
         grow: bool = False,
         tell: Tell,
@@ -321,7 +324,7 @@ class Session:
             if links := self.new_links(self.lab, names):
                 add((), links)
             there = self.lab.subset(names)
-            work = Workload(batch=slots)
+            work = Workload(batch=slots, chunk=step_tokens)
             found = find_placement(
                 shape,
                 there,
@@ -344,7 +347,15 @@ class Session:
             self.runtime, self._own[self.own.name], addresses, self._near.connect, meet, [d.name for d in lab.devices]
         )
         engine = SurvivingEngine(
-            model, members, plan, slots=slots, context=context, cache=shape.cache, grow=grow, tell=tell
+            model,
+            members,
+            plan,
+            slots=slots,
+            context=context,
+            step_tokens=step_tokens,
+            cache=shape.cache,
+            grow=grow,
+            tell=tell,
         )
         try:
             yield engine
@@ -373,6 +384,7 @@ def local_seats(
     slots: int,
     threads: int | None = None,
     devices: Sequence[Offered] = (),
+    step_tokens: int = STEP_TOKENS,
 ) -> list[Seat]:
     """Nodes that do not match, cut from this machine: the first has most of the cores and can't hold the model, each
     other has an equal share of the rest and could. One thread each is the least. `devices`: of the first."""
@@ -381,6 +393,6 @@ def local_seats(
     first = threads or max(1, cores - max(n - 1, cores // 4))
     rest = max(1, (cores - first) // (n - 1))
     cache = kv_bytes(shape, range(shape.n_layers), context, slots)
-    room = cache + work_bytes(shape, STEP_TOKENS, home=True)
+    room = cache + work_bytes(shape, step_tokens, home=True)
     small, large = int(0.6 * shape.n_bytes) + room, int(1.1 * shape.n_bytes + shape.embed_bytes) + room
     return [Seat("node0", first, small, tuple(devices)), *(Seat(f"node{i}", rest, large) for i in range(1, n))]

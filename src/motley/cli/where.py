@@ -21,17 +21,18 @@ from motley.ops.devices import CPU, device_names, open_device
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.predict.routes import Routes
-from motley.predict.workload import Workload
+from motley.predict.workload import STEP_TOKENS, Workload
 from motley.progress import Progress
 from motley.shape.model import ModelShape
 
 
 @dataclass(frozen=True)
 class Room:
-    """Of the KV cache."""
+    """Of the KV cache, and for a step."""
 
     context: int
     slots: int
+    step_tokens: int = STEP_TOKENS
 
 
 def add_arguments(parser: argparse.ArgumentParser, nodes: int) -> None:
@@ -71,7 +72,9 @@ def _session(args: argparse.Namespace, shape: ModelShape, given: Lab | None, roo
         return joined_session(args, args.threads or usable_cores(), args.device)
     if given:
         return Session.local(_seats_of(given), named_link(args))
-    seats = local_seats(args.nodes, usable_cores(), shape, room.context, room.slots, args.threads, args.device)
+    seats = local_seats(
+        args.nodes, usable_cores(), shape, room.context, room.slots, args.threads, args.device, room.step_tokens
+    )
     return Session.local(seats, named_link(args))
 
 

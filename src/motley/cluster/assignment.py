@@ -23,6 +23,7 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     hash: str  # of the checkpoint: the node refuses a file that differs
     context: int  # positions a KV slot holds
     slots: int  # sequences at once
+    step_tokens: int = 512  # the most that a step carries; as `predict.workload` has it
     cache: CacheType | None = None  # how keys and values are stored; None: the device's own choice
     epoch: int = 0  # a later load has a larger one: what a node that slept still had to read must not undo a newer
     source: tuple[str, int] | None = None  # who serves the file to whoever does not have it
@@ -45,6 +46,7 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     def __post_init__(self) -> None:
         _need(self.context >= 1 and self.slots >= 1, f"context {self.context} and slots {self.slots} must be positive")
+        _need(self.step_tokens >= 1, f"steps of {self.step_tokens} tokens carry none")
         _need(bool(self.device and self.model), "device and model must be named")
         _ascending(self.home_layers, MAX_LAYER, "home_layers")
         for layer, ids in self.experts.items():

@@ -51,7 +51,7 @@ def plan(work: Work) -> dict[str, Any]:
         lab = msgspec.convert(work.here, Lab)
     changes = [change(text) for text in asked.changes]
     seconds = min(SEARCH_S, SECONDS / 2 / (len(changes) + 2))
-    workload = Workload(batch=asked.slots)
+    workload = Workload(batch=asked.slots, chunk=work.step_tokens)
     question = Question(
         shape, workload, context=asked.context, slots=asked.slots, seconds=seconds, split_rows=not asked.lab
     )
@@ -72,7 +72,8 @@ def _picture(question: Question, outcome: Outcome) -> dict[str, Any]:
     found, lab = outcome.plan, outcome.lab
     if found is None or len(lab.devices) > DRAWN:
         return {"view": None}
-    holds = held(question.shape, lab, found.placement, found.stored, question.context, question.slots)
+    room = question.context, question.slots, question.workload.chunk
+    holds = held(question.shape, lab, found.placement, found.stored, *room)
     used, head = devices_of(found.placement), found.placement.layers[0].home
     return {"view": drawn(lab, found.placement, holds, found.prediction, used, head)}
 

@@ -37,6 +37,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     asked: Asked
     file: str
     here: Any  # the pool's lab, as plain data; None where it was not measured
+    step_tokens: int  # the most that a step of the server carries
 
 
 class Planning:
@@ -56,7 +57,8 @@ class Planning:
             )
         if self._busy.locked():
             raise Problem(429, "another plan is being searched: try again in some seconds", retry_s=10)
-        work = Work(asked=asked, file=self._shown.model, here=msgspec.to_builtins(placed.lab) if placed else None)
+        here = msgspec.to_builtins(placed.lab) if placed else None
+        work = Work(asked=asked, file=self._shown.model, here=here, step_tokens=self._shown.step_tokens)
         async with self._busy:
             return await _planned(msgspec.json.encode(work))
 

@@ -18,6 +18,7 @@ from motley.lab.machine import this_machine, usable_cores
 from motley.lab.placement import LayerPlacement, Placement
 from motley.plan.picture.facts import Held, held
 from motley.predict.predict import Prediction
+from motley.predict.workload import STEP_TOKENS
 from motley.serve.state import Placed
 from motley.shape.model import ModelShape
 
@@ -34,11 +35,13 @@ class Shown:
     context: int
     slots: int
     placed: Callable[[], Placed | None]
+    step_tokens: int = STEP_TOKENS
 
 
 def view(shown: Shown) -> dict[str, Any]:
     placed = shown.placed() or _alone(shown)
-    holds = held(shown.shape, placed.lab, placed.placement, placed.stored, shown.context, shown.slots)
+    room = shown.context, shown.slots, shown.step_tokens
+    holds = held(shown.shape, placed.lab, placed.placement, placed.stored, *room)
     return drawn(placed.lab, placed.placement, holds, placed.prediction, placed.nodes, placed.head)
 
 

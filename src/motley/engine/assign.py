@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from motley.cluster.assignment import Assignment
 from motley.errors import UsageError
 from motley.lab.placement import Placement
+from motley.predict.workload import STEP_TOKENS
 from motley.shape.mixer import CacheType
 
 Address = tuple[str, int]  # host and port of the listener of the device's node
@@ -18,6 +19,7 @@ def assignments(
     file_hash: str,
     context: int,
     slots: int,
+    step_tokens: int = STEP_TOKENS,
     cache: CacheType | None = None,
     addresses: Mapping[str, Address],
     stored: Collection[str] = (),
@@ -35,6 +37,7 @@ def assignments(
             hash=file_hash,
             context=context,
             slots=slots,
+            step_tokens=step_tokens,
             cache=cache,
             epoch=epoch,
             source=source,

@@ -38,7 +38,6 @@ from motley.formats.tensor import Checkpoint
 from motley.lab.lab import Device
 from motley.ops.protocol import Batch, Ops
 from motley.predict.memory import kernels_named, kv_bytes, packed_bytes, streaming_bytes, work_bytes
-from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress, silent
 from motley.shape.model import ModelShape
 
@@ -286,12 +285,12 @@ class NodeRuntime:
         if not self._memory_bytes:
             return
         cache = kv_bytes(shape, layers, assignment.context, assignment.slots)
-        work = work_bytes(shape, STEP_TOKENS, home=bool(layers))
+        work = work_bytes(shape, assignment.step_tokens, home=bool(layers))
         streams = {
             layer: (at_once, sum(len(assignment.elsewhere[layer][d]) for d in devices))
             for layer, (_, at_once, devices) in assignment.streams.items()
         }
-        work += streaming_bytes(shape, streams, STEP_TOKENS)
+        work += streaming_bytes(shape, streams, assignment.step_tokens)
         weights = planned_bytes(shape, layers, assignment.experts, _rows_here(assignment))
         kernels = kernels_named(self.ops.name)
         as_stored = kernels == "native" and not assignment.repack
@@ -299,7 +298,8 @@ class NodeRuntime:
         if need > self._memory_bytes:
             raise CapacityError(
                 f"{assignment.device} was given {self._memory_bytes / 1e6:.0f} MB, and its part of the model needs "
-                f"{need / 1e6:.0f} MB: give it more memory, a shorter context or fewer experts"
+                f"{need / 1e6:.0f} MB: give it more memory, a shorter context, fewer experts or smaller steps "
+                "(--step-tokens)"
             )
 
 

@@ -22,6 +22,7 @@ from motley.engine.trace import Span, Tracer, offset_of, shifted
 from motley.errors import ClusterError, MotleyError
 from motley.lab.placement import Placement
 from motley.ops.protocol import Batch
+from motley.predict.workload import STEP_TOKENS
 from motley.progress import Progress, silent
 from motley.shape.mixer import CacheType
 
@@ -101,7 +102,7 @@ class _There:
 
 class PlacedRunner:
     """Loads on construction, all devices at once; if one can't, none keeps its part. Closing it drops the model from
-    every device; the nodes run on."""
+    every device; the nodes run on. `step_tokens`: the most that a step will carry."""
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class PlacedRunner:
         *,
         n_slots: int = 1,
         context: int = 4096,
+        step_tokens: int = STEP_TOKENS,
         cache: CacheType | None = None,
         stored: Collection[str] = (),
         progress: Progress = silent,
@@ -123,6 +125,7 @@ class PlacedRunner:
             file_hash=site.runtime.serve_file(model_path),
             context=context,
             slots=n_slots,
+            step_tokens=step_tokens,
             cache=cache,
             addresses=site.addresses,
             stored=stored,

@@ -25,6 +25,7 @@ from motley.engine.node import NodeRuntime
 from motley.engine.placed import PlacedRunner, Site
 from motley.errors import CapacityError, ClusterError
 from motley.lab.placement import Placement
+from motley.predict.workload import STEP_TOKENS
 from motley.shape.mixer import CacheType
 
 WORTH = 0.95  # of the present plan's seconds a step: a return that does not get below is not worth the loading
@@ -68,12 +69,14 @@ class SurvivingEngine(Engine):
         *,
         slots: int,
         context: int,
+        step_tokens: int = STEP_TOKENS,
         cache: CacheType | None = None,
         grow: bool = False,
         tell: Tell,
     ) -> None:
         self._model, self._members, self._plan = model, members, plan
         self._slots, self._context, self._cache, self._tell = slots, context, cache, tell
+        self._step_tokens = step_tokens
         self._head, self._grow = members.runtime.device, grow
         self._here = {self._head, *members.addresses()}
         self._full: dict[str, Address | None] = {}  # who had no room for its part, and which process that was
@@ -86,7 +89,7 @@ class SurvivingEngine(Engine):
         self._met: frozenset[str] = frozenset()  # newcomers of which loads know
         self._wanted: queue.SimpleQueue[frozenset[str]] = queue.SimpleQueue()  # newcomers that are worth a load
         try:
-            super().__init__(self._load())
+            super().__init__(self._load(), chunk=step_tokens)
         except BaseException:
             self.close()
             raise
@@ -275,6 +278,7 @@ class SurvivingEngine(Engine):
                 site,
                 n_slots=self._slots,
                 context=self._context,
+                step_tokens=self._step_tokens,
                 cache=self._cache,
                 stored=plan.stored,
             )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from motley.errors import UsageError
-from motley.predict.workload import Workload
+from motley.predict.workload import STEP_TOKENS, Workload
 
 NAMES = ("decode", "throughput", "ttft")
 _BATCH = 8  # sequences at once, where throughput is asked for and no batch is given
@@ -42,15 +42,22 @@ class Objective:
         if name == "ttft":
             before = workload
             if workload.kind == "decode":
-                before = Workload("prefill", workload.depth or prompt, batch=workload.batch)
+                before = Workload("prefill", workload.depth or prompt, batch=workload.batch, chunk=workload.chunk)
             return cls(name, ((before, _steps(before)), (_after(before, 1), 1.0)))
         raise UsageError(f"unknown objective {name!r}: choose {', '.join(NAMES)}")
 
     @classmethod
-    def parse(cls, workloads: str, name: str | None = None, batch: int = 1, prompt: int = PROMPT) -> Self:
+    def parse(
+        cls,
+        workloads: str,
+        name: str | None = None,
+        batch: int = 1,
+        prompt: int = PROMPT,
+        chunk: int = STEP_TOKENS,
+    ) -> Self:
         """`tg64`, `pp512@d1024`, `pp512+tg64`; `batch` where a workload names none. Raises UsageError for what is none
         of them, and for a sum with another name."""
-        parts = [Workload.parse(part, batch=batch) for part in workloads.split("+")]
+        parts = [Workload.parse(part, batch=batch, chunk=chunk) for part in workloads.split("+")]
         if len(parts) == 1:
             return cls.of(parts[0], name, prompt)
         if name is not None:
@@ -92,6 +99,11 @@ class Objective:
     def batch(self) -> int:
         return max(w.batch for w, _ in self.parts)
 
+    @property
+    def chunk(self) -> int:
+        """The most tokens that a step carries."""
+        return max(w.chunk for w, _ in self.parts)
+
 
 def _steps(workload: Workload) -> float:
     """Of the engine, for the whole workload. A prompt's last chunk counts by its tokens, as in tokens per second."""
@@ -102,4 +114,4 @@ def _steps(workload: Workload) -> float:
 
 def _after(prompt: Workload, tokens: int) -> Workload:
     """Generating behind that prompt."""
-    return Workload("decode", tokens, prompt.depth + prompt.tokens, prompt.batch)
+    return Workload("decode", tokens, prompt.depth + prompt.tokens, prompt.batch, prompt.chunk)

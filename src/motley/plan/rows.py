@@ -80,7 +80,7 @@ def _sharing(layer: LayerPlacement) -> list[str]:
 
 def _rooms(model: CostModel, placement: Placement, context: int, slots: int) -> dict[str, float]:
     """How many of the file's bytes still fit on each device in use, as it keeps them."""
-    needs = memory_needed(model.shape, placement, context, slots)
+    needs = memory_needed(model.shape, placement, context, slots, model.workload.chunk)
     return {name: 0.98 * _room(model.shape, model.lab.device(name), need) for name, need in needs.items()}
 
 

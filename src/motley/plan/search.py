@@ -31,7 +31,7 @@ from motley.predict.cost import CostModel
 from motley.predict.memory import RESERVE_BYTES, gigabytes, memory_needed
 from motley.predict.predict import price
 from motley.predict.routes import Routes
-from motley.predict.workload import STEP_TOKENS, Workload
+from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
 
 _SECONDS, _SECONDS_A_DEVICE = 2.5, 0.015
@@ -59,8 +59,9 @@ def find_placement(
     split_rows: bool = False,
 ) -> Plan:
     """The fastest placement found for `workload` (default: 64 tokens, one sequence) that leaves room for `slots`
-    sequences of `context` tokens. `objective`: what fast means, "decode", "throughput", "ttft" or steps of several
-    workloads; by default the workload says it. `head`: the device whose process drives the steps, if that is given.
+    sequences of `context` tokens, and for steps of the workload's `chunk` of tokens. `objective`: what fast means,
+    "decode", "throughput", "ttft" or steps of several workloads; by default the workload says it. `head`: the device
+    whose process drives the steps, if that is given.
     `homes`: the devices that attention may live on (default: any). `repack` False: all devices leave their weights in
     the mapped file; else those do whose memory would not hold the repacked copy. `seconds` bounds the search (default:
     3, and more for hundreds of devices); if it ends before, equal questions have equal answers. `copies`: memory that
@@ -88,7 +89,7 @@ def find_placement(
     for as_stored, kept_free in product(layouts, free):
         there = lab.with_stored(d.name for d in lab.devices) if as_stored else lab
         on_it = [(m.on(there), n) for m, n in models]
-        pricer = Pricer(on_it, context, slots, STEP_TOKENS, may_be_home, not as_stored, kept_free)
+        pricer = Pricer(on_it, context, slots, objective.chunk, may_be_home, not as_stored, kept_free)
         found = Search(pricer, monotonic() + seconds).run()
         if found.ms < inf:
             break
@@ -99,7 +100,7 @@ def find_placement(
         placement = with_copies(pricer, found.state, placement)
     if split_rows:
         placement = with_rows_split(on_it, placement, context, slots)
-    needs = memory_needed(shape, placement, context, slots)
+    needs = memory_needed(shape, placement, context, slots, objective.chunk)
     stored = stored_devices(shape, lab, needs, repack)
     measured = lab.with_stored(stored)
     priced = models[0][0].on(measured)

@@ -13,6 +13,7 @@ from motley.plan.plan import Plan
 from motley.predict.memory import Need, gigabytes, kernels_of, memory_needed, packed_bytes
 from motley.predict.predict import Prediction, Term
 from motley.predict.show import duration, number
+from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 
 _ROWS = 16  # of a table
@@ -43,11 +44,12 @@ def plan_text(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
 
 
 def plan_json(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slots: int = 1) -> dict[str, Any]:
-    """What `motley plan --json` writes."""
-    needs = _needs(plan, shape, lab, context, slots)
+    """What `motley plan --json` writes. `step_tokens`: only where a step may carry others than usual."""
+    needs, chunk = _needs(plan, shape, lab, context, slots), plan.objective.chunk
     return {
         "model": {"name": shape.name, "architecture": shape.architecture, "bytes": shape.n_bytes},
         "workload": plan.prediction.workload.name,
+        **({} if chunk == STEP_TOKENS else {"step_tokens": chunk}),
         "objective": {
             "name": plan.objective.name,
             "parts": [{"workload": w.name, "steps": steps} for w, steps in plan.objective.parts],
@@ -140,7 +142,7 @@ def _held(counts: list[int]) -> str:
 
 def _needs(plan: Plan, shape: ModelShape, lab: Lab, context: int, slots: int) -> dict[str, Need]:
     """By device: as the plan lays its weights out."""
-    needs = memory_needed(shape, plan.placement, min(context, shape.context), slots)
+    needs = memory_needed(shape, plan.placement, min(context, shape.context), slots, plan.objective.chunk)
 
     def packed(name: str, need: Need) -> Need:
         return replace(need, weights=packed_bytes(shape, need.weights, kernels_of(lab.device(name))))

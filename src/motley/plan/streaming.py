@@ -1,8 +1,8 @@
 """Streaming: where a home brings the experts of its node's processor in large steps, instead of asking for them.
 
-The search prices large steps by the shorter of both ways and keeps room for the buffers (`reserved`). After it, each
-layer is looked at: from how many tokens on is bringing them shorter? Only where the holder's memory has room for the
-file's bytes beside what it keeps of them: they would come from disk otherwise.
+The search prices large steps, of the workload's `chunk` of tokens, by the shorter of both ways and keeps room for the
+buffers (`reserved`). After it, each layer is looked at: from how many tokens on is bringing them shorter? Only where
+the holder's memory has room for the file's bytes beside what it keeps of them: they would come from disk otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,23 +29,23 @@ from motley.predict.memory import (
 from motley.predict.predict import layer_costs, owners, price
 from motley.predict.show import number
 from motley.predict.streaming import LEAST_TOKENS
-from motley.predict.workload import STEP_TOKENS, Workload
+from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
 
 _PAYS = 1.05  # least gain of a layer's time
-_SIZES = tuple(2**n for n in range(12) if LEAST_TOKENS <= 2**n <= STEP_TOKENS)  # tokens of the steps that are looked at
 
 
 def reserved(model: CostModel) -> dict[int, int]:
     """Bytes for buffers, by device, that may be a home and would gain by bringing all experts of a neighbour."""
     shape, lab = model.shape, model.lab
     routed = {i: n for i in range(shape.n_layers) if (n := shape.experts_in(i))}
-    if not routed or not any(model.near):
+    chunk = model.workload.chunk
+    if not routed or not any(model.near) or chunk < LEAST_TOKENS:
         return {}
-    most = _prompt(model, STEP_TOKENS)
+    most = _prompt(model, chunk)
     sets = most.working_sets([shape.n_bytes] * len(lab.devices), [0] * len(lab.devices))
     first, n = next(iter(routed.items()))
-    buffers = streaming_bytes(shape, {i: (at_once(shape, i), n) for i, n in routed.items()}, STEP_TOKENS)
+    buffers = streaming_bytes(shape, {i: (at_once(shape, i), n) for i, n in routed.items()}, chunk)
 
     def gains(home: int, other: int) -> bool:
         owner = np.full(n, other)
@@ -63,7 +63,7 @@ def with_streaming(
     if not any(model.near) or not model.shape.n_experts:
         return placement, []
     wanted = _wanted(model, placement)
-    needs = memory_needed(model.shape, wanted, context, slots)
+    needs = memory_needed(model.shape, wanted, context, slots, model.workload.chunk)
     experts = {name: held.experts for name, held in weights_on(model.shape, wanted).items()}
     short: dict[tuple[str, str], str] = {}
     for layer in wanted.layers:
@@ -83,7 +83,7 @@ def with_streaming(
 
 def _wanted(model: CostModel, placement: Placement) -> Placement:
     """With streaming wherever it pays, if memory does not matter."""
-    models = [_prompt(model, n) for n in _SIZES]
+    models = [_prompt(model, n) for n in _sizes(model.workload.chunk)]
     names = [d.name for d in model.lab.devices]
     index = {name: i for i, name in enumerate(names)}
     _, homes, sets = layer_costs(model, placement)
@@ -105,6 +105,12 @@ def _wanted(model: CostModel, placement: Placement) -> Placement:
                 known[key] = Streaming(tuple(names[d] for d in sorted(near)), least, n)
         layers.append(replace(layer, streaming=known[key]))
     return replace(placement, layers=tuple(layers))
+
+
+def _sizes(chunk: int) -> list[int]:
+    """Tokens of the steps that are looked at: a prompt's own, and smaller ones."""
+    powers = [2**n for n in range(chunk.bit_length()) if LEAST_TOKENS <= 2**n < chunk]
+    return [*powers, chunk] if chunk >= LEAST_TOKENS else []
 
 
 def _gain(
@@ -150,7 +156,8 @@ def _said(model: CostModel, before: Placement, after: Placement) -> list[str]:
             alike.setdefault((layer.home, layer.streaming), []).append(i)
     if not alike:
         return []
-    most = _prompt(model, STEP_TOKENS)
+    chunk = model.workload.chunk
+    most = _prompt(model, chunk)
     asked, brought = (layer_costs(most, placement)[0] for placement in (before, after))
     factor = price(most, after).p50 / price(most, before).p50
     said = []
@@ -159,6 +166,6 @@ def _said(model: CostModel, before: Placement, after: Placement) -> list[str]:
         said.append(
             f"steps of {found.tokens} tokens and more bring the experts of {', '.join(found.devices)} to {home} in "
             f"{len(layers)} layer{'s' * (len(layers) > 1)}, {found.at_once} at a time at {number(rate)} GB/s: of "
-            f"{STEP_TOKENS} tokens such a layer takes {number(brought[i].ms)} ms, with asking {number(asked[i].ms)}"
+            f"{chunk:,} tokens such a layer takes {number(brought[i].ms)} ms, with asking {number(asked[i].ms)}"
         )
-    return [*said, f"prompts of {STEP_TOKENS} tokens a step are {number(factor)} times as fast for that"]
+    return [*said, f"prompts of {chunk:,} tokens a step are {number(factor)} times as fast for that"]

@@ -55,7 +55,11 @@ class Question:
     @property
     def first(self) -> Objective:
         """The prompt and the step whose time is told as that to the first token."""
-        return self.aim if self.aim.first_token else Objective.of(Workload("prefill", self.prompt), "ttft")
+        return (
+            self.aim
+            if self.aim.first_token
+            else Objective.of(Workload("prefill", self.prompt, chunk=self.aim.chunk), "ttft")
+        )
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def predict(
     others). Raises CapacityError where the placement does not fit (never predicted), UsageError where it does not
     match the shape or the lab."""
     check_placement(shape, lab, placement)
-    check_fits(lab, memory_needed(shape, placement, workload.context, workload.batch))
+    check_fits(lab, memory_needed(shape, placement, workload.context, workload.batch, workload.chunk))
     return price(CostModel(shape, lab, workload, routes, head), placement)
 
 

@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from motley.errors import UsageError
 
-STEP_TOKENS = 512  # the most that a step carries: the engine's prefill chunk
+STEP_TOKENS = 512  # the most that a step carries, the engine's prefill chunk, where nothing else is asked for
+MOST_STEP_TOKENS = 8192  # of whose activations a link's message still holds all
 
 _NAME = re.compile(r"(pp|tg)([0-9]{1,9})(?:@d([0-9]{1,9}))?(?:x([0-9]{1,6}))?")
 
@@ -27,13 +28,13 @@ class Workload:
             raise UsageError(f"the workload {self.name}: it takes at least one token of one sequence")
 
     @classmethod
-    def parse(cls, name: str, depth: int = 0, batch: int = 1) -> Self:
+    def parse(cls, name: str, depth: int = 0, batch: int = 1, chunk: int = STEP_TOKENS) -> Self:
         """`pp512`, `tg64`, `tg64@d1024` (1024 tokens deep), `tg64x4` (4 sequences at once)."""
         match = _NAME.fullmatch(name.strip())
         if not match:
             raise UsageError(f"unknown workload {name!r}: write pp512 or tg64, with @d1024 for depth, x4 for a batch")
         kind: Literal["decode", "prefill"] = "prefill" if match[1] == "pp" else "decode"
-        return cls(kind, int(match[2]), int(match[3] or depth), int(match[4] or batch))
+        return cls(kind, int(match[2]), int(match[3] or depth), int(match[4] or batch), chunk)
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from time import perf_counter
 
 from motley.engine.engine import Engine, Stream
 from motley.errors import CapacityError, ClusterError, MotleyError
+from motley.predict.workload import STEP_TOKENS
 from motley.serve.metrics import Meters
 from motley.serve.reading import Reading, Readings
 from motley.serve.sequence import Piece, Sequence
@@ -211,9 +212,11 @@ class Scheduler:
             timings.started = timings.started or self._began
 
     def _budget(self, seconds: float, tokens: int) -> None:
-        """How much of prompts may ride with streams, by what the last such step took."""
+        """How much of prompts may ride with streams, by what the last such step took. A larger step than they ever
+        wait for counts as one of those: what is brought for it is brought for a small one, too."""
         if tokens > self.n_slots:
-            self._engine.beside = int(min(max(LEAST, PREFILL_S * tokens / seconds), self._engine.chunk))
+            fitting = PREFILL_S * min(tokens, STEP_TOKENS) / seconds
+            self._engine.beside = int(min(max(LEAST, fitting), STEP_TOKENS, self._engine.chunk))
 
     def _deliver(self, sequence: Sequence) -> None:
         sequence.timings.started = sequence.timings.started or self._began  # it may have run and ended in this step

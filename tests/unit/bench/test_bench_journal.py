@@ -10,7 +10,7 @@ from test_bench_run import SETTINGS, subject
 
 from bench_sample import sample_lab, sample_placement
 from motley.bench.journal import Journal, Placed
-from motley.bench.result import from_json, to_json
+from motley.bench.result import SCHEMA, from_json, to_json
 from motley.bench.run import asked_workloads, run_bench
 from motley.bench.suite import Load
 from motley.cli.unfinished import kept_when_interrupted, open_journal, require_same_nodes
@@ -71,7 +71,7 @@ def test_a_suite_skips_what_does_not_fit_and_says_so() -> None:
     result = run_bench(subject(), SUITE)
     assert [s.test for s in result.skipped] == ["pp16@d9000", "tg8@d9000"]
     assert "trained for 4096" in result.skipped[0].why
-    assert (result.suite, result.schema) == ("mine", 3)
+    assert (result.suite, result.schema) == ("mine", SCHEMA)
     assert result.energy_why
 
 

@@ -147,3 +147,26 @@ def test_a_load_keeps_its_prediction() -> None:
     [load] = run_bench(replace(subject(), predict=lambda workload: said), settings).loads
     assert load.predicted_tokens_per_s == expected(Load(16, 4, 1), lambda workload: said)
     assert load.predicted_tokens_per_s is not None
+
+
+def test_steps_of_another_size_are_named_and_kept() -> None:
+    """Workloads carry their own, loads and the check take the setting; a result of usual steps says nothing."""
+    runners: list[FakeRunner] = []
+
+    def opened(progress: Progress) -> closing[FakeRunner]:
+        runners.append(FakeRunner(step_s=0.0005))
+        return closing(runners[-1])
+
+    plain = run_bench(subject(), SETTINGS)
+    assert b"step_tokens" not in to_json(plain)
+    small = [replace(w, chunk=5) for w in SETTINGS.workloads]
+    settings = replace(SETTINGS, workloads=small, loads=[Load(30, 2, 1)], step_tokens=5)
+    result = run_bench(replace(subject(), open_placed=opened, open_reference=opened), settings)
+    assert from_json(to_json(result)).step_tokens == 5
+    assert result.check is not None
+    assert result.check.passed
+    assert len(runners) == 2
+    assert all(max(len(batch) for batch in runner.batches) == 5 for runner in runners)
+    asked: list[Workload] = []
+    expected(Load(100, 20, 4), lambda w: asked.append(w), 5)
+    assert {w.chunk for w in asked} == {5}

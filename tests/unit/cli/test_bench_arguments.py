@@ -15,6 +15,7 @@ from motley.cli.main import main
         (["bench", "none.gguf", "--resume"], "--suite"),
         (["bench", "none.gguf", "--model", "x"], "--endpoint"),
         (["bench", "none.gguf", "--endpoint", "http://h"], "leave FILE out"),
+        (["bench", "--endpoint", "http://h", "--step-tokens", "64"], "leave --step-tokens out"),
         (["bench", "--endpoint", "http://127.0.0.1:9", "--pp", "8"], "does not answer"),
         (["bench", "--endpoint", "http://h", "--api-key-env", "NOT_SET"], "NOT_SET"),
         (["report", "--markdown"], "--markdown takes one result"),

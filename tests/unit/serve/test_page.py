@@ -25,6 +25,7 @@ from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
 from motley.lab.labs import described
 from motley.lab.placement import LayerPlacement, Placement, RowsPart
+from motley.predict.workload import Workload
 from motley.serve.guard import Access
 from motley.serve.problems import Problem
 
@@ -111,7 +112,7 @@ def test_who_only_has_a_share_of_the_output_matrix_is_used(monkeypatch: pytest.M
     placement = Placement((LayerPlacement("a", ("b", "a")),), head=(RowsPart("a", 0, 8), RowsPart("c", 8, 16)))
     found = SimpleNamespace(placement=placement, stored=frozenset(), prediction=None)
     outcome: Any = SimpleNamespace(plan=found, lab=SimpleNamespace(devices=()))
-    question: Any = SimpleNamespace(shape=None, context=1, slots=1)
+    question: Any = SimpleNamespace(shape=None, context=1, slots=1, workload=Workload())
     assert planner._picture(question, outcome) == {"view": (["a", "b", "c"], "a")}
 
 

@@ -98,6 +98,28 @@ def test_prompts_take_no_more_of_a_step_than_streams_can_wait(
     assert sizes[1] == min(1 + 5 * 31, 249 - 30 + 1)
 
 
+def test_a_large_step_does_not_make_streams_wait_for_more(
+    running: Callable[[Scheduler], Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt alone fills the step; beside a stream, no more rides than of a usual one, however fast that step was."""
+    monkeypatch.setattr("motley.engine.engine.perf_counter", iter(np.arange(0.0, 1e5, 1.0)).__next__)
+    monkeypatch.setattr("motley.serve.scheduler.PREFILL_S", 0.25)  # of 512 tokens' second: 128
+    gate = threading.Semaphore(0)
+    runner = Counting(context=4096, gate=gate)
+    made, stream, late = running(scheduler(runner, chunk=2048)), Got(), Got()
+    made.submit([sequence(stream, [5] * 2000, max_tokens=60)])
+    gate.release(1)
+    assert stream.begun.wait(20)
+    made.submit([sequence(late, list(range(1, 1001)), max_tokens=1)])
+    gate.release(100)
+    late.wait()
+    stream.wait()
+    assert len(runner.batches[0]) == 2000
+    mixed = [len(slots) for slots in runner.batches if len(set(slots)) == 2]
+    assert mixed[0] == 1 + 128
+    assert max(mixed) <= 1 + 128
+
+
 def test_a_cancelled_one_frees_its_slot_for_the_next_step(running: Callable[[Scheduler], Scheduler]) -> None:
     gate = threading.Semaphore(0)
     runner = Counting(n_slots=1, gate=gate)

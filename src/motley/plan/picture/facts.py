@@ -13,6 +13,7 @@ from motley.page.experts import N_COLOURS
 from motley.plan.plan import Plan
 from motley.predict.memory import kernels_of, memory_needed, packed_bytes, weights_on
 from motley.predict.routes import Routes
+from motley.predict.workload import STEP_TOKENS
 from motley.shape.model import ModelShape
 
 BY_NAME = 8  # so many devices are drawn each for itself, more by class
@@ -127,15 +128,21 @@ def class_name(names: Sequence[str]) -> str:
 def held_by_device(asked: Asked) -> dict[str, Held]:
     """As the plan lays weights out; every device of the lab."""
     plan = asked.plan
-    return held(asked.shape, asked.lab, plan.placement, plan.stored, asked.context, asked.slots)
+    return held(asked.shape, asked.lab, plan.placement, plan.stored, asked.context, asked.slots, plan.objective.chunk)
 
 
 def held(
-    shape: ModelShape, lab: Lab, placement: Placement, stored: Collection[str], context: int, slots: int
+    shape: ModelShape,
+    lab: Lab,
+    placement: Placement,
+    stored: Collection[str],
+    context: int,
+    slots: int,
+    step_tokens: int = STEP_TOKENS,
 ) -> dict[str, Held]:
     """Of each device of the lab. `stored`: those that leave their weights as the file has them."""
     weights = weights_on(shape, placement)
-    needs = memory_needed(shape, placement, min(context, shape.context), slots)
+    needs = memory_needed(shape, placement, min(context, shape.context), slots, step_tokens)
     found = {}
     for device in lab.devices:
         if device.name not in needs:

@@ -69,7 +69,7 @@ def _context(asked: Asked, notes: tuple[str, ...], progress: Progress) -> dict[s
         "layers": layers.layers_picture(asked, found),
         "choices": layers.choices_map(asked, found),
         "device_key": device_key,
-        "prompt": curves.predicted(asked, Workload("prefill", _PROMPT))[0],
+        "prompt": curves.predicted(asked, Workload("prefill", _PROMPT, chunk=plan.objective.chunk))[0],
         "line": line,
         "one_layer": timeline.lanes_picture(found, line.layer_pieces, line.layer_ms, _layer_label(line)),
         "whole_step": timeline.lanes_picture(found, line.pieces, line.ms, f"A step of {number(line.ms)} milliseconds"),
