@@ -99,7 +99,7 @@ def carried(before: Counters, after: Counters, n_bytes: int) -> Finding:
         return Finding("RDMA-SILENT", "ok", said)
     if most >= _FEW * n_bytes:
         said = f"{n_bytes:,} bytes were sent, and the RDMA ports counted {most:,} of them: TCP took the rest"
-        remedy = "UCX_MAX_RNDV_RAILS=1, which is Motley's default, keeps large messages on one way: see what sets it otherwise"
+        remedy = "UCX_MAX_RNDV_RAILS=1, Motley's default, keeps large messages on one way: see what sets it otherwise"
         return Finding("RDMA-SILENT", "warning", said, remedy)
     said = f"{n_bytes:,} bytes were sent, and no RDMA port counted more than {most:,}: TCP took them"
     return Finding("RDMA-SILENT", "error", said, "see the findings on RDMA; `UCX_LOG_LEVEL=info` says what UCX chose")
