@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from unittest import mock
 
 from peers import (
@@ -25,18 +24,17 @@ from peers import (
     peer,
     raises,
     served,
+    the_choice,
 )
 
 from motley.cluster import agreed, choice
 from motley.cluster.choice import Choice
-from motley.cluster.link import Buffer
 from motley.cluster.local import LocalCluster, LocalNode
 from motley.cluster.messages import Kind
-from motley.cluster.mpi_link import MpiLink
 from motley.cluster.remote import ask, ping_s
 from motley.errors import ClusterError, LinkError
 
-__all__ = ["both_send_large_frames", "crosswise", "frames", "malformed_calls"]  # run by name
+__all__ = ["both_send_large_frames", "crosswise", "frames", "malformed_calls", "the_choice"]  # run by name
 
 
 def waiting(there: Peer) -> None:
@@ -97,31 +95,19 @@ def spoilt(there: Peer) -> None:
     assert chosen.connect(there.address, there.greeted, named="mpi").transport == "tcp"
 
 
-def the_choice(there: Peer) -> None:
-    def of(there: Peer, named: str = "mpi") -> str:
-        link = Choice().connect(there.address, there.greeted, named=named)
-        ping_s(link, 100)
-        link.close()
-        return link.transport
-
-    with peer("", "mpi") as refusing, mock.patch.object(choice, "possible", return_value=False):
-        assert (of(there), of(there, ""), of(refusing)) == ("mpi", "tcp", "tcp")
-        with raises(ClusterError, "mpi is not encrypted"):
-            refusing.link()
-        with mock.patch.object(choice, "ping_s", side_effect=LinkError("this link corrupts data")):
-            assert of(there) == "tcp"
-        send = MpiLink.send
-
-        def lie(link: MpiLink, kind: int, request: int, parts: Sequence[Buffer]) -> None:
-            send(link, kind, request, [b"another secret"] if kind == Kind.PROOF else parts)
-
-        with mock.patch.object(MpiLink, "send", lie):
-            assert of(there) == "tcp"
-        mine = agreed.started("mpi")
-        nobody = mock.Mock(side_effect=ClusterError("MPI: there is nobody"))
-        with mock.patch.object(mine, "routes", {}), mock.patch.object(mine, "call", nobody):
-            assert of(there) == "tcp"
-        assert nobody.called
+def nobody_there(there: Peer) -> None:
+    """MPI can't connect: TCP."""
+    mine = agreed.started("mpi")
+    nobody = mock.Mock(side_effect=ClusterError("MPI: there is nobody"))
+    with (
+        mock.patch.object(choice, "possible", return_value=False),
+        mock.patch.object(mine, "routes", {}),
+        mock.patch.object(mine, "call", nobody),
+    ):
+        link = Choice().connect(there.address, there.greeted, named="mpi")
+    assert nobody.called
+    assert link.transport == "tcp"
+    link.close()
 
 
 def a_cluster(_: Peer) -> None:

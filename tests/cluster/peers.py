@@ -6,22 +6,23 @@
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from unittest import TestCase
+from unittest import TestCase, mock
 
 import numpy as np
 
-from motley.cluster import agreed, messages, remote
+from motley.cluster import agreed, choice, messages, remote
 from motley.cluster.beside_link import BesideLink
+from motley.cluster.choice import Choice
 from motley.cluster.hello import call
-from motley.cluster.link import Link
+from motley.cluster.link import Buffer, Link
 from motley.cluster.messages import Kind
 from motley.cluster.remote import ask, ping_s
 from motley.cluster.server import Server
 from motley.cluster.tcp_link import TcpLink, listen
-from motley.errors import LinkError
+from motley.errors import ClusterError, LinkError
 from motley.progress import Progress
 
 TOKEN = "of these tests"
@@ -147,6 +148,33 @@ def malformed_calls(there: Peer) -> None:
         link.send(Kind.CALL, 0, [malformed])
         assert "clos" in error_of(link)
         link.close()
+
+
+def the_choice(there: Peer) -> None:
+    """It is used where both name it and it proves itself; TCP in all other cases."""
+    named = there.transport
+
+    def of(there: Peer, named: str = named) -> str:
+        link = Choice().connect(there.address, there.greeted, named=named)
+        ping_s(link, 100)
+        link.close()
+        return link.transport
+
+    with peer("", named) as refusing, mock.patch.object(choice, "possible", return_value=False):
+        assert (of(there), of(there, ""), of(refusing)) == (named, "tcp", "tcp")
+        with raises(ClusterError, f"{named} is not encrypted, and this node was not started with --link {named}"):
+            refusing.link()
+        with mock.patch.object(choice, "ping_s", side_effect=LinkError("this link corrupts data")):
+            assert of(there) == "tcp"
+        link = there.link()
+        link.close()
+        send = type(link).send
+
+        def lie(link: BesideLink, kind: int, request: int, parts: Sequence[Buffer]) -> None:
+            send(link, kind, request, [b"another secret"] if kind == Kind.PROOF else parts)
+
+        with mock.patch.object(type(link), "send", lie):
+            assert of(there) == "tcp"
 
 
 if __name__ == "__main__":

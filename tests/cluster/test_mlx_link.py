@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -23,13 +23,11 @@ import pytest
 from cluster import peers
 from cluster.machines import Machines, await_words
 from cluster.peers import Peer, error_of, peer
-from motley.cluster import agreed, choice
+from motley.cluster import agreed
 from motley.cluster.choice import Choice
-from motley.cluster.link import Buffer
 from motley.cluster.local import LocalCluster, LocalNode
 from motley.cluster.messages import Kind
 from motley.cluster.mlx_helper import ROOM_BYTES
-from motley.cluster.mlx_link import MlxLink
 from motley.cluster.remote import ask, ping_s
 from motley.errors import ClusterError, LinkError
 
@@ -79,7 +77,7 @@ def await_gone(processes: Iterable[int]) -> None:
 
 
 @needs_mlx
-@pytest.mark.parametrize("what", ["frames", "both_send_large_frames", "crosswise", "malformed_calls"])
+@pytest.mark.parametrize("what", ["frames", "both_send_large_frames", "crosswise", "malformed_calls", "the_choice"])
 def test_what_any_transport_carries(there: Peer, what: str) -> None:
     getattr(peers, what)(there)
 
@@ -220,29 +218,6 @@ def test_spoilt_bytes_end_that_link_on_both_sides_and_no_other(there: Peer) -> N
         link.close()
     assert ask(good, "still")["what"] == "still"
     good.close()
-
-
-@needs_mlx
-def test_the_choice(there: Peer) -> None:
-    def of(there: Peer, named: str = "ring") -> str:
-        link = Choice().connect(there.address, there.greeted, named=named)
-        ping_s(link, 100)
-        link.close()
-        return link.transport
-
-    with peer("", "ring") as refusing, mock.patch.object(choice, "possible", return_value=False):
-        assert (of(there), of(there, ""), of(refusing)) == ("ring", "tcp", "tcp")
-        with pytest.raises(ClusterError, match="ring is not encrypted, and this node was not started with --link ring"):
-            refusing.link()
-        with mock.patch.object(choice, "ping_s", side_effect=LinkError("this link corrupts data")):
-            assert of(there) == "tcp"
-        send = MlxLink.send
-
-        def lie(link: MlxLink, kind: int, request: int, parts: Sequence[Buffer]) -> None:
-            send(link, kind, request, [b"another secret"] if kind == Kind.PROOF else parts)
-
-        with mock.patch.object(MlxLink, "send", lie):
-            assert of(there) == "tcp"
 
 
 @needs_mlx

@@ -50,7 +50,12 @@ def run(*command: str | Path) -> None:
 @needs_mpi
 @pytest.mark.parametrize(
     "what",
-    ["crosswise frames both_send_large_frames", "malformed_calls spoilt waiting the_choice", "killed", "a_cluster"],
+    [
+        "crosswise frames both_send_large_frames",
+        "malformed_calls spoilt waiting the_choice nobody_there",
+        "killed",
+        "a_cluster",
+    ],
 )
 def test_processes_that_nobody_started_together(what: str) -> None:
     run(sys.executable, ENDS, *what.split())

@@ -8,13 +8,13 @@ import compileall
 import json
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import motley
+from cluster import test_mpi_link
 from rdma import guest
 
 LIMIT_S = 900
@@ -24,11 +24,8 @@ SOURCES = Path(motley.__file__).parents[1]
 
 def why_not() -> str:
     """What is missing beside the guest itself."""
-    for package in ("mpi4py", "mpich"):
-        try:
-            version(package)
-        except PackageNotFoundError:
-            return f"{package} is not installed: pip install 'motley-moe[rdma]'"
+    if reason := test_mpi_link.why_not():
+        return reason
     if not any(Path("/usr/lib").glob("*/libibverbs/librxe-rdmav*.so")):
         return "the verbs of soft-RoCE are missing: apt install libibverbs1 ibverbs-providers"
     return guest.why_not()
@@ -101,7 +98,7 @@ def test_a_model_over_it_answers_as_on_one_device(found: Found) -> None:
     assert {name for layer in result["placement"]["layers"] for name in layer["experts"]} == {"a", "b"}
     assert result["check"]["max_abs_logit_diff"] == 0
     assert result["check"]["greedy_tokens_equal"] == result["check"]["greedy_tokens_compared"] > 0
-    assert "mpi does not encrypt" in found["bench"]["text"].lower()
+    assert "The mpi link does not encrypt" in found["bench"]["text"]
     assert found["bench"]["packets"] > 1000
 
 

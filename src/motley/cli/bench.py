@@ -289,7 +289,7 @@ def _said_of(session: Session, lab: Lab, shape: ModelShape, chunk: int) -> list[
         said.append("Activations crossed the network in the clear (--trusted-lan); the members were authenticated")
     named = session.cluster.access.named
     if named and any(link.transport == named for link in lab.links):
-        said.append(f"{named} does not encrypt: activations crossed every {named} link in the clear (--link {named})")
+        said.append(f"The {named} link does not encrypt: activations crossed every one in the clear (--link {named})")
     if named == "jaccl":
         said.append("The jaccl link is untested: no Mac had run it when this version was made")
     return said
