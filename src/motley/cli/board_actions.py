@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from motley.board.ask import Ask, clean, line
+from motley.board.ask import Ask, from_values, line
 from motley.board.board import Board, make_admin_token
 from motley.board.runner import Runner
 from motley.board.states import Shown
@@ -95,16 +95,7 @@ def run(args: argparse.Namespace) -> None:
 
 def ask(args: argparse.Namespace) -> None:
     board = Board(args.board)
-    asked = Ask(
-        model=line(args.model),
-        quant=args.quant,
-        pp=args.pp,
-        tg=args.tg,
-        depth=args.depth,
-        batch=args.batch,
-        hardware=line(args.hardware),
-        note=clean(args.note),
-    )
+    asked = from_values({name: getattr(args, name) for name in Ask.__struct_fields__})
     id, new = board.ask(asked)
     print("" if new else "It was asked for before: you voted for it.\n", end="")
     _print(board, id)

@@ -30,3 +30,12 @@ def test_a_hidden_measurement_is_no_longer_listed(there: Board, capsys: pytest.C
     assert "  measured: " in shown
     assert "  measured: " not in hidden
     motley(there, "retry", str(id))
+
+
+@pytest.mark.parametrize(("words", "field"), [(("--batch", "5000"), "batch"), (("--note", "\u0958" * 600), "note")])
+def test_a_terminal_is_no_way_around_the_limits(
+    there: Board, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], field: str
+) -> None:
+    assert main(["board", "ask", *words, "--board", str(there.folder)]) == 2
+    assert f"{field}: Expected " in capsys.readouterr().err
+    assert Board(there.folder).store.counts() == {}
