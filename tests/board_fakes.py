@@ -28,7 +28,9 @@ FORMULA = '=HYPERLINK("http://evil.example","x")'
 MARKDOWN = "[x](javascript:alert(1)) ![](http://evil.example/p.png) | a | b |"
 PATH = "../../etc/passwd"
 TEMPLATE = "{{ 7 * 7 }}{% raw %}"
-HOSTILE = (SCRIPT, TURNING, FORMULA, MARKDOWN, TEMPLATE, PATH, "a\u0300" * 400, "\ud800", "\x00\x1f")
+TOWER = "a" + "\u0301" * 500_000 + "\u0323" * 500_000  # normalised as it is, that would take hours
+GROWING = "\u0958" * 600  # each is two characters when it is normalised
+HOSTILE = (SCRIPT, TURNING, FORMULA, MARKDOWN, TEMPLATE, PATH, "a\u0300" * 400, TOWER, GROWING, "\ud800", "\x00\x1f")
 
 
 def board(folder: Path, settings: str = "[public]\nmoderated = false\n") -> Board:

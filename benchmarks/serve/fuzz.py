@@ -19,11 +19,13 @@ import socket
 import sys
 import time
 from collections import Counter
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from described import Asked, described
-from inside import SERVE, Inside, board, serve
+if TYPE_CHECKING:  # they need schemathesis, which bytes does without
+    from described import Asked
+    from inside import Inside
 
 HANG_S = 60.0
 STARTED = time.monotonic()
@@ -94,14 +96,17 @@ class Client:
         return head.encode("utf-8", "surrogateescape") + b"\r\n" + (body or b"")
 
 
-def over_sockets(client: Client, requests: list[Asked]) -> None:
+def over_sockets(client: Client, requests: "list[Asked]") -> None:
     for asked in requests:
         media = asked.media if asked.body is not None else ""
         client.send(client.request(asked.method, asked.target, asked.body, media), more=True)
 
 
-async def inside(name: str, n: int, seed: int) -> Inside:
+async def inside(name: str, n: int, seed: int) -> "Inside":
     """In this process, without sockets: see inside.py."""
+    from described import described
+    from inside import Inside, board, serve
+
     async with {"serve": serve, "board": board}[name]() as target:
         called = Inside(target.app, target.check, HANG_S, target.at_once)
         requests = list(described(target.document, n, seed, target.narrowing))
@@ -162,6 +167,9 @@ def main() -> None:
         if args.kind == "bytes":
             of_bytes(called, args.requests, args.seed)
         else:
+            from described import described
+            from inside import SERVE
+
             document = json.load(urlopen(f"{args.url}/openapi.json"))
             over_sockets(called, list(described(document, args.requests, args.seed, SERVE)))
         assert json.load(urlopen(f"{args.url}/health")) == {"status": "ok"}

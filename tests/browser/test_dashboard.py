@@ -194,6 +194,20 @@ def test_what_a_restarted_server_tells_is_shown(page: Any) -> None:
     assert shown == ["after the restart", "second", "first"]
 
 
+def test_exchanges_of_both_ends_are_added_up(page: Any) -> None:
+    ways = (("node0", "node1", 30, 0.003, 0.001), ("node1", "node0", 10, 0.003, 0.001), ("node0", "node2", 7, 0.1, 0.2))
+    names = ("a", "b", "count", "seconds", "work_seconds")
+    told = {"placed": None, "exchanges": [dict(zip(names, way), transport="tcp") for way in ways]}
+    body = f"data: {json.dumps(told)}\n\n"
+    page.route("**/api/events", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.reload()
+    page.wait_for_selector("#links tr:has-text('node0 – node1')")
+    rows = dict(text.split("\t", 1) for text in page.locator("#links tbody tr").all_inner_texts())
+    assert rows["node0 – node1"].endswith("\t40\t100 µs")
+    assert rows["node0 – node2"].endswith("\t7\t0 µs")
+    assert rows["node1 – node2"].endswith("\t0\tnone yet")
+
+
 def test_results(page: Any) -> None:
     go(page, "results")
     page.wait_for_selector("#results-none:visible")

@@ -64,7 +64,8 @@ class Server:
 
 @contextmanager
 def serving(*arguments: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "motley", "serve", "--port", "0", "--threads", "1", *arguments]
+    threads = [] if "--lab" in arguments else ["--threads", "1"]
+    command = [sys.executable, "-m", "motley", "serve", "--port", "0", *threads, *arguments]
     environment = {**os.environ, "MOTLEY_API_KEY": KEY}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:

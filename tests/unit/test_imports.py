@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"database", "page", "engine", "plan", "predict", "models", "ops", "formats", "shape", "lab"},
     "serve": {"engine", "plan", "predict", "formats", "shape", "lab"},
     "dashboard": {"serve", "engine", "bench", "page", "plan", "predict", "formats", "shape", "lab"},
-    "board": {"database", "bench", "plan", "predict", "lab", "shape", "formats", "page", "bundled"},
+    "board": {"database", "bench", "serve", "plan", "predict", "lab", "shape", "formats", "page", "bundled"},
     "cli": {"*"},
     "__init__": {"*"},
     "__main__": {"*"},

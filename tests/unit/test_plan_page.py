@@ -278,7 +278,7 @@ def test_layers_without_experts_are_drawn_empty() -> None:
 
 def test_a_dense_model_has_a_page_too() -> None:
     one = asked(ModelShape.named("llama-3-8b", "q4_k"), lab(device("alone")))
-    assert "no experts" in Outline(render(one)).text
+    assert "32 layers, dense, width 4096" in Outline(render(one)).text
 
 
 def test_devices_of_the_catalogue_stand_beside_what_others_measured() -> None:

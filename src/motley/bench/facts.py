@@ -46,6 +46,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def system() -> str:
+    """`Linux 6.1.0 x86_64`"""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
 def machine(read_gb_s: float, int8_gops: float | None, threads: int) -> Machine:
     here = this_machine()
     return Machine(
@@ -55,15 +60,15 @@ def machine(read_gb_s: float, int8_gops: float | None, threads: int) -> Machine:
         cpu=here.cpu,
         cores=here.cores,
         memory_bytes=here.memory_bytes,
-        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        os=system(),
         python=platform.python_version(),
         cache_bytes=cache_bytes(),
     )
 
 
 def client() -> Client:
-    here, system = this_machine(), f"{platform.system()} {platform.release()} {platform.machine()}"
-    return Client(cpu=here.cpu, cores=here.cores, os=system, python=platform.python_version())
+    here = this_machine()
+    return Client(cpu=here.cpu, cores=here.cores, os=system(), python=platform.python_version())
 
 
 def cache_bytes(cpus: Path = Path("/sys/devices/system/cpu")) -> int | None:

@@ -1,13 +1,12 @@
 """Readings of a runner's counters, and what happened between two of them."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motley.bench.result import TimeSplit
-from motley.engine.runner import ExchangeCount, Runner
+from motley.engine.runner import ExchangeCount, Runner, by_pair
 from motley.engine.times import StepTimes
 
 
@@ -36,18 +35,3 @@ class Reading:
         if not parts["upload"]:
             del parts["upload"]
         return TimeSplit(**parts, other=other)
-
-
-def by_pair(counts: Iterable[ExchangeCount]) -> tuple[ExchangeCount, ...]:
-    """Added up by devices and transport, in order of first appearance."""
-    found: dict[tuple[str, str, str], ExchangeCount] = {}
-    for x in counts:
-        key = (x.a, x.b, x.transport)
-        had = found.get(key, replace(x, count=0, seconds=0.0, work_seconds=0.0))
-        found[key] = replace(
-            x,
-            count=had.count + x.count,
-            seconds=had.seconds + x.seconds,
-            work_seconds=had.work_seconds + x.work_seconds,
-        )
-    return tuple(found.values())

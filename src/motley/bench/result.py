@@ -294,12 +294,19 @@ def _require_our_kind(data: bytes, kind: type[Record], origin: str) -> None:
 
 
 def load_result(path: Path) -> Result:
+    return from_json(read_bounded(path), str(path))
+
+
+def read_bounded(path: Path) -> bytes:
+    """FormatError where it can't be read, or is larger than a result may be, whatever the file says of its size."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise FormatError(f"{path}: too large for a bench result (limit {MAX_FILE_BYTES} bytes)")
-        return from_json(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise FormatError(f"{path}: can't be read: {error.strerror}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise FormatError(f"{path}: too large for a bench result (limit {MAX_FILE_BYTES} bytes)")
+    return data
 
 
 def _sentence(message: str) -> str:

@@ -24,12 +24,11 @@ from motley.bench.load_engine import measure_load
 from motley.bench.measure import Text, measure
 from motley.bench.peer import Contest, contend
 from motley.bench.peer_llamacpp import require_installed, rivals
-from motley.bench.reading import by_pair
 from motley.bench.records import Interval
 from motley.bench.result import SCHEMA, Exchange, PeerResult, Result, RouteCounts, Skipped
 from motley.bench.suite import Load, Unit
 from motley.bench.suite import workloads as every_workload
-from motley.engine.runner import Runner
+from motley.engine.runner import Runner, by_pair
 from motley.errors import UsageError
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from motley.bench.load import LoadResult, validate_load
+from motley.bench.measure import short_name
 from motley.bench.records import Count, Name, Record, Size, Spread, Text, validate_spread
-from motley.bench.result import MAX_FILE_BYTES, SCHEMA, Result, Skipped, checked_json, from_json, label_of
+from motley.bench.result import MAX_FILE_BYTES, SCHEMA, Result, Skipped, checked_json, from_json, label_of, read_bounded
 from motley.bench.suite import Load, Unit
 from motley.errors import FormatError
 from motley.predict.workload import Workload
@@ -94,8 +95,7 @@ def served_test(workload: Workload, load: LoadResult) -> ServedTest | None:
         speeds = [1e3 / r.tpot_ms for r in load.requests if r.tpot_ms]
     if not speeds:
         return None
-    name = f"{'pp' if workload.kind == 'prefill' else 'tg'}{workload.tokens}"
-    return ServedTest(test=name, depth=workload.depth, tokens_per_s=Spread.of(speeds), load=load)
+    return ServedTest(test=short_name(workload), depth=workload.depth, tokens_per_s=Spread.of(speeds), load=load)
 
 
 class _Kind(msgspec.Struct):
@@ -122,9 +122,4 @@ def parse_any(data: bytes, origin: str = "result") -> AnyResult:
 
 
 def load_any(path: Path) -> AnyResult:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise FormatError(f"{path}: too large for a bench result (limit {MAX_FILE_BYTES} bytes)")
-        return parse_any(path.read_bytes(), str(path))
-    except OSError as error:
-        raise FormatError(f"{path}: can't be read: {error.strerror}") from None
+    return parse_any(read_bounded(path), str(path))

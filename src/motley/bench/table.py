@@ -220,7 +220,7 @@ def side_by_side(results: Sequence[tuple[str, AnyResult]]) -> Table:
     table = _table("Runs side by side: tok/s", "test", *(name for name, _ in results))
     placed: dict[str, Callable[[Result], str]] = {
         "threads": lambda r: str(r.machine.threads),
-        "experts": experts_per_device,
+        "experts": lambda r: experts_per_device(r) or "none",
         "read GB/s": lambda r: number(r.machine.read_gb_s),
         "check": lambda r: "-" if r.check is None else "passed" if r.check.passed else "FAILED",
     }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from motley.bench.load import LoadResult, Percentiles
 from motley.bench.result import Check, PeerResult, Result
-from motley.predict.show import number
+from motley.predict.show import experts_words, number
 
 
 def tiny(value: float) -> str:
@@ -27,7 +27,7 @@ def model_words(result: Result) -> str:
     m = result.model
     return (
         f"{m.n_params / 1e6:,.0f} M parameters, {size(m.n_bytes)}, {m.n_layers} layers, "
-        f"{m.n_experts_used} of {m.n_experts} experts a token"
+        f"{experts_words(m.n_experts_used, m.n_experts)}"
     )
 
 
@@ -40,7 +40,8 @@ def machine_words(result: Result) -> str:
 def placement_words(result: Result) -> str:
     homes = Counter(layer.home for layer in result.placement.layers)
     where = ", ".join(f"{device} is home to {n} layers" for device, n in homes.items())
-    return f"{where}; experts: {experts_per_device(result)}"
+    experts = experts_per_device(result)
+    return f"{where}; experts: {experts}" if experts else where
 
 
 def reasons(result: Result) -> list[str]:
@@ -49,7 +50,7 @@ def reasons(result: Result) -> list[str]:
 
 
 def experts_per_device(result: Result) -> str:
-    """`fast 96, big 160`: expert slots (layer, expert) by device."""
+    """`fast 96, big 160`: expert slots (layer, expert) by device; "" of a dense model."""
     held = Counter(device for layer in result.placement.layers for device in layer.experts)
     return ", ".join(f"{device} {n}" for device, n in held.items())
 

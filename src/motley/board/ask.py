@@ -19,7 +19,7 @@ Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 _UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-_STACKED = re.compile(r"([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]{3})[\u0300-\u20ff]*")
+MOST_MARKS = 3  # on one letter
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,20 +54,36 @@ def from_fields(fields: Mapping[str, str]) -> Ask:
 
 
 def from_values(values: object) -> Ask:
+    """Texts are cleaned first: normalising can lengthen one, and what is kept must be short enough to be read again."""
+    if isinstance(values, Mapping):
+        values = {name: _cleaned(name, value) for name, value in values.items()}
     try:
-        ask = msgspec.convert(values, Ask)
+        return msgspec.convert(values, Ask)
     except msgspec.ValidationError as error:
         problem, _, where = str(error).partition(" - at ")
         raise UsageError(f"{where.strip('`').removeprefix('$.') or 'the request'}: {problem}") from None
-    return msgspec.structs.replace(
-        ask, model=line(ask.model), quant=line(ask.quant), hardware=line(ask.hardware), note=clean(ask.note)
-    )
+
+
+def _cleaned(name: object, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return clean(value) if name == "note" else line(value)
 
 
 def seen(text: str) -> str:
     """What of a text is seen and stays in its place: normalised, no towers of accents."""
-    plain = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return _STACKED.sub(r"\1", _UNSEEN.sub("", plain))
+    plain = _UNSEEN.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return plain if plain.isascii() else unicodedata.normalize("NFC", _without_towers(plain))
+
+
+def _without_towers(text: str) -> str:
+    """Before normalising, which sorts the marks of a letter in a time that grows with the square of their number."""
+    kept, marks = [], 0
+    for letter in text:
+        marks = marks + 1 if unicodedata.combining(letter) or unicodedata.category(letter) == "Me" else 0
+        if marks <= MOST_MARKS:
+            kept.append(letter)
+    return "".join(kept)
 
 
 def clean(text: str) -> str:

@@ -12,7 +12,7 @@ from motley.plan.picture.layers import layers_picture
 from motley.plan.search import find_placement
 from motley.predict.memory import gigabytes
 from motley.predict.predict import Prediction, predict
-from motley.predict.show import limit, number
+from motley.predict.show import experts_words, limit, number
 from motley.shape.model import ModelShape
 
 _SECONDS = 2.0  # of searching, at most
@@ -97,7 +97,7 @@ def _speed(found: Prediction) -> Speed:
 
 
 def model_words(shape: ModelShape) -> str:
-    experts = f"{shape.n_experts_used} of {shape.n_experts} experts a token" if shape.n_experts else "dense"
+    experts = experts_words(shape.n_experts_used, shape.n_experts)
     return (
         f"{number(shape.n_params / 1e6)} M parameters, {gigabytes(shape.n_bytes)}, {shape.n_layers} layers, {experts}"
     )

@@ -13,6 +13,8 @@ from motley.errors import UsageError
 Amount = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
+MOST_TITLE = 80  # characters
+
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
@@ -59,7 +61,7 @@ class Public(Section, frozen=True, kw_only=True):
 
 
 class Settings(Section, frozen=True, kw_only=True):
-    title: Annotated[str, msgspec.Meta(min_length=1, max_length=80)] = "Motley board"
+    title: Annotated[str, msgspec.Meta(min_length=1, max_length=MOST_TITLE)] = "Motley board"
     lab: str = "lab.toml"  # what `motley probe` measured; relative to the board's folder
     cluster: str = ""  # run on this cluster's joined nodes instead of on local ones
     trusted_lan: bool = False  # of that cluster: see `motley node --trusted-lan`

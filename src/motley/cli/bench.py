@@ -32,6 +32,7 @@ from motley.cli.options import (
     MODEL_HELP,
     counts,
     model_file,
+    not_with_lab,
     output_file,
     positive,
     step_tokens,
@@ -96,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     require_cluster(args, "memory", "trusted_lan")
+    not_with_lab(args, "threads", "device")
     console = Console(stderr=True)
     with shown(console) as progress:
         result, journal = measured(args, progress, lambda words: console.print(words, markup=False, highlight=False))

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from motley.board.ask import Ask, clean, line
+from motley.board.ask import Ask, from_values, line
 from motley.board.board import Board, make_admin_token
 from motley.board.runner import Runner
+from motley.board.settings import MOST_TITLE
 from motley.board.states import Shown
 from motley.board.store import Filter, Request
 from motley.board.views import flags, request_view
@@ -60,6 +61,9 @@ def init(args: argparse.Namespace) -> None:
     if (folder / "board.toml").exists():
         raise UsageError(f"there is a board at {folder}: edit its board.toml")
     require_cluster(args, "trusted_lan")
+    title = line(args.title).replace("\\", "").replace('"', "'")
+    if not 1 <= len(title) <= MOST_TITLE:
+        raise UsageError(f"--title: give it 1 to {MOST_TITLE} characters that are seen")
     if args.lab:
         lab = Lab.load(args.lab)
     else:
@@ -70,8 +74,7 @@ def init(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lab.save(folder / "lab.toml")
     make_admin_token(folder)
-    title = '"' + line(args.title).replace("\\", "").replace('"', "'") + '"'
-    text = SETTINGS.format(title=title, cluster=f'"{cluster}"', trusted_lan=str(args.trusted_lan).lower())
+    text = SETTINGS.format(title=f'"{title}"', cluster=f'"{cluster}"', trusted_lan=str(args.trusted_lan).lower())
     (folder / "board.toml").write_text(text, encoding="utf-8")
     Board(folder)
     print(f"The board is in {folder}; board.toml there says what is allowed.\n\n    motley board serve --run\n")
@@ -95,16 +98,7 @@ def run(args: argparse.Namespace) -> None:
 
 def ask(args: argparse.Namespace) -> None:
     board = Board(args.board)
-    asked = Ask(
-        model=line(args.model),
-        quant=args.quant,
-        pp=args.pp,
-        tg=args.tg,
-        depth=args.depth,
-        batch=args.batch,
-        hardware=line(args.hardware),
-        note=clean(args.note),
-    )
+    asked = from_values({name: getattr(args, name) for name in Ask.__struct_fields__})
     id, new = board.ask(asked)
     print("" if new else "It was asked for before: you voted for it.\n", end="")
     _print(board, id)

@@ -131,6 +131,13 @@ def add_device(parser: argparse.ArgumentParser, whose: str = "this node") -> Non
     )
 
 
+def not_with_lab(args: argparse.Namespace, *flags: str) -> None:
+    """A lab file says these of each of its devices: beside it they would be lost."""
+    for flag in flags:
+        if getattr(args, flag) and args.lab:
+            raise UsageError(f"--{flag} with --lab: the file says it of each device: change it there, or leave it out")
+
+
 def output_file(text: str) -> Path:
     """A file to write at the end: refused now where it can't be, before the work is done."""
     path = Path(text)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import motley
-from motley.bench.facts import commit, now
+from motley.bench.facts import commit, now, system
 from motley.bundled import model_path
 from motley.cli.options import Offered, add_device, output_file, positive, writing
 from motley.cli.session import Seat, Session
@@ -229,7 +229,7 @@ def _report(devices: list[Tested], split: Split) -> Report:
         cpu=here.cpu,
         cores=here.cores,
         memory_bytes=here.memory_bytes,
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        system=system(),
         python=platform.python_version(),
         packages={name: _version(name) for name in PACKAGES if _version(name)},
         devices=devices,

@@ -19,6 +19,7 @@ from motley.cli.options import (
     model_file,
     no_repack,
     not_negative,
+    not_with_lab,
     port,
     positive,
     step_tokens,
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     require_cluster(args, "memory", "trusted_lan", "grow")
+    not_with_lab(args, "threads")
     try:
         from starlette.routing import Mount
 

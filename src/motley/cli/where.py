@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motley.cli.joined import DEFAULT, add_link, add_trusted_lan, joined_session, named_link, require_cluster
-from motley.cli.options import Offered, add_device, cache_type, memory, no_repack, positive
+from motley.cli.options import Offered, add_device, cache_type, memory, no_repack, not_with_lab, positive
 from motley.cli.run import repacked_fits
 from motley.cli.session import Seat, Session, local_seats
 from motley.engine.local import LocalRunner
@@ -126,6 +126,7 @@ def running(
     """A model ready to run, and in words where it is: in this process alone, or placed for `workload` on the nodes that
     are asked for."""
     require_cluster(args, "memory", "trusted_lan")
+    not_with_lab(args, "threads", "device")
     shape, room = shape_of(checkpoint).with_cache(args.cache_type), Room(workload.context, workload.batch)
     if args.nodes == 1 and len(args.device) < 2 and not (args.lab or args.cluster):
         spec = args.device[0].spec if args.device else CPU
@@ -170,4 +171,4 @@ def placement_words(plan: Plan) -> str:
         for device in layer.experts:
             held[device] = held.get(device, 0) + 1
     experts = ", ".join(f"{device} ({n} of {sum(held.values())})" for device, n in held.items())
-    return f"layers on {', '.join(homes)}; experts on {experts}"
+    return f"layers on {', '.join(homes)}" + (f"; experts on {experts}" if held else "")

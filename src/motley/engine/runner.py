@@ -1,7 +1,7 @@
 """Runner: one step of a whole placed model. What the engine, the benches and the checks drive."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,21 @@ class ExchangeCount:
     count: int
     seconds: float
     work_seconds: float
+
+
+def by_pair(counts: Iterable[ExchangeCount]) -> tuple[ExchangeCount, ...]:
+    """Added up by devices and transport, in order of first appearance."""
+    found: dict[tuple[str, str, str], ExchangeCount] = {}
+    for x in counts:
+        key = (x.a, x.b, x.transport)
+        had = found.get(key, replace(x, count=0, seconds=0.0, work_seconds=0.0))
+        found[key] = replace(
+            x,
+            count=had.count + x.count,
+            seconds=had.seconds + x.seconds,
+            work_seconds=had.work_seconds + x.work_seconds,
+        )
+    return tuple(found.values())
 
 
 class Runner(Protocol):

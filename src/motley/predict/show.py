@@ -57,6 +57,11 @@ def _one_json(one: Prediction | Refusal) -> dict[str, Any]:
     }
 
 
+def experts_words(used: int, of: int) -> str:
+    """`8 of 64 experts a token`, or `dense`"""
+    return f"{used} of {of} experts a token" if of else "dense"
+
+
 def number(value: float) -> str:
     """Three digits that matter: 0.0123, 1.23, 12.3, 123, 12,345."""
     if value == 0:

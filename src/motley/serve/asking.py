@@ -94,11 +94,12 @@ class Asked:
         }
 
     def timings(self) -> dict[str, float]:
-        """As llama.cpp's server names them; `queue_ms` beside."""
+        """As llama.cpp's server names them; `queue_ms` beside. Of all choices: `prompt_n` tokens were computed until
+        the last of them had its first token; answers count from the first of those."""
         times = [s.timings for s in self.sequences]
-        n_prompt = len(self.sequences[0].prompt) - self.sequences[0].cached
+        n_prompt = sum(len(s.prompt) - s.cached for s in self.sequences)
         n_answer = sum(self.n_tokens.values())
-        prompt_s = max(1e-9, min(t.first for t in times) - min(_started(t) for t in times))
+        prompt_s = max(1e-9, max(t.first for t in times) - min(_started(t) for t in times))
         answer_s = max(1e-9, max(t.ended or perf_counter() for t in times) - min(t.first for t in times))
         later = n_answer - len(self.sequences)  # the first token of each came with its prompt
         return {

@@ -71,6 +71,7 @@ def listen(app: ASGIApp, sock: socket.socket, leaving: Callable[[], None] = lamb
         lifespan="on",
         ws="none",
         server_header=False,
+        proxy_headers=False,  # the board reads its one proxy's header itself; nothing else asks who calls
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=GRACE_S,
     )

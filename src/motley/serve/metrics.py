@@ -4,7 +4,8 @@ Each number has one writer thread and many readers, who may see it a moment old:
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
 
 from motley.serve.sequence import Piece
 from motley.serve.sequence import Sequence as Served
@@ -65,10 +66,32 @@ class Histogram:
         yield f"{self.name}_count {seen}"
 
 
+class Pace:
+    """How many a second over the last `SLICES * SLICE_S`, up to the slice that goes on: the same for whoever looks,
+    however often."""
+
+    SLICE_S, SLICES = 0.25, 12
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._ring = [(-1, 0)] * (self.SLICES + 1)  # (number of the slice, how many); one more: what goes on
+
+    def add(self, n: int) -> None:
+        slice_ = int(self._clock() / self.SLICE_S)
+        known, had = self._ring[slice_ % len(self._ring)]
+        self._ring[slice_ % len(self._ring)] = slice_, n + (had if known == slice_ else 0)
+
+    def per_s(self) -> float:
+        now = int(self._clock() / self.SLICE_S)
+        n = sum(n for slice_, n in self._ring.copy() if now - self.SLICES <= slice_ < now)
+        return n / (self.SLICES * self.SLICE_S)
+
+
 class Meters:
-    """All that is counted since the start."""
+    """All that is counted since the start, and the pace of the moment."""
 
     def __init__(self) -> None:
+        self.pace = Pace()
         self.requests = Counter("motley_sequences_total", "Sequences that ended, by how", "finish")
         self.http = Counter("motley_http_responses_total", "Answers, by status", "status")
         self.prompt_tokens = Counter("motley_prompt_tokens_total", "Tokens of prompts whose sequence ended")
@@ -84,6 +107,7 @@ class Meters:
         self.steps.add()
         self.runner_s.add(n=runner_s)
         self.tokens.add(n=n_tokens)
+        self.pace.add(n_tokens)
         self.step_own.add(seconds - runner_s)
 
     def ended(self, sequence: Served, piece: Piece) -> None:
@@ -100,6 +124,8 @@ class Meters:
         """`gauges`: help and value now, by name."""
         out = []
         for meter in vars(self).values():
+            if isinstance(meter, Pace):  # Prometheus works one out of the tokens
+                continue
             out += [f"# HELP {meter.name} {meter.help}", f"# TYPE {meter.name} {meter.kind}", *meter.lines()]
         for name, (help, value) in gauges.items():
             out += [f"# HELP {name} {help}", f"# TYPE {name} gauge", f"{name} {value:.9g}"]

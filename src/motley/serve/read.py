@@ -45,9 +45,11 @@ def check_depth(body: bytes, most: int) -> None:
 
 
 def _check(request: ChatRequest | CompletionRequest, limits: Limits) -> None:
-    for name, value in (("n", request.n or 1), ("top_logprobs", _top(request)), ("logit_bias", request.logit_bias)):
-        most = {"n": limits.choices, "top_logprobs": limits.top_logprobs, "logit_bias": limits.logit_bias}[name]
-        size = value if isinstance(value, int) else len(value or ())
+    for name, size, most in (
+        ("n", request.n or 1, limits.choices),
+        ("top_logprobs", _top(request), limits.top_logprobs),
+        ("logit_bias", len(request.logit_bias or ()), limits.logit_bias),
+    ):
         if size > most:
             raise Problem(400, f"{name}: {size} is more than this server's {most}", param=name)
     if isinstance(request, ChatRequest):

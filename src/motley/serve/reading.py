@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motley.engine.engine import Engine
-from motley.engine.runner import ExchangeCount, Runner
+from motley.engine.runner import ExchangeCount, Runner, by_pair
 from motley.engine.times import StepTimes
 from motley.errors import MotleyError
 
@@ -22,6 +22,8 @@ WATCHED_S = 3.0  # after somebody asked
 
 @dataclass(frozen=True)
 class Reading:
+    """One exchange count per pair of devices, in the order of who asks whom."""
+
     times: StepTimes = field(default_factory=StepTimes)
     routes: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     exchanges: Sequence[ExchangeCount] = ()
@@ -55,9 +57,10 @@ class Readings:
             self._before, self._runner = self.last, runner
         try:
             with self._engine.watched():
-                times, routes, exchanges = runner.times(), runner.routes(), list(runner.exchanges())
+                times, routes, found = runner.times(), runner.routes(), list(runner.exchanges())
         except MotleyError:  # a node is gone: the next step will find out
             return
         if self._before.routes.shape == routes.shape:
             routes = routes + self._before.routes
+        exchanges = by_pair([*self._before.exchanges, *found])
         self.last = Reading(times + self._before.times, routes, exchanges)

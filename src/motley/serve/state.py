@@ -3,7 +3,7 @@
 service.state.snapshot() -> {
   "motley": version, "model": {...}, "context", "slots": [{"state", "prompt", "computed", "generated"}...],
   "queue": n, "uptime_s", "clock": seconds since the epoch,
-  "tokens_per_s": of the last seconds, "totals": {"prompt_tokens", "tokens", "steps", "sequences"},
+  "tokens_per_s": generated, over the last 3 s, "totals": {"prompt_tokens", "tokens", "steps", "sequences"},
   "scheduler": {"own_ms_p50", "own_ms_p99", "ms_per_step"},
   "time": {"attention": s, ...} since the start,
   "experts": [[count of each expert] of each layer] since the start (empty lists: none there),
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from motley.serve.service import Service
 
 MOST_EVENTS = 100
-WINDOW_S = 3.0  # of "tokens_per_s"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,6 @@ class State:
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
         self._n = 0
         self._told: tuple[Placed | None, Any] = None, None
-        self._rates: deque[tuple[float, float]] = deque()
 
     def note(self, kind: str, text: str) -> None:
         """Something happened that whoever watches wants to know: `node`, `load`, `server`."""
@@ -82,7 +80,7 @@ class State:
             "context": scheduler.context,
             "slots": scheduler.slots(),
             "queue": scheduler.n_waiting,
-            "tokens_per_s": self._rate(meters.tokens.total),
+            "tokens_per_s": round(meters.pace.per_s(), 1),
             "totals": {
                 "prompt_tokens": meters.prompt_tokens.total,
                 "tokens": meters.tokens.total,
@@ -101,15 +99,6 @@ class State:
             "events": events,
         }
         return found | {"uptime_s": monotonic() - self._started, "clock": time()} if clock else found
-
-    def _rate(self, tokens: float) -> float:
-        now = monotonic()
-        with self._lock:
-            self._rates.append((now, tokens))
-            while len(self._rates) > 2 and now - self._rates[1][0] > WINDOW_S:
-                self._rates.popleft()
-            then, before = self._rates[0]
-        return round((tokens - before) / (now - then), 1) if now > then else 0.0
 
     def _model(self) -> dict[str, Any]:
         served, shape = self._service.served, self._shape

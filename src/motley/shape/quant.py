@@ -53,13 +53,6 @@ class Quant(Enum):
             known = ", ".join(q.name.lower() for q in cls)
             raise UnsupportedError(f"unknown quantisation {name!r}: Motley knows {known}") from None
 
-    @classmethod
-    def from_ggml(cls, ggml_type: int) -> Self:
-        for quant in cls:
-            if quant.ggml_type == ggml_type:
-                return quant
-        raise UnsupportedError(f"GGUF tensor type {ggml_type} is not supported")
-
     def n_bytes(self, n_elements: int) -> int:
         """Bytes of `n_elements` weights; `n_elements` must fill whole blocks."""
         return _n_bytes(self, n_elements)

@@ -5,7 +5,8 @@ import pytest
 from bench_fakes import LAYERS, VOCAB, FakeRunner
 
 from motley.bench.measure import Measurement, Text, batches, measure, prompt_batches, steps_of
-from motley.bench.reading import Reading, by_pair
+from motley.bench.reading import Reading
+from motley.engine.runner import by_pair
 from motley.errors import UsageError
 from motley.predict.workload import Workload
 

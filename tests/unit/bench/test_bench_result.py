@@ -1,7 +1,9 @@
 """The JSON of a bench: the design's keys, a round trip, and errors that name the field."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_sample import sample_result
+from motley.bench import result as result_file
+from motley.bench.markdown import markdown
 from motley.bench.records import Interval, Spread
 from motley.bench.report.page import render
 from motley.bench.result import from_json, load_result, to_json
+from motley.bench.served import load_any
+from motley.bench.words import model_words, placement_words
 from motley.errors import FormatError
 
 
@@ -47,6 +53,27 @@ def test_a_model_whose_first_layers_are_dense_is_read_and_shown() -> None:
     d["placement"]["layers"][1]["experts"].pop()
     with pytest.raises(FormatError, match=r"layers\[1\].experts: 31 given"):
         from_json(json.dumps(d).encode())
+
+
+def test_a_dense_model_is_told_without_experts() -> None:
+    d = as_dict()
+    d["model"] |= {"n_experts": 0, "n_experts_used": 0, "d_expert": 0}
+    d["routes"] = None
+    for layer in d["placement"]["layers"]:
+        layer["experts"] = []
+    result = from_json(json.dumps(d).encode())
+    assert model_words(result).endswith(" layers, dense")
+    assert placement_words(result).endswith(" layers")
+    assert "experts:" not in markdown(result)
+
+
+@pytest.mark.parametrize("load", [load_result, load_any])
+def test_a_file_that_does_not_say_its_size_is_read_no_further_than_its_limit(
+    load: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_file, "MAX_FILE_BYTES", 1 << 16)
+    with pytest.raises(FormatError, match="/dev/zero: too large for a bench result"):
+        load(Path("/dev/zero"))
 
 
 def test_round_trip() -> None:

@@ -44,12 +44,12 @@ MOST_ROWS = 10_000  # of the table to download: a millisecond each; `motley boar
 MOST_PREDICTING = 8  # that wait for the one that is worked out
 
 
-def application(board: Board, hosts: frozenset[str] = frozenset()) -> ASGIApp:
-    """`hosts`: the names it answers to; empty: any. Nothing stands before the guard: a mount refuses newlines."""
+def application(board: Board, hosts: frozenset[str] | None = None) -> ASGIApp:
+    """`hosts`: the names it answers to; None: any. Nothing stands before the guard: a mount refuses newlines."""
     return Guard(Site(board).app, board, hosts)
 
 
-def routes(board: Board, hosts: frozenset[str] = frozenset()) -> list[BaseRoute]:
+def routes(board: Board, hosts: frozenset[str] | None = None) -> list[BaseRoute]:
     """For `Mount("/board", routes=routes(board))`. Limits, headers and error pages come with them."""
     return [Mount("/", app=application(board, hosts))]
 

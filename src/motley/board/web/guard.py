@@ -42,9 +42,9 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI. `hosts`: names that the board answers to; empty: any."""
+    """ASGI. `hosts`: names that the board answers to, of IPv6 in brackets; None: any."""
 
-    def __init__(self, app: ASGIApp, board: Board, hosts: frozenset[str] = frozenset()) -> None:
+    def __init__(self, app: ASGIApp, board: Board, hosts: frozenset[str] | None = None) -> None:
         self.app, self.board, self.hosts = app, board, hosts
         public = board.settings.public
         self.pages = Bucket(public.pages_per_minute, 60)
@@ -76,7 +76,7 @@ class Guard:
     def _admit(self, request: Request) -> None:
         if wait := self.pages.take(address_of(self.board, request)):
             raise Refused(429, "That was a lot at once.", wait)
-        if self.hosts and _host(request.headers) not in self.hosts:
+        if self.hosts is not None and _host(request.headers) not in self.hosts:
             raise Refused(421, f"This board answers to {', '.join(sorted(self.hosts))} only.")
         if request.method not in ("GET", "HEAD"):
             require_same_site(request)
@@ -151,8 +151,7 @@ def refusal(board: Board, request: Request, refused: Refused) -> Response:
 def _host(headers: Headers) -> str:
     """Without the port."""
     host = headers.get("host", "").lower()
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    return name.strip("[]")
+    return host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
 
 
 def _netloc(origin: str) -> str:

@@ -64,14 +64,27 @@ function draw() {
 }
 
 function links() {
-  const waits = new Map((state.exchanges ?? []).map((x) => [[x.a, x.b].sort().join(), x]));
+  const waits = waited();
   const rows = view.links.map((link) => {
-    const x = waits.get([link.a, link.b].sort().join());
+    const x = waits.get(pair(link));
     const each = x?.count ? `${number((1e6 * Math.max(0, x.seconds - x.work_seconds)) / x.count)} µs` : "none yet";
     return [`${link.a} – ${link.b}`, link.transport, number(link.rtt_us), number(link.gb_s), number(x?.count ?? 0), each];
   });
   table($("links"), ["between", "transport", "#round trip, µs", "#GB/s", "#exchanges", "waits for each, work apart"], rows);
   if (!rows.length) $("links").replaceChildren(make("tbody", {}, make("tr", {}, make("td", {}, "none: one process"))));
+}
+
+const pair = (link) => [link.a, link.b].sort().join();
+
+/** What crossed each link, whoever asked: layers at home at either end ask the other. */
+function waited() {
+  const found = new Map();
+  for (const x of state.exchanges ?? []) {
+    const had = found.get(pair(x)) ?? { count: 0, seconds: 0, work_seconds: 0 };
+    for (const part of Object.keys(had)) had[part] += x[part];
+    found.set(pair(x), had);
+  }
+  return found;
 }
 
 function tiles() {

@@ -15,7 +15,7 @@ from motley.plan.picture.facts import Asked, groups
 from motley.predict.explain import Explanation, explain
 from motley.predict.memory import gigabytes
 from motley.predict.published.nearest import Measured, nearest
-from motley.predict.show import number
+from motley.predict.show import experts_words, number
 from motley.predict.workload import Workload
 from motley.progress import Progress, silent
 
@@ -123,10 +123,10 @@ def _facts(asked: Asked) -> list[tuple[str, str]]:
         devices[d.source] += 1
     sources = [f"{n} x {source}" if n > 1 else source for source, n in devices.items()]
     joins = list(dict.fromkeys(link.source for link in asked.lab.links))
-    experts = f"{shape.n_experts_used} of {shape.n_experts} experts a token, " if shape.n_experts else "no experts, "
+    experts = experts_words(shape.n_experts_used, shape.n_experts)
     model = (
         f"{shape.name} ({shape.architecture}): {number(shape.n_params / 1e9)} billion parameters in "
-        f"{gigabytes(shape.n_bytes)}, {shape.n_layers} layers, {experts}width {shape.d_model}"
+        f"{gigabytes(shape.n_bytes)}, {shape.n_layers} layers, {experts}, width {shape.d_model}"
     )
     active = f"{gigabytes(shape.active_bytes_per_token())} of weights for one token"
     plan_for = asked.plan.objective

@@ -295,5 +295,5 @@ def thinking_of(template: str) -> Thinking | None:
 
 
 def is_harmony(template: str) -> bool:
-    """gpt-oss's channels, which are no marks around something: `harmony.py`."""
+    """gpt-oss's channels, which are no marks around something: `reader.Harmony`."""
     return "<|channel|>" in template and "<|message|>" in template

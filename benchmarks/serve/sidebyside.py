@@ -1,6 +1,6 @@
 """Two servers of the same model, benched by the same suite, one after the other, then the other way round.
 
-    python benchmarks/serving/sidebyside.py --suite quick \\
+    python benchmarks/serve/sidebyside.py --suite quick \\
         --server "llama.cpp=python -m llama_cpp.server --model FILE --port 8391 --n_ctx 1024" \\
         --server "motley=motley serve FILE --port 8392"
 
@@ -12,6 +12,7 @@ one request at a time may cut the others short: the gate says so.
 import argparse
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[2] / "src"))  # an installed Motley first: it has its kernels
 
 from rich.console import Console
+from servers import ended
 
 from motley.bench.endpoint import Address
 from motley.bench.load_http import Served, run_served
@@ -42,18 +44,25 @@ def running(command: str) -> Iterator[str]:
     if not port:
         raise SystemExit(f"name a --port in: {command}")
     url = f"http://127.0.0.1:{port[1]}"
-    log = subprocess.DEVNULL
-    process = subprocess.Popen(shlex.split(command), stdout=log, stderr=log)
-    try:
+    if listens(int(port[1])):
+        raise SystemExit(f"something listens at port {port[1]} already: end it, or name another --port in: {command}")
+    process = subprocess.Popen(shlex.split(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    with ended(process):
         until = time.monotonic() + READY_S
         while not answers(url):
             if process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"it did not come up: {command}")
             time.sleep(0.2)
         yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+
+
+def listens(port: int) -> bool:
+    """Its answers would be taken for those of the server that could not have the port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 2).close()
+    except OSError:
+        return False
+    return True
 
 
 def answers(url: str) -> bool:
@@ -69,8 +78,10 @@ def main() -> None:
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--server", action="append", required=True, metavar="NAME=COMMAND")
     parser.add_argument("--rounds", type=int, default=2, help="every other one in the opposite order (default: 2)")
-    parser.add_argument("--out", type=Path, help="a folder for the results' JSON")
+    parser.add_argument("--out", type=Path, help="a folder for the results' JSON, made where it is not there")
     args = parser.parse_args()
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
     suite = Suite.load(args.suite)
     servers = [server.split("=", 1) for server in args.server]
     found: list[tuple[str, ServedResult]] = []
