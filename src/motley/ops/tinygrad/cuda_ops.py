@@ -132,7 +132,7 @@ class CudaOps(TinygradOps):
             by = gate.spread if gate else None
             kernel = launches.attention(P, H, K, N, M, half, scale, sinks is not None, one, by)
             (out,) = self._launch(
-                kernel, adapter.empty((P, H * M), self.device), self._empty_scratch(P, H, launches.SPLITS, M + 2),
+                kernel, adapter.empty((P, H * M), self.device), self._empty_scratch(P, H, launches.splits_of(P), M + 2),
                 self._zeros(P, H), queries, *stored, given.bases, given.firsts, given.positions, self._values(sinks),
                 gate.values if gate else self._nothing,
             )  # fmt: skip

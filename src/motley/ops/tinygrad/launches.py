@@ -12,8 +12,8 @@ KERNEL_QUANTS = frozenset(
     {Quant.F32, Quant.F16, Quant.BF16, Quant.Q8_0, Quant.Q4_0, Quant.Q4_K, Quant.Q6_K, Quant.MXFP4}
 )
 WARPS, ROWS = 4, 2  # of matrix-vector kernels: rows a block = 8; small, so that 2,048 rows are 256 blocks
-SPLITS = 16  # of a context: with 4 key heads 64 blocks read it
 MOST_TOKENS = 8  # of a step that goes by matrix-vector kernels
+_SPLITS = 16  # of a context: with 4 key heads 64 blocks read it
 TILE = 64  # rows of a tile of the grouped product
 DELTA_ROWS = 64 * WARPS  # of a state: each thread has its share in registers
 _SHARED_BYTES = 46 * 1024  # of 48 KB that every GPU has without asking
@@ -253,16 +253,16 @@ def attention(
     sinks: bool = False, one: bool = False, gate: Spread | None = None,
 ) -> Kernel:  # fmt: skip
     """one: the values are the keys' first elements. gate: where the numbers are whose sigmoid multiplies the result."""
-    group = group_of(n_heads, n_kv_heads, head_dim, value_dim)
+    group, splits = group_of(n_heads, n_kv_heads, head_dim, value_dim), splits_of(tokens)
     return Kernel(
         "attention",
         (
             *(("H", n_heads), ("K", n_kv_heads), ("N", head_dim), ("M", value_dim), ("GROUP", group)),
-            *(("SPLITS", SPLITS), ("WARPS", WARPS), ("HALF", int(half)), ("SCALE", float(scale))),
+            *(("SPLITS", splits), ("WARPS", WARPS), ("HALF", int(half)), ("SCALE", float(scale))),
             *(("SINKS", int(sinks)), ("ONE", int(one)), ("GATED", int(gate is not None))),
             *(gate or _NOWHERE).defines("GATE"),
         ),
-        (n_heads // group, tokens, SPLITS),
+        (n_heads // group, tokens, splits),
         32 * WARPS,
         1,
     )
@@ -294,6 +294,12 @@ def delta(tokens: int, net: DeltaNet, n_slots: int, places: DeltaPlaces) -> Kern
         32 * WARPS,
         3,
     )
+
+
+def splits_of(tokens: int) -> int:
+    """Parts of a context, each read by blocks of its own. Many tokens are blocks enough, and what a part leaves takes
+    memory for each token and head."""
+    return _SPLITS if tokens <= MOST_TOKENS else 1
 
 
 def group_of(n_heads: int, n_kv_heads: int, head_dim: int, value_dim: int) -> int:
