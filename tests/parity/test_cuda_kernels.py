@@ -124,6 +124,17 @@ for some in (MATVECS, GATE_UPS, DOWNS, ROUTERS, HEADS, LATENT_KERNELS, PER_HEAD,
     EVERYTHING += some.values()
 
 
+def test_a_launch_says_what_its_kernel_writes() -> None:
+    """All arguments that are not const, but a counter and memory of its own only where the numbers make it use them."""
+    for kernel in EVERYTHING:
+        arguments = kernel.body.split("NAME(", 1)[1].split(") {", 1)[0].split(",")
+        changed = ["const " not in argument for argument in arguments]
+        numbers = dict(kernel.defines)
+        uses = all(numbers.get(name, 1) for name in ("POST", "RANK"))
+        assert changed == [True] * sum(changed) + [False] * (len(arguments) - sum(changed))
+        assert kernel.written == (sum(changed) if uses else kernel.outs), kernel.name
+
+
 def normal(*dims: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, *dims]).standard_normal(dims).astype(np.float32)
 

@@ -313,7 +313,8 @@ class CudaOps(TinygradOps):
         return adapter.launch(kernel, self._source(kernel), self.device, *arguments)
 
     def _zeros(self, *dims: int) -> Tensor:
-        """Counters, which every kernel leaves at zero. One set for all layers: each waits for the one before."""
+        """Counters, which every kernel leaves at zero. One set for all layers: each waits for the one before, as
+        `Kernel.scratch` says that it writes them."""
         key = (0, *dims)
         if key not in self._scratch:
             self._scratch[key] = adapter.zeros(dims, self.device, dtypes.uint32)
@@ -407,11 +408,13 @@ class CudaOps(TinygradOps):
         H, rank, nope = found.k_b.dims
         shape = launches.Latent(H, rank, nope, found.rope, found.k_b.quant, found.norm.eps, shape_q)
         P, kernel = padded(q.n), launches.latent(padded(q.n), shape, cache.is_half, place, kv_place)
+        own = [self._nothing] * 2
+        if shape_q is not None:
+            own = [self._empty_scratch(P, H * (nope + found.rope.dim)), self._zeros(P, H)]
         out, cache.keys = self._launch(
             kernel, adapter.empty((P, H * (rank + found.rope.dim)), self.device), cache.keys,
-            self._nothing if shape_q is None else self._empty_scratch(P, H * (nope + found.rope.dim)),
-            self._zeros(P, H), values, self._values(norm),
-            *planes, *planes_of(found.k_b), kv, found.norm.weight.values(), found.turn, places,
+            *own, values, self._values(norm), *planes, *planes_of(found.k_b), kv,
+            found.norm.weight.values(), found.turn, places,
         )  # fmt: skip
         return out
 

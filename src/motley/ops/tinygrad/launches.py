@@ -66,7 +66,8 @@ def matvec(
         ),
         (-(-groups // WARPS), 1, 1),
         32 * WARPS,
-        1,
+        outs=1,
+        scratch=int(post is not None),
     )
 
 
@@ -77,7 +78,7 @@ def heads_matvec(tokens: int, n_heads: int, rows: int, cols: int, quant: Quant) 
         (("H", n_heads), ("ROWS_W", rows), ("COLS", cols), ("Q", quant.ggml_type), ("WARPS", WARPS), ("EACH", each)),
         (-(-rows // (WARPS * each * (32 // lanes_of(cols)))), n_heads, tokens),
         32 * WARPS,
-        1,
+        outs=1,
     )
 
 
@@ -132,7 +133,7 @@ def experts_gate_up(
         ),
         (-(-max(d_expert if active else 0, shared) // (WARPS * ROWS)), tokens * each, 1),
         32 * WARPS,
-        1,
+        outs=1,
     )
 
 
@@ -162,7 +163,8 @@ def experts_down(
         ),
         (-(-d_model // (WARPS * ROWS)), tokens, 1),
         32 * WARPS,
-        1,
+        outs=1,
+        scratch=0 if post is None else 2,
     )
 
 
@@ -188,7 +190,8 @@ def router(
         ),
         (-(-n_experts // WARPS), tokens, 1),
         32 * WARPS,
-        2,
+        outs=2,
+        scratch=2,
     )
 
 
@@ -211,7 +214,7 @@ def heads(
         ),
         (n_heads + 2 * n_kv_heads, tokens, 1),
         128,
-        3,
+        outs=3,
     )
 
 
@@ -244,7 +247,8 @@ def latent(tokens: int, shape: Latent, half: bool, x: Spread, kv: Spread) -> Ker
         ),
         (shape.n_heads * blocks + 1, tokens, 1),
         32 * warps,
-        2,
+        outs=2,
+        scratch=2 if rank else 0,
     )
 
 
@@ -264,7 +268,8 @@ def attention(
         ),
         (n_heads // group, tokens, splits),
         32 * WARPS,
-        1,
+        outs=1,
+        scratch=2,
     )
 
 
@@ -292,7 +297,8 @@ def delta(tokens: int, net: DeltaNet, n_slots: int, places: DeltaPlaces) -> Kern
         ),
         (net.v_heads * -(-net.v_dim // 32), tokens, 1),
         32 * WARPS,
-        3,
+        outs=3,
+        scratch=2,
     )
 
 
@@ -324,7 +330,7 @@ def group(tokens: int, active: int, n_owned: int) -> Kernel:
         (("T", tokens), ("A", active), ("OWNED", n_owned), ("TILE", TILE), ("TILES", tiles)),
         (1, 1, 1),
         256,
-        2,
+        outs=2,
     )
 
 
@@ -353,5 +359,5 @@ def gemm(
         ),
         (-(-rows // (64 if both else 128)), tiles, 1),
         128,
-        1,
+        outs=1,
     )
