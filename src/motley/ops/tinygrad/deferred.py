@@ -302,10 +302,22 @@ class Attended(Deferred):
 
 class Delta(Deferred):
     """What the gated delta rule gives, of heads of `head_dim`; `launch(norm, gate)`: normed, and times the silu of the
-    gate."""
+    gate. Once, as each launch takes the state a step further."""
 
     __slots__ = ("head_dim", "launch")
 
     def __init__(self, n: int, head_dim: int, launch: Callable[[Normed | None, Place | None], Tensor]) -> None:
-        super().__init__(n, lambda: launch(None, None))
-        self.head_dim, self.launch = head_dim, launch
+        launched = False
+
+        def once(norm: Normed | None, gate: Place | None) -> Tensor:
+            nonlocal launched
+            if launched:
+                raise RuntimeError(
+                    "a delta rule's result is wanted again after its norm and gate took it, and its state would take "
+                    "these tokens twice: read it before the gate, or read the gate's result"
+                )
+            launched = True
+            return launch(norm, gate)
+
+        super().__init__(n, lambda: once(None, None))
+        self.head_dim, self.launch = head_dim, once
