@@ -42,7 +42,6 @@ from motley.ops.tinygrad.deferred import (
     Scaled,
     Shared,
     Summed,
-    Tempered,
     Turned,
     Weighed,
     waits,
@@ -250,7 +249,7 @@ class CudaOps(TinygradOps):
 
     def temper(self, x: Rows, positions: NDArray[np.int32], factor: float, length: int) -> Rows:
         by = self._tempers(positions, factor, length)
-        return self._later(Tempered(x, by, lambda: x.tensor * by))
+        return self._later(Weighed(x, by, lambda: x.tensor * by))
 
     def add_bias(self, x: Rows, vector: TinygradWeight) -> Rows:
         if not isinstance(x, Part):

@@ -61,16 +61,6 @@ class Turned(Deferred):
         self.x, self.rope, self.turn = x, rope, turn
 
 
-class Tempered(Deferred):
-    """`x` times `by` [P, 1]."""
-
-    __slots__ = ("by", "x")
-
-    def __init__(self, x: Rows, by: Tensor, make: Callable[[], Tensor]) -> None:
-        super().__init__(x.n, make)
-        self.x, self.by = x, by
-
-
 class Scaled(Deferred):
     """`x` times a number."""
 
@@ -86,7 +76,7 @@ class Weighed(Deferred):
 
     __slots__ = ("by", "x")
 
-    def __init__(self, x: Normed, by: Tensor, make: Callable[[], Tensor]) -> None:
+    def __init__(self, x: Rows, by: Tensor, make: Callable[[], Tensor]) -> None:
         super().__init__(x.n, make)
         self.x, self.by = x, by
 

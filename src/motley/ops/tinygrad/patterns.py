@@ -26,7 +26,6 @@ from motley.ops.tinygrad.deferred import (
     Scaled,
     Shared,
     Summed,
-    Tempered,
     Turned,
     Weighed,
     waits,
@@ -51,7 +50,7 @@ def width_of(x: Rows) -> int:
         return x.width
     if isinstance(x, Columns) and not x.made:
         return width_of(x.x) // x.width * (x.end - x.first)
-    if isinstance(x, Normed | Turned | Tempered | Scaled | Weighed) and not x.made:
+    if isinstance(x, Normed | Turned | Scaled | Weighed) and not x.made:
         return width_of(x.x)
     return int(x.tensor.shape[1])
 
@@ -182,16 +181,16 @@ def side_by_side(y: Rows) -> SideBySide | None:
 
 class Chain:
     """A product's part, or the first columns of each of its heads, perhaps with a bias, perhaps normed, perhaps turned,
-    perhaps tempered. `after`: it is normed behind the turn."""
+    perhaps weighed. `after`: it is normed behind the turn."""
 
     def __init__(self, x: Rows) -> None:
-        self.temper: Tempered | None = None
+        self.temper: Weighed | None = None
         self.norm: Normed | None = None
         self.turned: Turned | None = None
         self.columns: Columns | None = None
         self.bias: TinygradWeight | None = None
         self.after = False
-        if waits(x, Tempered):
+        if waits(x, Weighed):
             self.temper, x = x, x.x
         for _ in range(2):
             if self.turned is None and waits(x, Turned):
