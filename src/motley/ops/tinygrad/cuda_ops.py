@@ -390,8 +390,10 @@ class CudaOps(TinygradOps):
 
     def _latent(self, q: Rows, k: Rows, v: Rows, cache: TinygradCache, places: Tensor) -> Tensor | None:
         """Likewise [P, H*(R + dim)] of what `models.attention.LatentAttention` does, with its cache written."""
-        found = latent_of(q, k, v)
-        if found is None or cache.values is not None or not has_kernel(found.k_b):
+        if cache.values is not None:
+            return None
+        found = latent_of(q, k, v, cache.n_kv_heads, cache.head_dim, cache.value_dim)
+        if found is None or not has_kernel(found.k_b):
             return None
         x, shape_q = found.q, None
         norm, planes = None, planes_of(found.k_b)
