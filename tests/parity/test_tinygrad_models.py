@@ -166,6 +166,7 @@ def test_keys_and_values_are_stored_as_the_cache_says() -> None:
     ops = TinygradOps("CPU")
     cache = [ops.kv_cache(1, 4, 1, 8, stored=kind) for kind in (None, "f16", "f32")]
     assert [c.is_half for c in cache] == [True, True, False]
+    assert [ops.kv_cache(1, 4, 1, 8, width).value_dim for width in (None, 6, 0)] == [8, 6, 0]
     latents = ops.kv_cache(1, 4, 1, 8, 6, one=True)
     assert latents.values is None
     assert latents.read_values is latents.keys
