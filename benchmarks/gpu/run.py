@@ -2,12 +2,12 @@
 
     python benchmarks/gpu/run.py [--device CUDA] [--json gpu.json] [--only PART ...] [--minutes 9.5]
 
-Parts, the important first: `machine`; `kernels` (tests/gpu: each
-against the reference); `copy` GB/s and `matmul` bfloat16 TFLOP/s through tinygrad, the ceilings of this run; `decode`
-and `prefill` of OLMoE's and Qwen3-30B-A3B's shapes (fewer layers, said in the result) in Q8_0 and Q4_K with Motley's
-kernels; `expressions` the same without them; `golden` logits; `mixed` attention here, all experts on the CPU beside it:
-decoding, and prompts, for which the CPU is asked or the weights are brought here. Nothing is downloaded: weights are
-random. `--small` tries the script itself, on any device, in a minute.
+Parts, the important first: `machine`; `kernels` (tests/gpu: each against the reference); `copy` GB/s and `matmul`
+bfloat16 TFLOP/s through tinygrad, the ceilings of this run; `decode` and `prefill` of OLMoE's and Qwen3-30B-A3B's
+shapes (fewer layers, said in the result) in Q8_0 and Q4_K with Motley's kernels; `expressions` the same without them;
+`golden` logits; `mixed` attention here, all experts on the CPU beside it: decoding, and prompts, for which the CPU is
+asked or the weights are brought here. Nothing is downloaded: weights are random. `--small` tries the script itself, on
+any device, in a minute.
 
 A program that a part starts has its own limit (`LIMITS`); when `--minutes` are over, what runs then is ended, whatever
 it waits for. The JSON says what `failed`, what `timed_out` (with what it had found by then) and what was `skipped`; the
