@@ -2,20 +2,27 @@
 
     python benchmarks/gpu/run.py [--device CUDA] [--json gpu.json] [--only PART ...] [--minutes 9.5]
 
-Parts, the important first, each skipped with its reason when the time is up: `machine`; `kernels` (tests/gpu: each
-against the reference); `copy` GB/s and `matmul` bfloat16 TFLOP/s through tinygrad, the ceilings of this run; `decode`
-and `prefill` of OLMoE's and Qwen3-30B-A3B's shapes (fewer layers, said in the result) in Q8_0 and Q4_K with Motley's
-kernels; `expressions` the same without them; `golden` logits; `mixed` attention here, all experts on the CPU beside it:
-decoding, and prompts, for which the CPU is asked or the weights are brought here. Ends with status 1 if a part failed.
-Nothing is downloaded: weights are random. `--small` tries the script itself, on any device, in a minute."""
+Parts, the important first: `machine`; `kernels` (tests/gpu: each against the reference); `copy` GB/s and `matmul`
+bfloat16 TFLOP/s through tinygrad, the ceilings of this run; `decode` and `prefill` of OLMoE's and Qwen3-30B-A3B's
+shapes (fewer layers, said in the result) in Q8_0 and Q4_K with Motley's kernels; `expressions` the same without them;
+`golden` logits; `mixed` attention here, all experts on the CPU beside it: decoding, and prompts, for which the CPU is
+asked or the weights are brought here. Nothing is downloaded: weights are random. `--small` tries the script itself, on
+any device, in a minute.
+
+A program that a part starts has its own limit (`LIMITS`); when `--minutes` are over, what runs then is ended, whatever
+it waits for. The JSON says what `failed`, what `timed_out` (with what it had found by then) and what was `skipped`; the
+first two end with status 1."""
 
 import argparse
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -61,10 +68,15 @@ ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 LAYERS = 8  # of each: the rest are the same, and writing 32 GB of random weights takes longer than running them
 CONTEXT, CHUNK = 4096, 512
 WARM_UP = 2  # of what is timed
+LIMITS = {"nvidia-smi": 20, "git": 20, "kernels": 240, "golden": 180}  # seconds
+LAST = 5  # of all seconds, for what is left to do when a program's time is up
 
 
 class Bench:
+    """`found`: what the part that runs has so far."""
+
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.ends, self.found = perf_counter() + 60 * args.minutes, dict[str, Any]()
         self.device, self.small, self.folder = args.device, args.small, folder
         self.tokens = 64 if args.small else 2048
         self.shapes = [replace(d, n_layers=2 if args.small else LAYERS) for d in (OLMOE, QWEN)]
@@ -77,20 +89,18 @@ class Bench:
     def machine(self) -> dict[str, Any]:
         smi = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         try:
-            gpu = subprocess.run(smi, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError) as error:
+            gpu = self._told("nvidia-smi", smi, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError) as error:
             gpu = f"nvidia-smi: {error}"
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        commit = self._told("git", ["git", "rev-parse", "HEAD"]).stdout.strip()
         return {"gpu": gpu, "cores": usable_cores(), "tinygrad": adapter.VERSION, "commit": commit}
 
     def kernels(self) -> dict[str, Any]:
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "tests/gpu"], cwd=ROOT, capture_output=True, text=True, env=ENV
-        )
-        passed = re.search(r"(\d+) passed", run.stdout)
-        if run.returncode or not (passed or self.small):  # skipped ones prove nothing
+        run = self._told("kernels", [sys.executable, "-m", "pytest", "-q", "tests/gpu"])
+        passed, skipped = (re.search(rf"(\d+) {what}", run.stdout) for what in ("passed", "skipped"))
+        if run.returncode or not passed or (skipped and not self.small):  # skipped ones prove nothing
             raise RuntimeError(f"tests/gpu ended with status {run.returncode}: {run.stdout[-1500:]}")
-        return {"passed": int(passed[1]) if passed else 0}
+        return {"passed": int(passed[1]), "skipped": int(skipped[1]) if skipped else 0}
 
     def copy(self) -> dict[str, Any]:
         n = (1 << 22) if self.small else (1 << 30)
@@ -106,17 +116,17 @@ class Bench:
         return {"tflop_s": 2 * n**3 / seconds / 1e12, "n": n}
 
     def decode(self) -> dict[str, Any]:
-        return {f"{d.name} {q}": self._decode(d, q, tinygrad_ops(self.device)) for d in self.shapes for q in QUANTS}
+        return self._each(lambda d, q: self._decode(d, q, tinygrad_ops(self.device)))
 
     def prefill(self) -> dict[str, Any]:
-        return {f"{d.name} {q}": self._prefill(d, q, tinygrad_ops(self.device)) for d in self.shapes for q in QUANTS}
+        return self._each(lambda d, q: self._prefill(d, q, tinygrad_ops(self.device)))
 
     def expressions(self) -> dict[str, Any]:
-        return {f"{d.name} {q}": self._decode(d, q, TinygradOps(self.device)) for d in self.shapes for q in QUANTS}
+        return self._each(lambda d, q: self._decode(d, q, TinygradOps(self.device)))
 
     def golden(self) -> dict[str, Any]:
         tool = [sys.executable, "tools/tinygrad_families.py", "--device", self.device]
-        run = subprocess.run([*tool, "olmoe", "qwen3moe", "gpt-oss"], cwd=ROOT, capture_output=True, text=True, env=ENV)
+        run = self._told("golden", [*tool, "olmoe", "qwen3moe", "gpt-oss"])
         tail = (run.stdout + run.stderr)[-1500:]
         if run.returncode:
             raise RuntimeError(f"golden logits are missed: {tail}")
@@ -125,7 +135,7 @@ class Bench:
     def mixed(self) -> dict[str, Any]:
         """How much faster than the CPU alone. Their answers differ by more than rounding: the CPU's own products see
         activations in int8 (about 0.5 %), in attention too where it is alone."""
-        dims, out = self.shapes[1], {}
+        dims, out = self.shapes[1], self.found
         checkpoint = open_checkpoint(self._file(dims, "q4_k"))
         experts = {layer: range(dims.n_experts) for layer in range(dims.n_layers)}
         room = {"n_slots": 1, "context": CONTEXT}
@@ -166,6 +176,20 @@ class Bench:
         return out
 
     # -- inside
+
+    def _told(self, name: str, command: list[str], check: bool = False) -> "subprocess.CompletedProcess[str]":
+        """What a program says within its limit; TimeoutExpired behind that."""
+        left = self.ends - LAST - perf_counter()
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=ENV, check=check,
+            timeout=max(min(LIMITS[name], left), 0.1),
+        )  # fmt: skip
+
+    def _each(self, measured: Callable[[Dims, str], dict[str, Any]]) -> dict[str, Any]:
+        for dims in self.shapes:
+            for quant in QUANTS:
+                self.found[f"{dims.name} {quant}"] = measured(dims, quant)
+        return self.found
 
     def _timed(self, out: Tensor) -> float:
         graph = adapter.Graph([out])
@@ -273,6 +297,63 @@ QUANTS = ("q8_0", "q4_k")
 PARTS = ("machine", "kernels", "copy", "matmul", "decode", "prefill", "expressions", "golden", "mixed")
 
 
+class Report:
+    """What the parts gave so far, in the file after each; and the end of the whole when its time is up."""
+
+    def __init__(self, args: argparse.Namespace, bench: Bench) -> None:
+        self._args, self._bench = args, bench
+        self._results, self._began = dict[str, Any](), perf_counter()
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(bench.ends - self._began, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def add(self, part: str, result: dict[str, Any]) -> None:
+        with self._lock:
+            self._write(part, result)
+            self._began = perf_counter()
+
+    def close(self) -> int:
+        """The exit status."""
+        with self._lock:
+            self._timer.cancel()
+            return 1 if any({"failed", "timed_out"} & result.keys() for result in self._results.values()) else 0
+
+    def _write(self, part: str, result: dict[str, Any]) -> None:
+        self._results[part] = {**result, "seconds": perf_counter() - self._began}
+        print(part, json.dumps(self._results[part])[:1500], flush=True)
+        head = {"command": sys.argv, "device": self._args.device}
+        self._args.json.write_text(json.dumps({**head, **self._results}, indent=1))
+
+    def _end(self) -> None:
+        """With the process, as what runs may wait for a card that never answers."""
+        with self._lock:
+            over = f"{self._args.minutes} minutes were over"
+            now, *others = [part for part in self._args.only if part not in self._results] or [None]
+            if now is None:
+                return
+            self._write(now, {"timed_out": over, **self._bench.found})
+            self._began = perf_counter()
+            for part in others:
+                self._write(part, {"skipped": over})
+            shutil.rmtree(self._bench.folder, ignore_errors=True)
+            os._exit(1)
+
+
+def _result_of(bench: Bench, part: str) -> dict[str, Any]:
+    bench.found = {}
+    try:
+        return getattr(bench, part)()  # type: ignore[no-any-return]
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout or b""
+        return {
+            "timed_out": f"{shlex.join(error.cmd)}: {error.timeout:.1f} s were over",
+            "tail": (said.decode(errors="replace") if isinstance(said, bytes) else said)[-1500:],
+        }
+    except Exception as error:  # the other parts are worth having
+        return {**bench.found, "failed": f"{type(error).__name__}: {error}"[:2000]}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="CUDA")
@@ -281,22 +362,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
-    began, results = perf_counter(), dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args, Path(folder))
+        report = Report(args, bench := Bench(args, Path(folder)))
         for part in args.only:
-            at = perf_counter()
-            if at - began > 60 * args.minutes:
-                results[part] = {"skipped": f"{args.minutes} minutes were over"}
-            else:
-                try:
-                    results[part] = getattr(bench, part)()
-                except Exception as error:  # the other parts are worth having
-                    results[part] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
-                results[part]["seconds"] = perf_counter() - at
-            print(part, json.dumps(results[part])[:1500], flush=True)
-            args.json.write_text(json.dumps({"command": sys.argv, "device": args.device, **results}, indent=1))
-    return 1 if any("failed" in result for result in results.values()) else 0
+            report.add(part, _result_of(bench, part))
+        return report.close()
 
 
 if __name__ == "__main__":

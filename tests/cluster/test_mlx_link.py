@@ -304,4 +304,4 @@ def test_a_joined_cluster_whose_report_says_so(tmp_path: Path) -> None:
     assert result["check"]["max_abs_logit_diff"] == 0
     assert {d for layer in result["placement"]["layers"] for d in layer["experts"]} == {"a", "b"}
     assert {link["transport"] for link in result["lab"]["links"]} == {"ring"}
-    assert "activations crossed every ring link in the clear (--link ring)" in out.read_text()
+    assert "The ring link does not encrypt: activations crossed every one in the clear (--link ring)" in out.read_text()

@@ -88,6 +88,7 @@ ATTENTIONS = {
 }
 GATE = launches.Spread(900, 9, 40, 57)
 ATTENTIONS["gated", 0] = launches.attention(T, *SHAPES["grouped"], False, 0.3, gate=GATE)
+ATTENTIONS["prompt", 0] = launches.attention(launches.MOST_TOKENS + 1, *SHAPES["grouped"], False, 0.3)
 ATTENTIONS["one", 1] = launches.attention(T, *SHAPES["latent"], True, 0.3, one=True)
 GROUPED = launches.group(70, A, len(OWNED))
 GEMMS = {
@@ -121,6 +122,17 @@ DELTAS = {
 EVERYTHING = [GROUPED]
 for some in (MATVECS, GATE_UPS, DOWNS, ROUTERS, HEADS, LATENT_KERNELS, PER_HEAD, ATTENTIONS, DELTAS, GEMMS):
     EVERYTHING += some.values()
+
+
+def test_a_launch_says_what_its_kernel_writes() -> None:
+    """All arguments that are not const, but a counter and memory of its own only where the numbers make it use them."""
+    for kernel in EVERYTHING:
+        arguments = kernel.body.split("NAME(", 1)[1].split(") {", 1)[0].split(",")
+        changed = ["const " not in argument for argument in arguments]
+        numbers = dict(kernel.defines)
+        uses = all(numbers.get(name, 1) for name in ("POST", "RANK"))
+        assert changed == [True] * sum(changed) + [False] * (len(arguments) - sum(changed))
+        assert kernel.written == (sum(changed) if uses else kernel.outs), kernel.name
 
 
 def normal(*dims: int, seed: int = 0) -> np.ndarray:
@@ -427,20 +439,22 @@ def test_a_gated_delta_rule(gpu: Emulator, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "half"), [n for n in ATTENTIONS if n != ("one", 1)])
 def test_attention_over_the_cache(gpu: Emulator, name: str, half: int) -> None:
-    """One position, a window, and more than all parts' 32 positions each."""
-    gated = name == "gated"
-    h, k, n, m = SHAPES["grouped" if gated else name]
+    """One position, a window, and more than all parts' 32 positions each; many tokens read it in one part."""
+    gated, kernel = name == "gated", ATTENTIONS[name, half]
+    h, k, n, m = SHAPES.get(name, SHAPES["grouped"])
+    _, tokens, splits = kernel.grid
+    assert splits == dict(kernel.defines)["SPLITS"] == (1 if name == "prompt" else 16)
     context, kept = 700, np.float16 if half else np.float32
     keys, values = normal(2 * context, k * n).astype(kept), normal(2 * context, k * m, seed=1).astype(kept)
-    slots, positions, windows = np.array([1, 0, 1]), np.array([0, 50, 699], np.int32), [0, 20, 0]
+    slots, windows = np.resize([1, 0, 1], tokens), np.resize([0, 20, 0], tokens)
+    positions = np.resize(np.array([0, 50, 699], np.int32), tokens)
     first = np.array([Span(w).first(int(p)) for p, w in zip(positions, windows)], np.int32)
-    q, sinks, gate = normal(T, h * n), normal(h), normal(T, GATE.row)
-    kernel = ATTENTIONS[name, half]
-    out, parts = np.full((T, h * m), np.nan, np.float32), np.full((T, h, launches.SPLITS, m + 2), np.nan, np.float32)
-    counter = np.zeros((T, h), np.uint32)
+    q, sinks, gate = normal(tokens, h * n), normal(h), normal(tokens, GATE.row)
+    out, parts = (np.full(dims, np.nan, np.float32) for dims in ((tokens, h * m), (tokens, h, splits, m + 2)))
+    counter = np.zeros((tokens, h), np.uint32)
     base = (slots * context).astype(np.int32)
     gpu.run(kernel, out, parts, counter, q, keys, values, base, first, positions, sinks, gate)
-    for t in range(T):
+    for t in range(tokens):
         cache = REFERENCE.kv_cache(2, context, k, n, m, Span(windows[t]))
         cache.keys[:] = keys.reshape(cache.keys.shape)
         cache.values[:] = values.reshape(cache.values.shape)
@@ -459,7 +473,7 @@ def test_attention_whose_values_are_the_keys_first_elements(gpu: Emulator) -> No
     h, _, n, m = SHAPES["latent"]
     keys, q = normal(300, n).astype(np.float16), normal(T, h * n)
     base, first, position = (np.array(a, np.int32) for a in ([100, 0, 100], [0, 3, 0], [0, 50, 199]))
-    out, parts = np.full((T, h * m), np.nan, np.float32), np.full((T, h, launches.SPLITS, m + 2), np.nan, np.float32)
+    out, parts = (np.full(dims, np.nan, np.float32) for dims in ((T, h * m), (T, h, launches.splits_of(T), m + 2)))
     counter = np.zeros((T, h), np.uint32)
     gpu.run(ATTENTIONS["one", 1], out, parts, counter, q, keys, keys, base, first, position, NONE, NONE)
     for t in range(T):
@@ -535,7 +549,7 @@ def test_nvcc_compiles_every_kernel(tmp_path: Path) -> None:
     one_of_each = [next(iter(some.values())) for some in kinds]
     one_of_each += [GATE_UPS["shared"], DOWNS["shared"], HEADS["biased"], MATVECS["part"], ATTENTIONS["one", 1]]
     one_of_each += [GATE_UPS["own norm"], DOWNS["normed"], HEADS["after"], HEADS["gated"], MATVECS["post"]]
-    one_of_each += [DELTAS["alone"], DELTAS["runs"], ATTENTIONS["gated", 0]]
+    one_of_each += [DELTAS["alone"], DELTAS["runs"], ATTENTIONS["gated", 0], ATTENTIONS["prompt", 0]]
     formats = [MATVECS[name] for name in ("four", "Q8_0", "Q4_0", "MXFP4", "BF16")]
     source.write_text(head() + together([*formats, *one_of_each, GROUPED, *GEMMS.values()]))
     jobs = {

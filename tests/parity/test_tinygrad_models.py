@@ -92,6 +92,23 @@ def test_the_gated_delta_rule_over_steps_and_slots(tmp_path: Path, emulated: boo
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_a_delta_rules_state_takes_a_step_once(tmp_path: Path) -> None:
+    """Its launch goes behind the norm and the gate: what comes before them is not to be had any more."""
+    ops, net = EmulatedOps(tmp_path), DeltaNet(2, 4, 8, 6, 3, 1e-6)
+    given = [normal(net.channels, 3, seed=1), normal(4, seed=2), -np.abs(normal(4, seed=3)), normal(6, seed=4)]
+    *three, norm = (ops.weight(QuantTensor("w", a.shape, Quant.F32, a.reshape(-1).view(np.uint8))) for a in given)
+    state, batch = ops.delta_state(1, net), Batch([0], [0], [0], [])
+    qkv, write, keep, z = (ops.from_host(normal(1, n, seed=n)) for n in (net.channels, 4, 4, 24))
+    out = ops.delta_net(qkv, write, keep, DeltaWeights(*three), state, batch)
+    normed = ops.rms_norm(out, norm, 1e-6)
+    gated = ops.gate(normed, z, "silu")
+    for before in (out, normed):
+        with pytest.raises(RuntimeError, match="its state would take these tokens twice"):
+            ops.to_host(before)
+    assert np.isfinite(ops.to_host(gated)).all()
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_what_tensor_cores_round_is_allowed_and_no_more(tmp_path: Path) -> None:
     """`motley selftest` holds CUDA to it: products of many tokens by bfloat16, all else as exact as anywhere."""
     ops = EmulatedOps(tmp_path)
@@ -149,6 +166,7 @@ def test_keys_and_values_are_stored_as_the_cache_says() -> None:
     ops = TinygradOps("CPU")
     cache = [ops.kv_cache(1, 4, 1, 8, stored=kind) for kind in (None, "f16", "f32")]
     assert [c.is_half for c in cache] == [True, True, False]
+    assert [ops.kv_cache(1, 4, 1, 8, width).value_dim for width in (None, 6, 0)] == [8, 6, 0]
     latents = ops.kv_cache(1, 4, 1, 8, 6, one=True)
     assert latents.values is None
     assert latents.read_values is latents.keys

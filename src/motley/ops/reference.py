@@ -102,9 +102,8 @@ class ReferenceOps:
         one: bool = False,
     ) -> ReferenceCache:
         """In float32, rounded as they would be stored; by itself not at all."""
-        keys, values = (
-            np.zeros((n_slots, context, n_kv_heads, n), np.float32) for n in (head_dim, value_dim or head_dim)
-        )
+        widths = head_dim, head_dim if value_dim is None else value_dim
+        keys, values = (np.zeros((n_slots, context, n_kv_heads, n), np.float32) for n in widths)
         return ReferenceCache(keys, values, span, stored or "f32")
 
     def delta_state(self, n_slots: int, net: DeltaNet) -> ReferenceDelta:

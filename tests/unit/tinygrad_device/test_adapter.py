@@ -10,9 +10,11 @@ import pytest
 pytest.importorskip("tinygrad", reason="tinygrad is not installed (extra [tinygrad])")
 
 from tinygrad import Tensor
+from tinygrad.uop.ops import Ops
 
 from motley.errors import UnsupportedError
 from motley.ops.tinygrad import CudaOps, TinygradOps, adapter, tinygrad_ops
+from motley.ops.tinygrad.source import Kernel
 
 DEVICE = "PYTHON"
 
@@ -56,6 +58,14 @@ def test_rows_are_read_and_written_by_number_in_place() -> None:
     table[[5, 1]] = new
     np.testing.assert_array_equal(adapter.read(changed), table)
     assert adapter._buffer(changed) is memory, "a custom kernel's result is no longer its argument's memory"
+
+
+def test_a_graph_is_told_what_a_kernel_writes() -> None:
+    """Also its own memory, which the next one of its kind uses: CUDA's graphs run at once what does not wait."""
+    kernel = Kernel("any", (), (1, 1, 1), 32, outs=1, scratch=2)
+    (out,) = adapter.launch(kernel, "", DEVICE, *[up(floats(4)) for _ in range(4)])
+    (program,) = [u for u in out.uop.toposort() if u.op is Ops.PROGRAM]
+    assert (program.arg.outs, program.arg.ins) == ((0, 1, 2), (0, 1, 2, 3))
 
 
 def test_a_length_is_given_when_a_graph_runs() -> None:

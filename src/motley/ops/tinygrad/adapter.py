@@ -222,7 +222,7 @@ def launch(kernel: Kernel, source: str, device: str, *arguments: Tensor) -> list
         global_size=kernel.grid,
         local_size=(kernel.threads, 1, 1),
         globals=tuple(range(len(arguments))),
-        outs=tuple(range(kernel.outs)),
+        outs=tuple(range(kernel.written)),
         ins=tuple(range(len(arguments))),
         target=Device[device].renderer.target,
     )

@@ -11,7 +11,7 @@ TinygradOps.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,6 @@ from motley.ops.tinygrad.deferred import (
     Scaled,
     Shared,
     Summed,
-    Tempered,
     Turned,
     Weighed,
     waits,
@@ -76,7 +75,7 @@ class CudaOps(TinygradOps):
 
     def __init__(self, device: str = "CUDA", kv: CacheType = "f16") -> None:
         super().__init__(device, kv)
-        self._scratch: dict[tuple[int, ...], Tensor] = {}
+        self._kept: dict[tuple[str | int, ...], Tensor] = {}  # between launches, by what for and its dimensions
         self._nothing = adapter.zeros((4,), self.device)
 
     # -- operations
@@ -132,7 +131,7 @@ class CudaOps(TinygradOps):
             by = gate.spread if gate else None
             kernel = launches.attention(P, H, K, N, M, half, scale, sinks is not None, one, by)
             (out,) = self._launch(
-                kernel, adapter.empty((P, H * M), self.device), self._empty_scratch(P, H, launches.SPLITS, M + 2),
+                kernel, adapter.empty((P, H * M), self.device), self._scratch(P, H, launches.splits_of(P), M + 2),
                 self._zeros(P, H), queries, *stored, given.bases, given.firsts, given.positions, self._values(sinks),
                 gate.values if gate else self._nothing,
             )  # fmt: skip
@@ -155,7 +154,7 @@ class CudaOps(TinygradOps):
             kernel = launches.delta(P, net, state.n_slots, places)
             out, state.states, state.inputs = self._launch(
                 kernel, adapter.empty((P, net.v_heads * net.v_dim), self.device), state.states, state.inputs,
-                self._empty_scratch(P, net.v_heads * net.v_dim), self._zeros(P, net.k_heads), x.values,
+                self._scratch(P, net.v_heads * net.v_dim), self._zeros(P, net.k_heads), x.values,
                 weights.conv.values(), writes.values, keeps.values, weights.dt.values(), weights.rate.values(),
                 self._values(norm.weight if norm else None), gate.values if gate else self._nothing, *sequences,
             )  # fmt: skip
@@ -177,7 +176,7 @@ class CudaOps(TinygradOps):
         ids = adapter.empty((P, routing.n_used), self.device, dtypes.int32)
         chosen = adapter.empty((P, routing.n_used), self.device)
         ids, chosen = self._launch(
-            kernel, ids, chosen, self._empty_scratch(P, E), self._zeros(P, E), source.tensor,
+            kernel, ids, chosen, self._scratch(P, E), self._zeros(P, E), source.tensor,
             self._values(norm), *planes_of(weight), *map(self._values, vectors),
         )  # fmt: skip
         return self._rows(ids, x.n), self._rows(chosen, x.n)
@@ -201,7 +200,7 @@ class CudaOps(TinygradOps):
                 1.0 if shared is None else shared.factor, None if norms is None else (norms.eps, norms.scale),
             )  # fmt: skip
             kind = dtypes.float64 if residual is None else dtypes.float32
-            own = [self._nothing] * 2 if norms is None else [self._empty_scratch(P, 2 * D), self._zeros(P)]
+            own = [self._nothing] * 2 if norms is None else [self._scratch(P, 2 * D), self._zeros(P)]
             behind = [w.values() for w in (norms.sum, norms.beside, norms.both)] if norms else [self._nothing] * 3
             (out,) = self._launch(
                 kernel, adapter.empty((P, D), self.device, kind), *own, hidden, ids.tensor, weights.tensor,
@@ -250,7 +249,7 @@ class CudaOps(TinygradOps):
 
     def temper(self, x: Rows, positions: NDArray[np.int32], factor: float, length: int) -> Rows:
         by = self._tempers(positions, factor, length)
-        return self._later(Tempered(x, by, lambda: x.tensor * by))
+        return self._later(Weighed(x, by, lambda: x.tensor * by))
 
     def add_bias(self, x: Rows, vector: TinygradWeight) -> Rows:
         if not isinstance(x, Part):
@@ -313,27 +312,24 @@ class CudaOps(TinygradOps):
         return adapter.launch(kernel, self._source(kernel), self.device, *arguments)
 
     def _zeros(self, *dims: int) -> Tensor:
-        """Counters, which every kernel leaves at zero. One set for all layers: each waits for the one before."""
-        key = (0, *dims)
-        if key not in self._scratch:
-            self._scratch[key] = adapter.zeros(dims, self.device, dtypes.uint32)
-        return self._scratch[key]
+        """Counters, which every kernel leaves at zero. One set for all layers: each waits for the one before, as
+        `Kernel.scratch` says that it writes them."""
+        return self._memory("counters", dims, dtypes.uint32)
 
-    def _empty_scratch(self, *dims: int) -> Tensor:
-        key = (1, *dims)
-        if key not in self._scratch:
-            self._scratch[key] = adapter.zeros(dims, self.device)
-        return self._scratch[key]
+    def _scratch(self, *dims: int) -> Tensor:
+        return self._memory("scratch", dims)
 
     def _values(self, vector: TinygradWeight | None) -> Tensor:
         return self._nothing if vector is None else vector.values()
 
     def _still(self, *dims: int) -> Tensor:
         """Zeros that nobody writes to."""
-        key = (2, *dims)
-        if key not in self._scratch:
-            self._scratch[key] = adapter.zeros(dims, self.device)
-        return self._scratch[key]
+        return self._memory("still", dims)
+
+    def _memory(self, what: str, dims: tuple[int, ...], kind: Any = dtypes.float32) -> Tensor:
+        if (what, *dims) not in self._kept:
+            self._kept[what, *dims] = adapter.zeros(dims, self.device, kind)
+        return self._kept[what, *dims]
 
     def _bias(self, experts: TinygradExperts, which: int) -> Tensor:
         return experts.biases[which] if experts.biases else self._nothing
@@ -394,8 +390,10 @@ class CudaOps(TinygradOps):
 
     def _latent(self, q: Rows, k: Rows, v: Rows, cache: TinygradCache, places: Tensor) -> Tensor | None:
         """Likewise [P, H*(R + dim)] of what `models.attention.LatentAttention` does, with its cache written."""
-        found = latent_of(q, k, v)
-        if found is None or cache.values is not None or not has_kernel(found.k_b):
+        if cache.values is not None:
+            return None
+        found = latent_of(q, k, v, cache.n_kv_heads, cache.head_dim, cache.value_dim)
+        if found is None or not has_kernel(found.k_b):
             return None
         x, shape_q = found.q, None
         norm, planes = None, planes_of(found.k_b)
@@ -407,11 +405,13 @@ class CudaOps(TinygradOps):
         H, rank, nope = found.k_b.dims
         shape = launches.Latent(H, rank, nope, found.rope, found.k_b.quant, found.norm.eps, shape_q)
         P, kernel = padded(q.n), launches.latent(padded(q.n), shape, cache.is_half, place, kv_place)
+        own = [self._nothing] * 2
+        if shape_q is not None:
+            own = [self._scratch(P, H * (nope + found.rope.dim)), self._zeros(P, H)]
         out, cache.keys = self._launch(
             kernel, adapter.empty((P, H * (rank + found.rope.dim)), self.device), cache.keys,
-            self._nothing if shape_q is None else self._empty_scratch(P, H * (nope + found.rope.dim)),
-            self._zeros(P, H), values, self._values(norm),
-            *planes, *planes_of(found.k_b), kv, found.norm.weight.values(), found.turn, places,
+            *own, values, self._values(norm), *planes, *planes_of(found.k_b), kv,
+            found.norm.weight.values(), found.turn, places,
         )  # fmt: skip
         return out
 

@@ -61,16 +61,6 @@ class Turned(Deferred):
         self.x, self.rope, self.turn = x, rope, turn
 
 
-class Tempered(Deferred):
-    """`x` times `by` [P, 1]."""
-
-    __slots__ = ("by", "x")
-
-    def __init__(self, x: Rows, by: Tensor, make: Callable[[], Tensor]) -> None:
-        super().__init__(x.n, make)
-        self.x, self.by = x, by
-
-
 class Scaled(Deferred):
     """`x` times a number."""
 
@@ -86,7 +76,7 @@ class Weighed(Deferred):
 
     __slots__ = ("by", "x")
 
-    def __init__(self, x: Normed, by: Tensor, make: Callable[[], Tensor]) -> None:
+    def __init__(self, x: Rows, by: Tensor, make: Callable[[], Tensor]) -> None:
         super().__init__(x.n, make)
         self.x, self.by = x, by
 
@@ -302,10 +292,22 @@ class Attended(Deferred):
 
 class Delta(Deferred):
     """What the gated delta rule gives, of heads of `head_dim`; `launch(norm, gate)`: normed, and times the silu of the
-    gate."""
+    gate. Once, as each launch takes the state a step further."""
 
     __slots__ = ("head_dim", "launch")
 
     def __init__(self, n: int, head_dim: int, launch: Callable[[Normed | None, Place | None], Tensor]) -> None:
-        super().__init__(n, lambda: launch(None, None))
-        self.head_dim, self.launch = head_dim, launch
+        launched = False
+
+        def once(norm: Normed | None, gate: Place | None) -> Tensor:
+            nonlocal launched
+            if launched:
+                raise RuntimeError(
+                    "a delta rule's result is wanted again after its norm and gate took it, and its state would take "
+                    "these tokens twice: read it before the gate, or read the gate's result"
+                )
+            launched = True
+            return launch(norm, gate)
+
+        super().__init__(n, lambda: once(None, None))
+        self.head_dim, self.launch = head_dim, once

@@ -12,8 +12,8 @@ KERNEL_QUANTS = frozenset(
     {Quant.F32, Quant.F16, Quant.BF16, Quant.Q8_0, Quant.Q4_0, Quant.Q4_K, Quant.Q6_K, Quant.MXFP4}
 )
 WARPS, ROWS = 4, 2  # of matrix-vector kernels: rows a block = 8; small, so that 2,048 rows are 256 blocks
-SPLITS = 16  # of a context: with 4 key heads 64 blocks read it
 MOST_TOKENS = 8  # of a step that goes by matrix-vector kernels
+_SPLITS = 16  # of a context: with 4 key heads 64 blocks read it
 TILE = 64  # rows of a tile of the grouped product
 DELTA_ROWS = 64 * WARPS  # of a state: each thread has its share in registers
 _SHARED_BYTES = 46 * 1024  # of 48 KB that every GPU has without asking
@@ -66,7 +66,8 @@ def matvec(
         ),
         (-(-groups // WARPS), 1, 1),
         32 * WARPS,
-        1,
+        outs=1,
+        scratch=int(post is not None),
     )
 
 
@@ -77,7 +78,7 @@ def heads_matvec(tokens: int, n_heads: int, rows: int, cols: int, quant: Quant) 
         (("H", n_heads), ("ROWS_W", rows), ("COLS", cols), ("Q", quant.ggml_type), ("WARPS", WARPS), ("EACH", each)),
         (-(-rows // (WARPS * each * (32 // lanes_of(cols)))), n_heads, tokens),
         32 * WARPS,
-        1,
+        outs=1,
     )
 
 
@@ -132,7 +133,7 @@ def experts_gate_up(
         ),
         (-(-max(d_expert if active else 0, shared) // (WARPS * ROWS)), tokens * each, 1),
         32 * WARPS,
-        1,
+        outs=1,
     )
 
 
@@ -162,7 +163,8 @@ def experts_down(
         ),
         (-(-d_model // (WARPS * ROWS)), tokens, 1),
         32 * WARPS,
-        1,
+        outs=1,
+        scratch=0 if post is None else 2,
     )
 
 
@@ -188,7 +190,8 @@ def router(
         ),
         (-(-n_experts // WARPS), tokens, 1),
         32 * WARPS,
-        2,
+        outs=2,
+        scratch=2,
     )
 
 
@@ -211,7 +214,7 @@ def heads(
         ),
         (n_heads + 2 * n_kv_heads, tokens, 1),
         128,
-        3,
+        outs=3,
     )
 
 
@@ -244,7 +247,8 @@ def latent(tokens: int, shape: Latent, half: bool, x: Spread, kv: Spread) -> Ker
         ),
         (shape.n_heads * blocks + 1, tokens, 1),
         32 * warps,
-        2,
+        outs=2,
+        scratch=2 if rank else 0,
     )
 
 
@@ -253,18 +257,19 @@ def attention(
     sinks: bool = False, one: bool = False, gate: Spread | None = None,
 ) -> Kernel:  # fmt: skip
     """one: the values are the keys' first elements. gate: where the numbers are whose sigmoid multiplies the result."""
-    group = group_of(n_heads, n_kv_heads, head_dim, value_dim)
+    group, splits = group_of(n_heads, n_kv_heads, head_dim, value_dim), splits_of(tokens)
     return Kernel(
         "attention",
         (
             *(("H", n_heads), ("K", n_kv_heads), ("N", head_dim), ("M", value_dim), ("GROUP", group)),
-            *(("SPLITS", SPLITS), ("WARPS", WARPS), ("HALF", int(half)), ("SCALE", float(scale))),
+            *(("SPLITS", splits), ("WARPS", WARPS), ("HALF", int(half)), ("SCALE", float(scale))),
             *(("SINKS", int(sinks)), ("ONE", int(one)), ("GATED", int(gate is not None))),
             *(gate or _NOWHERE).defines("GATE"),
         ),
-        (n_heads // group, tokens, SPLITS),
+        (n_heads // group, tokens, splits),
         32 * WARPS,
-        1,
+        outs=1,
+        scratch=2,
     )
 
 
@@ -292,8 +297,15 @@ def delta(tokens: int, net: DeltaNet, n_slots: int, places: DeltaPlaces) -> Kern
         ),
         (net.v_heads * -(-net.v_dim // 32), tokens, 1),
         32 * WARPS,
-        3,
+        outs=3,
+        scratch=2,
     )
+
+
+def splits_of(tokens: int) -> int:
+    """Parts of a context, each read by blocks of its own. Many tokens are blocks enough, and what a part leaves takes
+    memory for each token and head."""
+    return _SPLITS if tokens <= MOST_TOKENS else 1
 
 
 def group_of(n_heads: int, n_kv_heads: int, head_dim: int, value_dim: int) -> int:
@@ -318,7 +330,7 @@ def group(tokens: int, active: int, n_owned: int) -> Kernel:
         (("T", tokens), ("A", active), ("OWNED", n_owned), ("TILE", TILE), ("TILES", tiles)),
         (1, 1, 1),
         256,
-        2,
+        outs=2,
     )
 
 
@@ -347,5 +359,5 @@ def gemm(
         ),
         (-(-rows // (64 if both else 128)), tiles, 1),
         128,
-        1,
+        outs=1,
     )

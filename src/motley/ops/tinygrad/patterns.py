@@ -26,7 +26,6 @@ from motley.ops.tinygrad.deferred import (
     Scaled,
     Shared,
     Summed,
-    Tempered,
     Turned,
     Weighed,
     waits,
@@ -51,7 +50,7 @@ def width_of(x: Rows) -> int:
         return x.width
     if isinstance(x, Columns) and not x.made:
         return width_of(x.x) // x.width * (x.end - x.first)
-    if isinstance(x, Normed | Turned | Tempered | Scaled | Weighed) and not x.made:
+    if isinstance(x, Normed | Turned | Scaled | Weighed) and not x.made:
         return width_of(x.x)
     return int(x.tensor.shape[1])
 
@@ -182,16 +181,16 @@ def side_by_side(y: Rows) -> SideBySide | None:
 
 class Chain:
     """A product's part, or the first columns of each of its heads, perhaps with a bias, perhaps normed, perhaps turned,
-    perhaps tempered. `after`: it is normed behind the turn."""
+    perhaps weighed. `after`: it is normed behind the turn."""
 
     def __init__(self, x: Rows) -> None:
-        self.temper: Tempered | None = None
+        self.temper: Weighed | None = None
         self.norm: Normed | None = None
         self.turned: Turned | None = None
         self.columns: Columns | None = None
         self.bias: TinygradWeight | None = None
         self.after = False
-        if waits(x, Tempered):
+        if waits(x, Weighed):
             self.temper, x = x, x.x
         for _ in range(2):
             if self.turned is None and waits(x, Turned):
@@ -261,8 +260,9 @@ class Latent(NamedTuple):
     turn: Tensor
 
 
-def latent_of(q: Rows, k: Rows, v: Rows) -> Latent | None:
-    """From the attention's arguments, where they are that and nobody looked at anything in between."""
+def latent_of(q: Rows, k: Rows, v: Rows, n_kv_heads: int, head_dim: int, value_dim: int) -> Latent | None:
+    """From the attention's arguments, where they are that and nobody looked at anything in between. ValueError where
+    they or the cache are not as wide as the kernel takes them to be: it would read and write beside its rows."""
     if not (isinstance(q, Joined) and isinstance(k, Joined) and isinstance(q.x, PerHead) and isinstance(k.x, Normed)):
         return None
     absorbed, tail, shared = q.x, q.y, k.y
@@ -271,12 +271,20 @@ def latent_of(q: Rows, k: Rows, v: Rows) -> Latent | None:
     turned, latent, rest = absorbed.x.x, k.x.x, shared.x
     if not (isinstance(turned, Turned) and isinstance(latent, Columns) and isinstance(rest, Columns)) or v is not k.x:
         return None
-    _, rank, nope = absorbed.weight.dims
+    heads, rank, nope = absorbed.weight.dims
     dim, kv = turned.rope.dim, latent.x
     parts = [absorbed.x.of(turned, nope + dim, 0, nope), tail.of(turned, nope + dim, nope, nope + dim)]
     parts += [latent.of(kv, rank + dim, 0, rank), rest.of(kv, rank + dim, rank, rank + dim)]
     same = turned.turn is shared.turn and turned.rope.start == nope and shared.rope.start == 0
+    same &= all((j.width, j.width_y) == (rank, dim) for j in (q, k))
     made = any(d.made for d in (q, k, absorbed, tail, shared, absorbed.x, turned, latent, rest, k.x))
     if made or not all(parts) or not same or k.x.weight.dims[0] != rank:
         return None
+    given = width_of(turned.x), width_of(kv), n_kv_heads, head_dim, value_dim
+    wanted = heads * (nope + dim), rank + dim, 1, rank + dim, rank
+    if given != wanted:
+        raise ValueError(
+            f"latent attention of {heads} heads of {nope} + {dim} elements and a latent of {rank}: the widths of q and "
+            f"kv, and the cache's heads, their keys' width and their values' are {given}, not {wanted}"
+        )
     return Latent(turned.x, kv, absorbed.weight, k.x, turned.rope, turned.turn)

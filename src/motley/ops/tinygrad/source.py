@@ -14,13 +14,21 @@ Number = int | float
 @dataclass(frozen=True)
 class Kernel:
     """`file`: of `kernels/`, without its ending. `defines`: the numbers its head comment names. `grid`, `threads`: the
-    launch. `outs`: how many of its first arguments are its results."""
+    launch. `outs`: how many of its first arguments are its results; `scratch`: how many behind those it writes besides,
+    its own memory, which others use after it. tinygrad's graphs keep apart what writes to the same memory, and only
+    that."""
 
     file: str
     defines: tuple[tuple[str, Number], ...]
     grid: tuple[int, int, int]
     threads: int
     outs: int
+    scratch: int = 0
+
+    @property
+    def written(self) -> int:
+        """Arguments, from the first one on."""
+        return self.outs + self.scratch
 
     @property
     def name(self) -> str:

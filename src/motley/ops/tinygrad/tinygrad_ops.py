@@ -162,7 +162,7 @@ class TinygradOps:
         rows = n_slots * context + 1
         with self._memory_for(f"the keys and values of {n_slots} sequences of {context} tokens"):
             keys = adapter.zeros((rows, n_kv_heads * head_dim), self.device, _KV[kind])
-            width = value_dim or head_dim
+            width = head_dim if value_dim is None else value_dim
             values = None if one else adapter.zeros((rows, n_kv_heads * width), self.device, _KV[kind])
         return TinygradCache(keys, values, n_slots, context, n_kv_heads, width, span)
 

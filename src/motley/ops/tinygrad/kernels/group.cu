@@ -1,6 +1,9 @@
 // Sorts T A chosen (token, expert) pairs by expert into tiles of TILE rows, each of one expert: order int32 [TILES, TILE]: a
 // pair, or -1; tile int32 [TILES]: its expert's place among the owned, or -1 for a tile that is not used. TILES = T A / TILE +
-// OWNED is enough. One block: the pairs are few KB, and a launch is all it costs. Pairs of one expert keep their order.
+// OWNED is enough, or T A if that is less. Pairs of one expert keep their order.
+//
+// grid: 1. Each owned expert has a thread, which reads all pairs twice, one after the other: 2 T A steps of a block that is alone on
+// its card, whose other threads wait. For 2,048 tokens of 8 experts that is more than a launch (docs/gpu-todo.md).
 
 extern "C" __global__ void __launch_bounds__(256) NAME(int* order, int* tile, const int* ids, const int* local) {
     __shared__ int first[OWNED + 1];  // an expert's first row
