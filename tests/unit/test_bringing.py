@@ -162,16 +162,29 @@ def test_only_neighbours_in_the_machines_memory() -> None:
     gpu, cpu = card(10.0).devices
     far = replace(cpu, name="far", node="far")
     lab = Lab((gpu, cpu, far, replace(gpu, name="box.cuda2")), (Link("*", "*", "tcp", 50.0, 1.0),))
-    assert nearby(lab) == [{1}, set(), set(), {1}]
+    assert nearby(OLMOE, lab) == [{1}, set(), set(), {1}]
     assert reserved(CostModel(OLMOE, lab, TG)).keys() == {0, 3}
     assert reserved(CostModel(OLMOE, card(0.0), TG)) == {}
 
 
+def with_far(gpu_gb: float, cpu_gb: float, upload_gb_s: float, **gpu: object) -> Lab:
+    """A graphics card and its processor, and another machine of such a processor."""
+    card = device("box", gpu_gb * 1e9, speed=40, kind="cuda", step_us=50.0, upload_gb_s=upload_gb_s, **gpu)
+    devices = card, device("box.cpu", cpu_gb * 1e9, node="box"), device("far")
+    return Lab(devices, (Link("box", "box.cpu", "memory", 20.0, 10.0), Link("far", "*", "tcp", 50.0, 1.0)))
+
+
 def test_tinygrad_brings_what_it_keeps_as_the_file_has_it() -> None:
-    assert kept_as_stored(OLMOE, "tinygrad")
+    """A plan does not count on bringing what it decodes: it is the one of a card that brings nothing."""
     iq = ModelShape.named("olmoe-1b-7b", "iq4_xs")
-    assert not kept_as_stored(iq, "tinygrad")
+    assert kept_as_stored(OLMOE, "tinygrad")
     assert kept_as_stored(iq, "mlx")
+    known, unknown = (with_far(4, 64, rate) for rate in (20.0, 0.0))
+    found, want = (planned(iq, lab, PP, seconds=60) for lab in (known, unknown))
+    assert found.placement == want.placement
+    assert found.prediction.p50 == pytest.approx(want.prediction.p50)
+    assert nearby(OLMOE, known) == [{1}, set(), set()]
+    assert nearby(iq, known) == [set()] * 3
 
 
 def test_a_trace_is_priced_too() -> None:

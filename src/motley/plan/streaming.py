@@ -19,7 +19,6 @@ from motley.predict.memory import (
     Need,
     at_once,
     gigabytes,
-    kept_as_stored,
     kernels_of,
     memory_needed,
     packed_bytes,
@@ -51,8 +50,7 @@ def reserved(model: CostModel) -> dict[int, int]:
         owner = np.full(n, other)
         return _gain(most, first, home, owner, sets, frozenset({other})) > _PAYS
 
-    homes = [d for d, device in enumerate(lab.devices) if kept_as_stored(shape, kernels_of(device))]
-    return {home: buffers for home in homes if any(gains(home, other) for other in model.near[home])}
+    return {home: buffers for home, near in enumerate(model.near) if any(gains(home, other) for other in near)}
 
 
 def with_streaming(
@@ -91,12 +89,11 @@ def _wanted(model: CostModel, placement: Placement) -> Placement:
     layers = []
     for i, (layer, owner, home) in enumerate(zip(placement.layers, owners(placement, index), homes)):
         near = model.near[home].intersection(owner.tolist())
-        able = not layer.copies and kept_as_stored(model.shape, kernels_of(model.lab.devices[home]))
         key = model.alike_untraced(i), layer
         if key not in known:
             known[key] = None
             least = None
-            for of_size in reversed(models) if near and able else ():
+            for of_size in reversed(models) if near and not layer.copies else ():
                 if _gain(of_size, i, home, owner, sets, near) < _PAYS:
                     break
                 least = of_size.workload.step_tokens
