@@ -25,6 +25,7 @@ from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.model import ModelShape
 
 OLMOE = ModelShape.named("olmoe-1b-7b", "q4_k")
+OLMOE_4 = OLMOE.with_layers(4)  # whose searches among three devices end by themselves
 PP, TG = Workload.parse("pp512"), Workload.parse("tg64")
 
 
@@ -145,6 +146,28 @@ def test_no_room_on_either_side_is_said() -> None:
     assert any(layer.streaming for layer in planned(OLMOE, small, TG, repack=False).placement.layers)
 
 
+@pytest.mark.parametrize(("gpu_gb", "cpu_gb"), [(0.8, 1.4), (0.8, 64), (0.475, 1.2)])
+def test_a_plan_is_no_worse_for_what_it_cannot_bring(gpu_gb: float, cpu_gb: float) -> None:
+    """Where a layer is not brought that the search counted on, another machine's processor may have been the answer;
+    likewise where the card has no room for the buffers."""
+    found, without = (
+        planned(OLMOE_4, with_far(gpu_gb, cpu_gb, rate, kernels=()), PP, seconds=60) for rate in (20.0, 0.0)
+    )
+    assert found.prediction.p50 >= without.prediction.p50 * 0.9999
+    assert bool(streamed_in(found)) == (cpu_gb == 64)
+
+
+def test_copies_do_not_stand_in_the_way_of_bringing() -> None:
+    """A layer whose experts have copies brings none: only where that is faster than bringing them."""
+    lab = with_far(0.8, 64, 12.0, kernels=())
+    found, without = (planned(OLMOE_4, lab, PP, seconds=60, copies=copies) for copies in (True, False))
+    assert found.prediction.p50 >= without.prediction.p50
+
+
+def streamed_in(plan: Plan) -> list[Streaming]:
+    return [layer.streaming for layer in plan.placement.layers if layer.streaming]
+
+
 def test_buffers_are_a_bounded_part() -> None:
     for shape in (OLMOE, ModelShape.named("qwen3-30b-a3b", "q8_0"), ModelShape.named("deepseek-v3", "q4_k")):
         layer = shape.n_layers - 1
@@ -176,11 +199,12 @@ def with_far(gpu_gb: float, cpu_gb: float, upload_gb_s: float, **gpu: object) ->
 
 def test_tinygrad_brings_what_it_keeps_as_the_file_has_it() -> None:
     """A plan does not count on bringing what it decodes: it is the one of a card that brings nothing."""
-    iq = ModelShape.named("olmoe-1b-7b", "iq4_xs")
+    iq = ModelShape.named("olmoe-1b-7b", "iq4_xs").with_layers(4)
     assert kept_as_stored(OLMOE, "tinygrad")
     assert kept_as_stored(iq, "mlx")
-    known, unknown = (with_far(4, 64, rate) for rate in (20.0, 0.0))
+    known, unknown = (with_far(2.8, 64, rate) for rate in (20.0, 0.0))
     found, want = (planned(iq, lab, PP, seconds=60) for lab in (known, unknown))
+    assert {*found.placement.layers[-1].experts} == {"box", "box.cpu", "far"}
     assert found.placement == want.placement
     assert found.prediction.p50 == pytest.approx(want.prediction.p50)
     assert nearby(OLMOE, known) == [{1}, set(), set()]

@@ -1,8 +1,9 @@
 """Streaming: where a home brings the experts of its node's processor in large steps, instead of asking for them.
 
-The search prices large steps, of the workload's `chunk` of tokens, by the shorter of both ways and keeps room for the
-buffers (`reserved`). After it, each layer is looked at: from how many tokens on is bringing them shorter? Only where
-the holder's memory has room for the file's bytes beside what it keeps of them: they would come from disk otherwise.
+The search prices large steps, of the workload's `chunk` of tokens, by the shorter of both ways for homes that would
+gain, and keeps room for their buffers (`reserved`). After it, each layer is looked at: from how many tokens on is
+bringing them shorter? Only where the holder's memory has room for the file's bytes beside what it keeps of them: they
+would come from disk otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,11 +56,11 @@ def reserved(model: CostModel) -> dict[int, int]:
 
 def with_streaming(
     model: CostModel, placement: Placement, context: int, slots: int, stored: frozenset[str]
-) -> tuple[Placement, list[str]]:
-    """The same placement, with streaming where it makes large steps shorter, and what decided, in words. `model`: of
-    the lab as weights are laid out."""
+) -> tuple[Placement, list[str], frozenset[str]]:
+    """The same placement, with streaming where it makes large steps shorter; what decided, in words; and the homes that
+    would bring more, had they or the holders the memory. `model`: of the lab as weights are laid out."""
     if not any(model.near) or not model.shape.n_experts:
-        return placement, []
+        return placement, [], frozenset()
     wanted = _wanted(model, placement)
     needs = memory_needed(model.shape, wanted, context, slots, model.workload.chunk)
     experts = {name: held.experts for name, held in weights_on(model.shape, wanted).items()}
@@ -76,7 +77,8 @@ def with_streaming(
         for layer in wanted.layers
     )
     found = replace(wanted, layers=layers)
-    return found, [*_said(model, placement, found), *dict.fromkeys(filter(None, short.values()))]
+    said = [*_said(model, placement, found), *dict.fromkeys(filter(None, short.values()))]
+    return found, said, frozenset(home for (home, _), why in short.items() if why)
 
 
 def _wanted(model: CostModel, placement: Placement) -> Placement:
