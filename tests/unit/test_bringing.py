@@ -13,7 +13,7 @@ from motley.lab.toml import parse_lab
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.plan.show import placement_json
-from motley.plan.streaming import reserved
+from motley.plan.streaming import _sizes, reserved
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import Cost
 from motley.predict.explain import explain
@@ -257,7 +257,8 @@ def test_larger_steps_stream_where_smaller_ones_do_not() -> None:
 
 def test_the_largest_step_is_looked_at_though_no_power_of_two() -> None:
     plan = planned(OLMOE, card(20.0, memory=2e9), Workload("prefill", 512, chunk=45))
-    assert {layer.streaming.tokens for layer in plan.placement.layers if layer.streaming} <= {32, 45}
+    assert {found.tokens for found in streamed_in(plan)} == {32}
+    assert [_sizes(chunk) for chunk in (31, 32, 45, 64, 100)] == [[], [32], [32, 45], [32, 64], [32, 64, 100]]
     assert reserved(CostModel(OLMOE, card(1000.0), Workload(chunk=31))) == {}
     assert reserved(CostModel(OLMOE, card(1000.0), Workload(chunk=32))).keys() == {0}
 
