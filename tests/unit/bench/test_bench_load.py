@@ -83,6 +83,16 @@ def test_one_more_request_than_the_engine_takes_waits_its_turn() -> None:
         measure_load(FakeRunner(), Load(16, 4, 8), TEXT, repeat=1)
 
 
+def test_larger_steps_are_as_large_beside_a_stream() -> None:
+    """The second request's prompt comes while the first one's answer does."""
+    runner = FakeRunner()
+    runner.context = 1100
+    measure_load(runner, Load(1023, 40, 2), TEXT, repeat=1, chunk=1024)
+    beside = [len(batch) for batch in runner.batches if len({*batch.slots.tolist()}) == 2 and len(batch) > 2]
+    assert beside
+    assert max(beside) == 1024
+
+
 def test_a_soak_goes_on_for_its_time() -> None:
     load = measure_load(FakeRunner(step_s=0.01), Load(16, 4, 1, seconds=1.0), TEXT, repeat=2)
     assert load.runs == 13  # 80 ms each
