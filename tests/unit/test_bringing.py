@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from labs import device, placed
 
+from motley.cluster import assignment
 from motley.errors import CapacityError, UsageError
 from motley.lab.lab import Lab, Link
 from motley.lab.placement import LayerPlacement, Placement, Streaming
@@ -20,7 +21,7 @@ from motley.predict.explain import explain
 from motley.predict.memory import at_once, kept_as_stored, memory_needed, streaming_bytes
 from motley.predict.predict import predict
 from motley.predict.routes import Routes
-from motley.predict.streaming import nearby, waited_for
+from motley.predict.streaming import MOST_REMEMBERED_TOKENS, nearby, waited_for
 from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.model import ModelShape
 
@@ -222,12 +223,26 @@ def test_a_trace_is_priced_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "streaming", [Streaming(("box",), 64, 8), Streaming(("elsewhere",), 64, 8), Streaming(("box.cpu",), 64, 0)]
+    ("streaming", "upload_gb_s", "why"),
+    [
+        (Streaming(("box",), 64, 8), 10.0, "other holders"),
+        (Streaming(("elsewhere",), 64, 8), 10.0, "other holders"),
+        (Streaming(("box.cpu",), 64, 0), 10.0, "other holders"),
+        (Streaming(("far",), 64, 8), 10.0, "far to box: it may bring those of its node's processors"),
+        (Streaming(("box.cpu",), 64, 8), 0.0, "its upload_gb_s is known"),
+        (Streaming(("box.cpu",), 16, 8), 10.0, "more than 16"),
+    ],
 )
-def test_what_cannot_be_brought_is_refused(streaming: Streaming) -> None:
-    layers = placed(OLMOE, "box", "box.cpu").layers
-    with pytest.raises(UsageError, match="at a time"):
-        predict(OLMOE, card(10.0), Placement(tuple(replace(x, streaming=streaming) for x in layers)), PP)
+def test_what_cannot_be_brought_is_refused(streaming: Streaming, upload_gb_s: float, why: str) -> None:
+    layers, there = placed(OLMOE, "box", "box.cpu", "far").layers, with_far(24, 64, upload_gb_s)
+    placement = Placement(tuple(replace(layer, streaming=streaming) for layer in layers))
+    for workload in (PP, TG):  # whether the workload would bring any or not
+        with pytest.raises(UsageError, match=why):
+            predict(OLMOE, there, placement, workload)
+
+
+def test_steps_that_may_run_from_memory_are_as_small_for_nodes() -> None:
+    assert MOST_REMEMBERED_TOKENS == assignment.MOST_REMEMBERED_TOKENS
 
 
 def test_the_figure_is_in_the_file() -> None:

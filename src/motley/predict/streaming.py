@@ -6,7 +6,8 @@ from motley.predict.device_cost import Cost
 from motley.predict.memory import kept_as_stored, kernels_of
 from motley.shape.model import ModelShape
 
-LEAST_TOKENS = 32  # of a step; smaller ones run from memory, or touch few experts
+LEAST_TOKENS = 32  # of a step that is planned to; smaller ones run from memory, or touch few experts
+MOST_REMEMBERED_TOKENS = 16  # of a step that may run from memory, with no weights that change: cluster.assignment's
 
 
 def nearby(shape: ModelShape, lab: Lab) -> list[frozenset[int]]:
