@@ -212,6 +212,24 @@ def test_tinygrad_brings_what_it_keeps_as_the_file_has_it() -> None:
     assert nearby(iq, known) == [set()] * 3
 
 
+GEMMA_4 = ModelShape.named("gemma-4-26b-a4b").with_layers(4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "gpu_gb"),
+    [(replace(OLMOE_4, assembled=True), 0.8), (GEMMA_4, 2.2)],
+    ids=["a folder's", "gate and up in one"],
+)
+def test_what_a_file_does_not_have_as_it_is_used_is_not_brought(shape: ModelShape, gpu_gb: float) -> None:
+    """Experts that have to be put together, and gate and up in one."""
+    known, unknown = (with_far(gpu_gb, 64, rate, kernels=()) for rate in (20.0, 0.0))
+    assert not shape.experts_at_hand
+    assert nearby(shape, known) == [set()] * 3
+    found, want = (planned(shape, lab, PP, seconds=60) for lab in (known, unknown))
+    assert found.placement == want.placement
+    assert {*found.placement.layers[-1].experts} >= {"box.cpu", "far"}
+
+
 def test_a_trace_is_priced_too() -> None:
     rng = np.random.default_rng(0)
     chosen = np.argsort(rng.random((600, OLMOE.n_layers, OLMOE.n_experts)), axis=2)[:, :, : OLMOE.n_experts_used]

@@ -11,8 +11,10 @@ MOST_REMEMBERED_TOKENS = 16  # of a step that may run from memory, with no weigh
 
 
 def nearby(shape: ModelShape, lab: Lab) -> list[frozenset[int]]:
-    """[D]: whose experts a device may bring: of its node's processors, if it is known how fast it takes weights and it
-    keeps the bytes of the file."""
+    """[D]: whose experts a device may bring: of its node's processors, if the file has them as they are used, it is
+    known how fast it takes weights, and it keeps the bytes of the file."""
+    if not shape.experts_at_hand:
+        return [frozenset()] * len(lab.devices)
     able = {k: kept_as_stored(shape, k) for k in {kernels_of(d) for d in lab.devices if d.upload_gb_s}}
     nodes: dict[str, set[int]] = {}
     for d, device in enumerate(lab.devices):
