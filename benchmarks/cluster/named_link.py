@@ -2,8 +2,7 @@
 
     python benchmarks/cluster/named_link.py --link ring
 
-Checksummed ping-pongs of 16 KiB and 1 MiB, in turn, so that what else the machine does meets both. The tests run the
-same: tests/cluster/test_mlx_link.py.
+Checksummed ping-pongs of 16 KiB and 1 MiB, in turn, so that what else the machine does meets both.
 """
 
 import argparse

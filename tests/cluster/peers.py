@@ -166,15 +166,16 @@ def the_choice(there: Peer) -> None:
             refusing.link()
         with mock.patch.object(choice, "ping_s", side_effect=LinkError("this link corrupts data")):
             assert of(there) == "tcp"
-        link = there.link()
-        link.close()
-        send = type(link).send
+        steady = there.link()
+        send = type(steady).send
 
         def lie(link: BesideLink, kind: int, request: int, parts: Sequence[Buffer]) -> None:
             send(link, kind, request, [b"another secret"] if kind == Kind.PROOF else parts)
 
-        with mock.patch.object(type(link), "send", lie):
+        with mock.patch.object(type(steady), "send", lie):
             assert of(there) == "tcp"
+        ping_s(steady, 100)  # one that did not prove itself ends no other
+        steady.close()
 
 
 if __name__ == "__main__":

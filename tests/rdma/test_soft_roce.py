@@ -7,6 +7,7 @@ emulated, so no speed means anything. One guest serves all tests.
 import compileall
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,4 +106,4 @@ def test_a_model_over_it_answers_as_on_one_device(found: Found) -> None:
 def test_the_nodes_end_well(found: Found) -> None:
     for name in ("a", "b"):
         assert found["nodes"][name].endswith("status 0"), found["nodes"][name]
-        assert "no MPI" not in found["nodes"][name]
+        assert not re.search("no mpi link|link to .* failed", found["nodes"][name])

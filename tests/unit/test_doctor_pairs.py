@@ -103,7 +103,13 @@ TABLE: list[tuple[str, Pair, dict[str, str], str]] = [
         "mpi one way",
         pair(there=replace(GIGABIT, transport="mpi")),
         {"PAIR-TRANSPORT": "warning"},
-        "one found no MPI, and its log says why",
+        "one found no mpi link, and its log says why",
+    ),
+    (
+        "ring was named",
+        pair(b={"machine": "kernel-1"}, **both(transport="ring")),
+        {},
+        "a and b both choose ring: both were started with --link ring",
     ),
     ("nothing known", pair({"machine": ""}), {}, "whether they are one machine is not known"),
     (

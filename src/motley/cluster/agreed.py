@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -32,6 +32,7 @@ BUSY_S = 20.0
 
 Way = Literal["known", "new", "busy"]  # busy: with another process; ask again
 Facts = dict[str, Any]
+Known = TypeVar("Known", bound=msgspec.Struct)
 
 
 class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +46,7 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     process: str
     way: Way
-    tag: int
+    tag: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
     secret: str
     facts: Facts
 
@@ -105,6 +106,14 @@ class Means(ABC):
         """`beside` is its from now on."""
 
 
+def read(facts: Facts, kind: type[Known]) -> Known:
+    """As one transport has them."""
+    try:
+        return msgspec.convert(facts, kind)
+    except msgspec.ValidationError as error:
+        raise LinkError(f"malformed facts: {error}") from None
+
+
 _started: dict[str, Means | ClusterError] = {}
 _starting = threading.Lock()
 
@@ -144,7 +153,7 @@ def offer(link: TcpLink, transport: str) -> BesideLink:
             raise LinkError(f"{link.peer} was busy with others for {BUSY_S:.0f} s")
         time.sleep(random.uniform(0.01, 0.1))  # it may be calling us: not both again at the same time
     told, reply, route = met
-    with _proven(mine, route, reply.tag, link) as through:
+    with _proven(mine, route, reply, link) as through:
         through.send(Kind.PROOF, 0, [told.secret.encode()])
         _expect_proof(through, reply.secret, mine.proof_s)
     return through
@@ -176,9 +185,11 @@ def answer(link: Link, frame: Frame, name: str, *, named: str) -> Link:
                 route = mine.accept(call.process, call.facts, reply.facts)
     finally:
         if reply.way == "new":
-            mine.shut()
-            mine.meeting.release()
-    with _proven(mine, route, reply.tag, link) as through:
+            try:
+                mine.shut()
+            finally:
+                mine.meeting.release()
+    with _proven(mine, route, reply, link) as through:
         _expect_proof(through, call.secret, mine.proof_s)
         through.send(Kind.PROOF, 0, [reply.secret.encode()])
     return through
@@ -204,10 +215,10 @@ def _called(mine: Means, link: TcpLink) -> tuple[Call, Reply, Any] | None:
 def _reply(mine: Means, link: TcpLink, call: Call) -> tuple[Reply, Any]:
     """And the route that is there already. With the way "new" `meeting` is held."""
     way: Way
-    facts: Facts = mine.facts(link)
+    facts: Facts = {}
     route = mine.route(call.process, call.facts)
     if route is not None and (call.process not in mine.reached() or mine.id in call.knows):
-        way = "known"
+        way, facts = "known", mine.facts(link)
     elif not mine.meeting.acquire(blocking=False):
         way = "busy"
     else:
@@ -220,15 +231,16 @@ def _reply(mine: Means, link: TcpLink, call: Call) -> tuple[Reply, Any]:
 
 
 @contextmanager
-def _proven(mine: Means, route: Any, tag: int, beside: TcpLink) -> Iterator[BesideLink]:
-    """A link, closed where it does not prove itself."""
+def _proven(mine: Means, route: Any, reply: Reply, beside: TcpLink) -> Iterator[BesideLink]:
+    """A link, closed where it does not prove itself. A route that was known carries other links, and stays."""
     with _broken_by():
-        through = mine.link(route, tag, beside)
+        through = mine.link(route, reply.tag, beside)
         try:
             yield through
         except BaseException:
             through.close()
-            mine.drop(route)
+            if reply.way == "new":
+                mine.drop(route)
             raise
 
 

@@ -368,8 +368,8 @@ class Helper:
     def _watch(self) -> None:
         try:
             self._look_at_sockets()
-        except (OSError, ValueError) as error:
-            _die(str(error))
+        except Exception as error:  # or nobody would hear any more that the node ended
+            _die(f"{type(error).__name__}: {error}")
 
     def _look_at_sockets(self) -> None:
         ends = select.poll()

@@ -10,6 +10,7 @@ import hmac
 import importlib.util
 import ipaddress
 import json
+import logging
 import mmap
 import os
 import secrets
@@ -20,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from abc import abstractmethod
 from typing import Any, ClassVar
 
 import msgspec
 
 from motley.cluster import thunderbolt
-from motley.cluster.agreed import Facts, Means, Transport
+from motley.cluster.agreed import Facts, Means, Transport, read
 from motley.cluster.local_link import MEMORY_BYTES
 from motley.cluster.mlx_helper import END_S, START_S
 from motley.cluster.mlx_link import MlxLink
@@ -34,6 +36,8 @@ from motley.cluster.tcp_link import TcpLink
 from motley.errors import ClusterError, LinkError
 
 CONNECT_S = 5.0
+KEY_S = 1.0  # for who connects to say who it is
+log = logging.getLogger("motley.link")
 REMEDY = "pip install 'motley-moe[mlx]' on each machine"
 HELPER = (sys.executable, "-m", "motley.cluster.mlx_helper")
 
@@ -82,17 +86,20 @@ class Helper:
         return self._reason
 
     def link(self, tag: int, beside: TcpLink) -> MlxLink:
-        file = _new_file()
-        bell, theirs = socket.socketpair()
-        try:
-            memory = mmap.mmap(file, MEMORY_BYTES)
-            socket.send_fds(self._control, [struct.pack("<I", tag)], [file, theirs.fileno()])
-        except OSError as error:
-            bell.close()
-            raise ClusterError(f"the {self._transport} link's helper ended: {self.died() or error}") from error
-        finally:
-            os.close(file)
-            theirs.close()
+        with contextlib.ExitStack() as passed:
+            try:
+                file = _new_file()
+                passed.callback(os.close, file)
+                memory = mmap.mmap(file, MEMORY_BYTES)
+                bell, theirs = socket.socketpair()
+            except OSError as error:
+                raise ClusterError(f"no memory to share with the {self._transport} link's helper: {error}") from error
+            passed.enter_context(theirs)
+            try:
+                socket.send_fds(self._control, [struct.pack("<I", tag)], [file, theirs.fileno()])
+            except OSError as error:
+                bell.close()
+                raise ClusterError(f"the {self._transport} link's helper ended: {self.died() or error}") from error
         return MlxLink(self._transport, memory, bell, beside, self.died)
 
     def end(self) -> None:
@@ -147,29 +154,34 @@ class MlxProcess(Means):
         return _asdict(self._own(link))
 
     def open(self, link: TcpLink, said: Facts) -> Facts:
-        answer = self._answer(link, _read(said))
+        answer = self._answer(link, read(said, MlxFacts))
         self._door = door = _bound(link)
-        door.listen(1)
-        door.settimeout(CONNECT_S)
+        door.listen()
         keys = secrets.token_hex(16), secrets.token_hex(16)
         return _asdict(msgspec.structs.replace(answer, side=door.getsockname()[1], keys=keys))
 
     def accept(self, other: str, said: Facts, told: Facts) -> Helper:
         assert self._door
-        mine = _read(told)
+        mine = read(told, MlxFacts)
         caller, acceptor = mine.keys
-        try:
-            side, _ = self._door.accept()
+        deadline = time.monotonic() + CONNECT_S
+        while True:
             try:
-                side.settimeout(CONNECT_S)
-                _expect(side, caller)
+                self._door.settimeout(max(1e-3, deadline - time.monotonic()))
+                side, _ = self._door.accept()
+            except OSError as error:
+                raise ClusterError(f"its helper was not met: {error}") from error
+            try:
+                _expect(side, caller, min(deadline, time.monotonic() + KEY_S))
                 side.sendall(acceptor.encode())
+            except OSError as error:  # a stranger: the one that is awaited may still come
+                log.debug("somebody at the %s link's door: %s", self.transport, error)
+                side.close()
             except BaseException:
                 side.close()
                 raise
-        except OSError as error:
-            raise ClusterError(f"its helper was not met: {error}") from error
-        return self._met(other, side, 0, _read(said), mine)
+            else:
+                return self._met(other, side, 0, read(said, MlxFacts), mine)
 
     def shut(self) -> None:
         if self._door:
@@ -177,18 +189,18 @@ class MlxProcess(Means):
         self._door = None
 
     def call(self, link: TcpLink, other: str, told: Facts, said: Facts) -> Helper:
-        theirs = _read(said)
+        theirs = read(said, MlxFacts)
         try:
             side = socket.create_connection((link.other_host, theirs.side), CONNECT_S)
             try:
                 side.sendall(theirs.keys[0].encode())
-                _expect(side, theirs.keys[1])
+                _expect(side, theirs.keys[1], time.monotonic() + CONNECT_S)
             except BaseException:
                 side.close()
                 raise
         except OSError as error:
             raise ClusterError(f"its helper was not met: {error}") from error
-        return self._met(other, side, 1, _read(told), theirs)
+        return self._met(other, side, 1, read(told, MlxFacts), theirs)
 
     def drop(self, route: Helper) -> None:
         route.end()
@@ -197,9 +209,14 @@ class MlxProcess(Means):
         return route.link(tag, beside)
 
     def _met(self, other: str, side: socket.socket, rank: int, caller: MlxFacts, acceptor: MlxFacts) -> Helper:
-        side.settimeout(None)
-        side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        helper = Helper(self.transport, side, {"rank": rank, **self._world(caller, acceptor)})
+        try:
+            world = {"rank": rank, **self._world(caller, acceptor)}
+            side.settimeout(None)
+            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            side.close()
+            raise
+        helper = Helper(self.transport, side, world)
         self._helpers = {k: h for k, h in self._helpers.items() if h.runs} | {other: helper}
         return helper
 
@@ -239,19 +256,14 @@ class JacclProcess(MlxProcess):
         return MlxFacts(ports=(ours,), device=theirs.device)
 
     def _world(self, caller: MlxFacts, acceptor: MlxFacts) -> dict[str, Any]:
+        if not acceptor.ports:
+            raise LinkError("malformed facts: no port")
         return {"devices": [acceptor.ports[0].device, acceptor.device]}
 
 
 def _asdict(facts: MlxFacts) -> Facts:
     found: Facts = msgspec.to_builtins(facts)
     return found
-
-
-def _read(facts: Facts) -> MlxFacts:
-    try:
-        return msgspec.convert(facts, MlxFacts)
-    except msgspec.ValidationError as error:
-        raise LinkError(f"malformed call: {error}") from None
 
 
 def _bound(link: TcpLink) -> socket.socket:
@@ -264,9 +276,10 @@ def _bound(link: TcpLink) -> socket.socket:
     return sock
 
 
-def _expect(side: socket.socket, key: str) -> None:
+def _expect(side: socket.socket, key: str, deadline: float) -> None:
     came = b""
     while len(came) < len(key):
+        side.settimeout(max(1e-3, deadline - time.monotonic()))
         piece = side.recv(len(key) - len(came))
         if not piece:
             raise ConnectionError("it left")

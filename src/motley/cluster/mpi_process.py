@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
-from motley.cluster.agreed import Facts, Means, Transport
+from motley.cluster.agreed import Facts, Means, Transport, read
 from motley.cluster.mpi_link import MpiLink, last_line
 from motley.cluster.tcp_link import TcpLink
 from motley.errors import ClusterError, LinkError
@@ -91,7 +91,7 @@ class MpiProcess(Means):
         return tuple(self.routes)
 
     def route(self, other: str, facts: Facts) -> Route | None:
-        said = _read(facts)
+        said = read(facts, MpiFacts)
         if self.size > 1 and said.world == self.world:
             if not 0 <= said.rank < self.size:
                 raise LinkError(f"there is no rank {said.rank} in a world of {self.size}")
@@ -117,7 +117,7 @@ class MpiProcess(Means):
         self._translated(self.mpi.Close_port, port)
 
     def call(self, link: TcpLink, other: str, told: Facts, said: Facts) -> Route:
-        return self._met(other, self._translated(self.mpi.COMM_SELF.Connect, _read(said).port, self._patience))
+        return self._met(other, self._translated(self.mpi.COMM_SELF.Connect, read(said, MpiFacts).port, self._patience))
 
     def drop(self, route: Route) -> None:
         """Nothing of MPI's is ever ended."""
@@ -135,13 +135,6 @@ class MpiProcess(Means):
             return work(*arguments)
         except self.mpi.Exception as error:
             raise ClusterError(f"MPI: {last_line(error)}") from error
-
-
-def _read(facts: Facts) -> MpiFacts:
-    try:
-        return msgspec.convert(facts, MpiFacts)
-    except msgspec.ValidationError as error:
-        raise LinkError(f"malformed call: {error}") from None
 
 
 def _loaded() -> Any:
@@ -170,17 +163,18 @@ def _loaded() -> Any:
     return MPI
 
 
+def held_to_no_limit(status: str) -> bool:
+    """Whether a process may lock any memory, whatever its limits say: from its /proc/PID/status."""
+    privileges = re.search(r"^CapEff:\s+([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(privileges and int(privileges[1], 16) & CAP_IPC_LOCK)
+
+
 def _expect_lockable(status: Path = Path("/proc/self/status")) -> None:
     """ClusterError where verbs would be used and can't lock what they need."""
     if not any(os.access(device, os.R_OK | os.W_OK) for device in VERBS.glob("uverbs*")):
         return
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    privileges = re.search(r"^CapEff:\s+([0-9a-f]+)$", status.read_text(), re.MULTILINE)
-    if (
-        limit == resource.RLIM_INFINITY
-        or limit >= LOCKED_BYTES
-        or (privileges and int(privileges[1], 16) & CAP_IPC_LOCK)
-    ):
+    if limit == resource.RLIM_INFINITY or limit >= LOCKED_BYTES or held_to_no_limit(status.read_text()):
         return
     raise ClusterError(
         f"RDMA locks what it sends from, and only {limit >> 10} KiB may be locked: put `* - memlock unlimited` into "

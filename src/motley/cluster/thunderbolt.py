@@ -6,19 +6,15 @@ jaccl/rdma.cpp), Apple's TN3205 and what users showed (github.com/exo-explore/ex
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from motley.cluster.command import Run, run_command
 from motley.errors import ClusterError
 
-COMMAND_S = 10.0
 DOCTOR = "`motley doctor` says what is missing"
-
-Run = Callable[[Sequence[str]], str | None]
 
 
 class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,18 +25,7 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     has_address: bool  # IPv4: without one RDMA has no name for the port
 
 
-def _run(words: Sequence[str]) -> str | None:
-    program = shutil.which(words[0], path="/usr/bin:/usr/sbin:/sbin:/bin")
-    if program is None:
-        return None
-    try:
-        done = subprocess.run([program, *words[1:]], capture_output=True, text=True, timeout=COMMAND_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def ports(run: Run = _run) -> tuple[Port, ...]:
+def ports(run: Run = run_command) -> tuple[Port, ...]:
     """This machine's that RDMA knows, by name."""
     states = device_states(run(["ibv_devinfo"]) or "")
     if not states:

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator
 
+from motley.cluster.mpi_process import LOCKED_BYTES, held_to_no_limit
 from motley.doctor.finding import Finding
 from motley.doctor.system import System
 
 GB = 1e9
 LOW_SHARE = 0.2
 UNLIMITED = 1 << 60
-CAP_IPC_LOCK = 1 << 14  # linux/capability.h: the kernel asks who has it for no limit
 
 
 def check(system: System) -> Iterator[Finding]:
@@ -63,10 +63,9 @@ def _memlock(system: System) -> Iterator[Finding]:
     if not match or not system.glob("/sys/class/infiniband/*"):
         return
     limit = UNLIMITED if match[1] == "unlimited" else int(match[1])
-    privileges = re.search(r"^CapEff:\s+([0-9a-f]+)$", system.text("/proc/self/status"), re.MULTILINE)
-    if limit < 1 << 30 and privileges and int(privileges[1], 16) & CAP_IPC_LOCK:
+    if limit < LOCKED_BYTES and held_to_no_limit(system.text("/proc/self/status")):
         yield Finding("MEMLOCK", "ok", "memory may be locked for RDMA, as this is root, whom no limit holds")
-    elif limit < 1 << 30:
+    elif limit < LOCKED_BYTES:
         said = f"only {limit >> 10} KiB may be locked in memory, and RDMA locks all that it sends from"
         remedy = "put `* - memlock unlimited` into /etc/security/limits.conf and log in anew"
         yield Finding("MEMLOCK", "error", said, remedy)

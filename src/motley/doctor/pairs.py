@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from motley.cluster.agreed import NAMED
 from motley.doctor.finding import Finding
 from motley.doctor.software import version_of
 from motley.doctor.system import System
@@ -128,8 +129,10 @@ def _transport(pair: Pair) -> Iterator[Finding]:
 def _why(pair: Pair) -> str:
     a, b = pair.a, pair.b
     transports = {pair.there.transport, pair.back.transport}
-    if "mpi" in transports:
-        return "one found no MPI, and its log says why" if len(transports) > 1 else "both were started with --link mpi"
+    if named := transports & {*NAMED}:
+        link = min(named)
+        one_way = f"one found no {link} link, and its log says why"
+        return one_way if len(transports) > 1 else f"both were started with --link {link}"
     if not (a.machine and b.machine):
         return "whether they are one machine is not known"
     if a.machine != b.machine:
