@@ -147,15 +147,26 @@ def test_no_room_on_either_side_is_said() -> None:
     assert any(layer.streaming for layer in planned(OLMOE, small, TG, repack=False).placement.layers)
 
 
-@pytest.mark.parametrize(("gpu_gb", "cpu_gb"), [(0.8, 1.4), (0.8, 64), (0.475, 1.2)])
-def test_a_plan_is_no_worse_for_what_it_cannot_bring(gpu_gb: float, cpu_gb: float) -> None:
-    """Where a layer is not brought that the search counted on, another machine's processor may have been the answer;
-    likewise where the card has no room for the buffers."""
+@pytest.mark.parametrize(
+    ("gpu_gb", "cpu_gb", "upload_gb_s", "workload", "brings"),
+    [
+        (0.8, 1.4, 20.0, "pp512", False),  # the processor has no room for the file's bytes
+        (0.475, 1.2, 20.0, "pp512", False),  # the card has none for the buffers
+        (0.8, 64, 20.0, "pp512", True),
+        (0.8, 64, 4.0, "pp512", False),  # the room holds more experts than is gained by bringing others
+        (0.8, 64, 10.0, "tg64", False),  # nothing is brought, as another machine's processor has a part
+    ],
+)
+def test_a_plan_is_no_worse_for_what_it_could_bring(
+    gpu_gb: float, cpu_gb: float, upload_gb_s: float, workload: str, brings: bool
+) -> None:
     found, without = (
-        planned(OLMOE_4, with_far(gpu_gb, cpu_gb, rate, kernels=()), PP, seconds=60) for rate in (20.0, 0.0)
+        planned(OLMOE_4, with_far(gpu_gb, cpu_gb, rate, kernels=()), Workload.parse(workload), seconds=60)
+        for rate in (upload_gb_s, 0.0)
     )
     assert found.prediction.p50 >= without.prediction.p50 * 0.9999
-    assert bool(streamed_in(found)) == (cpu_gb == 64)
+    assert bool(streamed_in(found)) == brings
+    assert any("not brought" in reason for reason in found.reason) == (cpu_gb == 1.4)  # and why
 
 
 def test_copies_do_not_stand_in_the_way_of_bringing() -> None:
@@ -280,7 +291,7 @@ def test_larger_steps_stream_where_smaller_ones_do_not() -> None:
     a_layer = sum(t.ms for t in asked.terms if t.device == "box.cpu") / OLMOE.n_layers
     slow = card(0.6 * OLMOE.expert_bytes(0) * OLMOE.n_experts / a_layer / 1e6, memory=2e9)
     for chunk, streams in ((16, False), (100, False), (512, False), (2048, True), (3000, True)):
-        plan = planned(OLMOE, slow, Workload("prefill", 1000, chunk=chunk))
+        plan = planned(OLMOE, slow, Workload("prefill", 3000, chunk=chunk))
         found = [layer.streaming.tokens for layer in plan.placement.layers if layer.streaming]
         assert bool(found) == streams
         assert all(512 < tokens <= chunk for tokens in found)

@@ -31,6 +31,7 @@ from motley.predict.cost import CostModel
 from motley.predict.memory import RESERVE_BYTES, gigabytes, memory_needed
 from motley.predict.predict import price
 from motley.predict.routes import Routes
+from motley.predict.streaming import LEAST_TOKENS
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
 
@@ -64,10 +65,10 @@ def find_placement(
     whose process drives the steps, if that is given.
     `homes`: the devices that attention may live on (default: any). `repack` False: all devices leave their weights in
     the mapped file; else those do whose memory would not hold the repacked copy. `seconds` bounds the search (default:
-    3, and more for hundreds of devices), and the second one where the first counted on experts being brought that there
-    is no room for; if it ends before, equal questions have equal answers. `copies`: memory that
-    is left may hold experts a second time, where that makes a step shorter. `split_rows`: the output matrix and
-    attention's projections may be shared by rows among the devices that share a layer (Motley's own nodes do that).
+    3, and more for hundreds of devices), and a second one where the first kept room for bringing experts; if it ends
+    before, equal questions have equal answers. `copies`: memory that is left may hold experts a second time, where that
+    makes a step shorter. `split_rows`: the output matrix and attention's projections may be shared by rows among the
+    devices that share a layer (Motley's own nodes do that).
 
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
     if not isinstance(objective, Objective):
@@ -85,11 +86,7 @@ def find_placement(
     slots = max(slots, objective.batch)
     models = [(CostModel(shape, lab, w, routes, head), steps) for w, steps in objective.parts]
     question = _Question(models, objective, context, slots, head, may_be_home, repack, seconds, copies, split_rows)
-    kept_free = reserved(models[0][0])
-    plan, unable = question.plan(kept_free)
-    if unable:
-        able = {d: n for d, n in kept_free.items() if lab.devices[d].name not in unable}
-        plan = min(plan, question.plan(able)[0], key=lambda found: found.seconds[1])
+    plan = question.best()
 
     def planned(few: Lab) -> Plan:
         at_home = None if homes is None else [d.name for d in few.devices if d.name in homes]
@@ -115,9 +112,26 @@ class _Question:
     copies: bool
     split_rows: bool
 
-    def plan(self, kept_free: Mapping[int, int]) -> tuple[Plan, frozenset[str]]:
-        """`kept_free`: the devices that the search counts on to bring experts, and room for their buffers. Also which
-        of them cannot in this placement, though it would pay."""
+    def best(self) -> Plan:
+        """Whether it is worth its room that experts are brought, no search sees: it keeps that room or does not. Where
+        the objective has large steps, the better of both. Else room is kept for other prompts, where they use it."""
+        model = self.models[0][0]
+        homes = range(len(model.lab.devices)) if self.may_be_home is None else self.may_be_home
+        plan, kept, short = self._plan({d: n for d, n in reserved(model).items() if d in homes})
+        used = {layer.home for layer in plan.placement.layers if layer.streaming}
+        if any(w.step_tokens >= LEAST_TOKENS for w, _ in self.objective.parts):
+            used = set()
+        worth = {d: n for d, n in kept.items() if model.lab.devices[d].name in used}
+        if worth == kept:
+            return plan
+        other, _, also_short = self._plan(worth)
+        if plan.seconds[1] <= other.seconds[1]:
+            return plan
+        return replace(other, reason=[*other.reason, *([] if also_short else short)])
+
+    def _plan(self, kept_free: Mapping[int, int]) -> tuple[Plan, dict[int, int], list[str]]:
+        """`kept_free`: the devices that the search counts on to bring experts, and room for their buffers. Also those
+        of them in use whose room could have held more, and what was in the way of bringing more, in words."""
         model, objective, context, slots = self.models[0][0], self.objective, self.context, self.slots
         shape, lab = model.shape, model.lab
         pricer, found = self._searched(kept_free)
@@ -129,17 +143,17 @@ class _Question:
         needs = memory_needed(shape, placement, context, slots, objective.chunk)
         stored = stored_devices(shape, lab, needs, self.repack)
         priced = [m.on(lab.with_stored(stored)) for m, _ in self.models]
-        placement, streaming, unable = with_streaming(priced[0], placement, context, slots, stored)
+        placement, streaming, short = with_streaming(priced[0], placement, context, slots, stored)
         predictions = tuple(price(m, placement) for m in priced)
         alternatives = alternatives_of(pricer, found.starts, objective)
         plan = Plan(placement, predictions[0], [], stored, alternatives, objective, predictions)
         speed = objective.tokens / plan.seconds[1]
         said = reasons(pricer, found.state, plan.prediction, alternatives, objective, speed, self.head)
         said += copied(pricer, placement)
-        said += [*row_reasons(placement), *streaming]
+        said += [*row_reasons(placement), *streaming, *short]
         said += layout_reasons(priced[0], lab, placement, needs, stored, self.repack, plan.prediction)
-        counted_on = {d.name for d in pricer.devices if d.upload_gb_s}
-        return replace(plan, reason=said), unable & counted_on
+        kept = {d: n for d, n in pricer.kept_free.items() if lab.devices[d].name in needs}
+        return replace(plan, reason=said), kept, short
 
     def _searched(self, kept_free: Mapping[int, int]) -> "tuple[Pricer, Search]":
         """What repacked does not fit may fit as the file has it, or without room for buffers: then nobody is counted

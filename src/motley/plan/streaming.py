@@ -56,11 +56,11 @@ def reserved(model: CostModel) -> dict[int, int]:
 
 def with_streaming(
     model: CostModel, placement: Placement, context: int, slots: int, stored: frozenset[str]
-) -> tuple[Placement, list[str], frozenset[str]]:
-    """The same placement, with streaming where it makes large steps shorter; what decided, in words; and the homes that
-    would bring more, had they or the holders the memory. `model`: of the lab as weights are laid out."""
+) -> tuple[Placement, list[str], list[str]]:
+    """The same placement, with streaming where it makes large steps shorter; what decided, in words; and likewise what
+    was in the way of more. `model`: of the lab as weights are laid out."""
     if not any(model.near) or not model.shape.n_experts:
-        return placement, [], frozenset()
+        return placement, [], []
     wanted = _wanted(model, placement)
     needs = memory_needed(model.shape, wanted, context, slots, model.workload.chunk)
     experts = {name: held.experts for name, held in weights_on(model.shape, wanted).items()}
@@ -77,8 +77,7 @@ def with_streaming(
         for layer in wanted.layers
     )
     found = replace(wanted, layers=layers)
-    said = [*_said(model, placement, found), *dict.fromkeys(filter(None, short.values()))]
-    return found, said, frozenset(home for (home, _), why in short.items() if why)
+    return found, _said(model, placement, found), list(dict.fromkeys(filter(None, short.values())))
 
 
 def _wanted(model: CostModel, placement: Placement) -> Placement:
