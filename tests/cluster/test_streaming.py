@@ -15,6 +15,8 @@ from weakref import WeakSet
 import numpy as np
 import pytest
 
+from hf_folders import f32, write_folder
+from hf_golden import golden_config, golden_state
 from motley.bundled import model_path
 from motley.cli.options import Offered
 from motley.cli.session import Seat, Session
@@ -26,13 +28,14 @@ from motley.engine.streaming import Stream, Streams
 from motley.engine.survival import Layout, Members, SurvivingEngine
 from motley.engine.times import StepTimes
 from motley.engine.trace import Span
-from motley.errors import CapacityError
+from motley.errors import CapacityError, UnsupportedError
 from motley.formats.checkpoint import open_checkpoint
 from motley.formats.shape_of import shape_of
+from motley.formats.synth import synthesize
 from motley.lab.placement import LayerPlacement, Placement, Streaming
 from motley.ops.native import NativeOps
 from motley.ops.protocol import Batch
-from tiny_models import FAMILIES, write_tiny
+from tiny_models import FAMILIES, shrunk, write_tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
 CONTEXT, FROM = 96, 20
@@ -242,6 +245,23 @@ def test_two_groups_at_most_are_there(tmp_path: Path) -> None:
     assert set(ops.groups) == {1}
     assert len(ops.groups) == np.count_nonzero(home.placed.chosen())
     assert holder.clock.times.total == 0  # nobody asked
+
+
+@pytest.mark.parametrize("kind", ["a folder's", "gate and up in one"])
+def test_experts_that_are_not_read_as_they_are_are_refused(tmp_path: Path, kind: str) -> None:
+    """No plan has it, as `shape_of` tells; were one to, it would not be done in another way in silence."""
+    if kind == "a folder's":
+        source = write_folder(
+            tmp_path / "m", golden_config("qwen3moe"), {n: f32(v) for n, v in golden_state("qwen3moe").items()}
+        )
+    else:
+        synthesize(shrunk("gemma-4-26b-a4b", "q8_0"), source := tmp_path / "m.gguf", seed=1)
+    checkpoint = open_checkpoint(source)
+    shape = shape_of(checkpoint)
+    assert not shape.experts_at_hand
+    (layer, *_) = (i for i in range(shape.n_layers) if shape.experts_in(i))
+    with pytest.raises(UnsupportedError, match="are not brought"):
+        DeviceModel(checkpoint, NativeOps(1), layers=range(0), experts={}, streams={layer: (FROM, 1, ("b",))}, **ROOM)
 
 
 class Direct:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from labs import device, placed
 
+from motley.cluster import assignment
 from motley.errors import CapacityError, UsageError
 from motley.lab.lab import Lab, Link
 from motley.lab.placement import LayerPlacement, Placement, Streaming
@@ -13,18 +14,19 @@ from motley.lab.toml import parse_lab
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
 from motley.plan.show import placement_json
-from motley.plan.streaming import reserved
+from motley.plan.streaming import _sizes, reserved
 from motley.predict.cost import CostModel
 from motley.predict.device_cost import Cost
 from motley.predict.explain import explain
 from motley.predict.memory import at_once, kept_as_stored, memory_needed, streaming_bytes
 from motley.predict.predict import predict
 from motley.predict.routes import Routes
-from motley.predict.streaming import nearby, waited_for
+from motley.predict.streaming import MOST_REMEMBERED_TOKENS, nearby, waited_for
 from motley.predict.workload import STEP_TOKENS, Workload
 from motley.shape.model import ModelShape
 
 OLMOE = ModelShape.named("olmoe-1b-7b", "q4_k")
+OLMOE_4 = OLMOE.with_layers(4)  # whose searches among three devices end by themselves
 PP, TG = Workload.parse("pp512"), Workload.parse("tg64")
 
 
@@ -145,6 +147,39 @@ def test_no_room_on_either_side_is_said() -> None:
     assert any(layer.streaming for layer in planned(OLMOE, small, TG, repack=False).placement.layers)
 
 
+@pytest.mark.parametrize(
+    ("gpu_gb", "cpu_gb", "upload_gb_s", "workload", "brings"),
+    [
+        (0.8, 1.4, 20.0, "pp512", False),  # the processor has no room for the file's bytes
+        (0.475, 1.2, 20.0, "pp512", False),  # the card has none for the buffers
+        (0.8, 64, 20.0, "pp512", True),
+        (0.8, 64, 4.0, "pp512", False),  # the room holds more experts than is gained by bringing others
+        (0.8, 64, 10.0, "tg64", False),  # nothing is brought, as another machine's processor has a part
+    ],
+)
+def test_a_plan_is_no_worse_for_what_it_could_bring(
+    gpu_gb: float, cpu_gb: float, upload_gb_s: float, workload: str, brings: bool
+) -> None:
+    found, without = (
+        planned(OLMOE_4, with_far(gpu_gb, cpu_gb, rate, kernels=()), Workload.parse(workload), seconds=60)
+        for rate in (upload_gb_s, 0.0)
+    )
+    assert found.prediction.p50 >= without.prediction.p50 * 0.9999
+    assert bool(streamed_in(found)) == brings
+    assert any("not brought" in reason for reason in found.reason) == (cpu_gb == 1.4)  # and why
+
+
+def test_copies_do_not_stand_in_the_way_of_bringing() -> None:
+    """A layer whose experts have copies brings none: only where that is faster than bringing them."""
+    lab = with_far(0.8, 64, 12.0, kernels=())
+    found, without = (planned(OLMOE_4, lab, PP, seconds=60, copies=copies) for copies in (True, False))
+    assert found.prediction.p50 >= without.prediction.p50
+
+
+def streamed_in(plan: Plan) -> list[Streaming]:
+    return [layer.streaming for layer in plan.placement.layers if layer.streaming]
+
+
 def test_buffers_are_a_bounded_part() -> None:
     for shape in (OLMOE, ModelShape.named("qwen3-30b-a3b", "q8_0"), ModelShape.named("deepseek-v3", "q4_k")):
         layer = shape.n_layers - 1
@@ -162,16 +197,48 @@ def test_only_neighbours_in_the_machines_memory() -> None:
     gpu, cpu = card(10.0).devices
     far = replace(cpu, name="far", node="far")
     lab = Lab((gpu, cpu, far, replace(gpu, name="box.cuda2")), (Link("*", "*", "tcp", 50.0, 1.0),))
-    assert nearby(lab) == [{1}, set(), set(), {1}]
+    assert nearby(OLMOE, lab) == [{1}, set(), set(), {1}]
     assert reserved(CostModel(OLMOE, lab, TG)).keys() == {0, 3}
     assert reserved(CostModel(OLMOE, card(0.0), TG)) == {}
 
 
+def with_far(gpu_gb: float, cpu_gb: float, upload_gb_s: float, **gpu: object) -> Lab:
+    """A graphics card and its processor, and another machine of such a processor."""
+    card = device("box", gpu_gb * 1e9, speed=40, kind="cuda", step_us=50.0, upload_gb_s=upload_gb_s, **gpu)
+    devices = card, device("box.cpu", cpu_gb * 1e9, node="box"), device("far")
+    return Lab(devices, (Link("box", "box.cpu", "memory", 20.0, 10.0), Link("far", "*", "tcp", 50.0, 1.0)))
+
+
 def test_tinygrad_brings_what_it_keeps_as_the_file_has_it() -> None:
+    """A plan does not count on bringing what it decodes: it is the one of a card that brings nothing."""
+    iq = ModelShape.named("olmoe-1b-7b", "iq4_xs").with_layers(4)
     assert kept_as_stored(OLMOE, "tinygrad")
-    iq = ModelShape.named("olmoe-1b-7b", "iq4_xs")
-    assert not kept_as_stored(iq, "tinygrad")
     assert kept_as_stored(iq, "mlx")
+    known, unknown = (with_far(2.8, 64, rate) for rate in (20.0, 0.0))
+    found, want = (planned(iq, lab, PP, seconds=60) for lab in (known, unknown))
+    assert {*found.placement.layers[-1].experts} == {"box", "box.cpu", "far"}
+    assert found.placement == want.placement
+    assert found.prediction.p50 == pytest.approx(want.prediction.p50)
+    assert nearby(OLMOE, known) == [{1}, set(), set()]
+    assert nearby(iq, known) == [set()] * 3
+
+
+GEMMA_4 = ModelShape.named("gemma-4-26b-a4b").with_layers(4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "gpu_gb"),
+    [(replace(OLMOE_4, assembled=True), 0.8), (GEMMA_4, 2.2)],
+    ids=["a folder's", "gate and up in one"],
+)
+def test_what_a_file_does_not_have_as_it_is_used_is_not_brought(shape: ModelShape, gpu_gb: float) -> None:
+    """Experts that have to be put together, and gate and up in one."""
+    known, unknown = (with_far(gpu_gb, 64, rate, kernels=()) for rate in (20.0, 0.0))
+    assert not shape.experts_at_hand
+    assert nearby(shape, known) == [set()] * 3
+    found, want = (planned(shape, lab, PP, seconds=60) for lab in (known, unknown))
+    assert found.placement == want.placement
+    assert {*found.placement.layers[-1].experts} >= {"box.cpu", "far"}
 
 
 def test_a_trace_is_priced_too() -> None:
@@ -185,12 +252,26 @@ def test_a_trace_is_priced_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "streaming", [Streaming(("box",), 64, 8), Streaming(("elsewhere",), 64, 8), Streaming(("box.cpu",), 64, 0)]
+    ("streaming", "upload_gb_s", "why"),
+    [
+        (Streaming(("box",), 64, 8), 10.0, "other holders"),
+        (Streaming(("elsewhere",), 64, 8), 10.0, "other holders"),
+        (Streaming(("box.cpu",), 64, 0), 10.0, "other holders"),
+        (Streaming(("far",), 64, 8), 10.0, "far to box: it may bring those of its node's processors"),
+        (Streaming(("box.cpu",), 64, 8), 0.0, "its upload_gb_s is known"),
+        (Streaming(("box.cpu",), 16, 8), 10.0, "more than 16"),
+    ],
 )
-def test_what_cannot_be_brought_is_refused(streaming: Streaming) -> None:
-    layers = placed(OLMOE, "box", "box.cpu").layers
-    with pytest.raises(UsageError, match="at a time"):
-        predict(OLMOE, card(10.0), Placement(tuple(replace(x, streaming=streaming) for x in layers)), PP)
+def test_what_cannot_be_brought_is_refused(streaming: Streaming, upload_gb_s: float, why: str) -> None:
+    layers, there = placed(OLMOE, "box", "box.cpu", "far").layers, with_far(24, 64, upload_gb_s)
+    placement = Placement(tuple(replace(layer, streaming=streaming) for layer in layers))
+    for workload in (PP, TG):  # whether the workload would bring any or not
+        with pytest.raises(UsageError, match=why):
+            predict(OLMOE, there, placement, workload)
+
+
+def test_steps_that_may_run_from_memory_are_as_small_for_nodes() -> None:
+    assert MOST_REMEMBERED_TOKENS == assignment.MOST_REMEMBERED_TOKENS
 
 
 def test_the_figure_is_in_the_file() -> None:
@@ -210,7 +291,7 @@ def test_larger_steps_stream_where_smaller_ones_do_not() -> None:
     a_layer = sum(t.ms for t in asked.terms if t.device == "box.cpu") / OLMOE.n_layers
     slow = card(0.6 * OLMOE.expert_bytes(0) * OLMOE.n_experts / a_layer / 1e6, memory=2e9)
     for chunk, streams in ((16, False), (100, False), (512, False), (2048, True), (3000, True)):
-        plan = planned(OLMOE, slow, Workload("prefill", 1000, chunk=chunk))
+        plan = planned(OLMOE, slow, Workload("prefill", 3000, chunk=chunk))
         found = [layer.streaming.tokens for layer in plan.placement.layers if layer.streaming]
         assert bool(found) == streams
         assert all(512 < tokens <= chunk for tokens in found)
@@ -220,7 +301,8 @@ def test_larger_steps_stream_where_smaller_ones_do_not() -> None:
 
 def test_the_largest_step_is_looked_at_though_no_power_of_two() -> None:
     plan = planned(OLMOE, card(20.0, memory=2e9), Workload("prefill", 512, chunk=45))
-    assert {layer.streaming.tokens for layer in plan.placement.layers if layer.streaming} <= {32, 45}
+    assert {found.tokens for found in streamed_in(plan)} == {32}
+    assert [_sizes(chunk) for chunk in (31, 32, 45, 64, 100)] == [[], [32], [32, 45], [32, 64], [32, 64, 100]]
     assert reserved(CostModel(OLMOE, card(1000.0), Workload(chunk=31))) == {}
     assert reserved(CostModel(OLMOE, card(1000.0), Workload(chunk=32))).keys() == {0}
 

@@ -21,6 +21,12 @@ def test_small_questions_are_answered_nearly_as_well_as_possible(seed: int) -> N
     assert -1e-3 < gap(found, best) < LIMIT
 
 
+def test_the_usual_time_is_used_well() -> None:
+    """Which may be cut short where the machine is busy."""
+    question = case(2000)
+    assert -1e-3 < gap(planned(question), optimum(question)) < 10 * LIMIT
+
+
 @pytest.mark.parametrize("seed", [2042, 2045, 2050, 2062, 2065])
 def test_larger_ones_too(seed: int) -> None:
     question = case(seed, larger=True)

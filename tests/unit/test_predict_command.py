@@ -92,9 +92,10 @@ def test_the_size_of_steps_is_said_to_programs(tmp_path: Path) -> None:
     lab_file, ms = str(tmp_path / "lab.toml"), {}
     lab(device("big", 64e9)).save(tmp_path / "lab.toml")
     for n in (512, 2048):
-        for command, out in (("plan", tmp_path / "plan.json"), ("predict", tmp_path / "predict.json")):
+        for command, *changes in (["plan"], ["plan", "--add", "rtx-4090 @10gbe"], ["predict"]):
+            out = tmp_path / f"{command}.json"
             words = [command, "olmoe-1b-7b", "--lab", lab_file, "--workload", "pp2048", "--step-tokens", str(n)]
-            assert main([*words, "--json", str(out)]) == 0
+            assert main([*words, *changes, "--json", str(out)]) == 0
             assert json.loads(out.read_text()).get("step_tokens", 512) == n
             assert ("step_tokens" in json.loads(out.read_text())) == (n != 512)
         ms[n] = json.loads((tmp_path / "predict.json").read_text())["predictions"][0]["ms_per_step"]

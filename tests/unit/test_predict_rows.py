@@ -78,6 +78,7 @@ def test_a_row_is_predicted_without_its_measurement(tmp_path: Path) -> None:
         (["-o", "{rows}"], "is the table itself"),
         (["olmoe-1b-7b", "-o", "{out}"], "leave MODEL"),
         (["--explain", "-o", "{out}"], "leave MODEL"),
+        (["--step-tokens", "2048", "-o", "{out}"], "--step-tokens out"),
     ],
 )
 def test_wrong_use_is_refused_before_the_work(

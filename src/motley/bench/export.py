@@ -10,9 +10,10 @@ from motley.bench.load import LoadResult
 from motley.bench.records import Interval, Spread
 from motley.bench.result import Result, TestResult
 from motley.bench.served import AnyResult, ServedResult, ServedTest
+from motley.predict.workload import STEP_TOKENS
 
 COLUMNS = (
-    "date", "model", "quant", "test", "depth", "batch", "concurrency", "samples", "tokens_per_s_mean",
+    "date", "model", "quant", "test", "depth", "batch", "concurrency", "step_tokens", "samples", "tokens_per_s_mean",
     "tokens_per_s_stdev", "tokens_per_s_median", "cv", "predicted_p10", "predicted_p50", "predicted_p90", "ms_per_step",
     "bandwidth_fraction", "sparse_bandwidth_utilisation", "experts_activated", "experts_uniform", "joules_per_token",
     "requests_per_s", "goodput_requests_per_s", "ttft_ms_p50", "ttft_ms_p90", "ttft_ms_p99", "itl_ms_p50", "itl_ms_p90",
@@ -58,7 +59,8 @@ def _whole(result: AnyResult) -> dict[str, Any]:
         return facts | {"model": result.server.model}
     check = result.check
     verdict = "not run" if check is None else "passed" if check.passed else "failed"
-    return facts | {"model": result.model.name, "quant": result.model.quant, "check": verdict}
+    model = {"model": result.model.name, "quant": result.model.quant}
+    return facts | model | {"check": verdict, "step_tokens": result.step_tokens or STEP_TOKENS}
 
 
 def _test(test: TestResult | ServedTest) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from motley.bench.records import Interval, Spread
 from motley.bench.served import AnyResult, ServedResult
 from motley.bench.words import check_words, machine_words, placement_words
 from motley.predict.show import number
+from motley.predict.workload import STEP_TOKENS
 
 
 def markdown(result: AnyResult) -> str:
@@ -86,6 +87,8 @@ def _facts(result: AnyResult) -> Iterator[str]:
         links = ", ".join(f"{x.a} - {x.b} by {x.transport}, {number(x.rtt_us)} us" for x in result.lab.links)
         if links:
             yield f"- links: {_text(links)}"
+        if result.step_tokens:
+            yield f"- a step carries up to {result.step_tokens:,} tokens, not {STEP_TOKENS}"
         yield f"- {_text(check_words(result.check)) if result.check else 'the answer was not checked'}"
         if result.energy_why:
             yield f"- no energy: {_text(result.energy_why)}"

@@ -11,7 +11,7 @@ from motley.lab.changes import Change
 from motley.plan.objective import NAMES, PROMPT, Objective
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
-from motley.plan.show import plan_json, plan_text
+from motley.plan.show import plan_json, plan_text, step_size_json
 from motley.plan.whatif import Question, what_if, what_if_json, what_if_text
 
 _CHANGES = (
@@ -124,7 +124,7 @@ def _what_if(args: argparse.Namespace, asked: placing.Question, objective: Objec
     with shown(Console(stderr=True)) as progress:
         found = what_if(question, asked.lab, args.changes, progress)
     if args.json:
-        document = {"model": asked.shape.name, "what_if": what_if_json(found)}
+        document = {"model": asked.shape.name, **step_size_json(objective), "what_if": what_if_json(found)}
         with writing(args.json):
             args.json.write_text(json.dumps(document, indent=1) + "\n")
     print(what_if_text(found, question))

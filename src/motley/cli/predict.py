@@ -15,7 +15,7 @@ from motley.errors import CapacityError, UsageError
 from motley.lab.lab import Lab, shortened
 from motley.plan.plan import Plan
 from motley.plan.search import find_placement
-from motley.plan.show import placement_json
+from motley.plan.show import placement_json, step_size_json
 from motley.predict.memory import gigabytes
 from motley.predict.predict import Prediction, predict
 from motley.predict.show import Refusal, prediction_rows, predictions_json
@@ -137,7 +137,6 @@ def _document(
     asked: placing.Question, plan: Plan, found: Sequence[Prediction | Refusal], explained: "Sequence[Explanation]"
 ) -> dict[str, Any]:
     shape, sums = asked.shape, {one.workload: one for one in explained}
-    chunk = plan.objective.chunk
     predictions = predictions_json(found)
     for one, entry in zip(found, predictions):
         if one.workload in sums:
@@ -147,7 +146,7 @@ def _document(
         "motley": motley.__version__,
         "model": {"name": shape.name, "architecture": shape.architecture, "bytes": shape.n_bytes},
         "devices": [{"name": d.name, "kind": d.kind, "source": d.source} for d in asked.lab.devices],
-        **({} if chunk == STEP_TOKENS else {"step_tokens": chunk}),
+        **step_size_json(plan.objective),
         "placement": placement_json(plan.placement),
         "stored": sorted(plan.stored),
         "predictions": predictions,

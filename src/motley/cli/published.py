@@ -10,6 +10,7 @@ from pathlib import Path
 from motley.cli.options import writing
 from motley.errors import UsageError
 from motley.predict.published.rows import Answer, Row, read_rows, write_answers
+from motley.predict.workload import STEP_TOKENS
 
 _COMMONEST = 8
 
@@ -34,9 +35,10 @@ def published(args: argparse.Namespace) -> int:
 
 def _asked(args: argparse.Namespace) -> tuple[list[Row], Path]:
     """The rows, and where to write: all that can be wrong is said before the work."""
-    if args.model or args.lab or args.json or args.explain:
+    if args.model or args.lab or args.json or args.explain or args.step_tokens != STEP_TOKENS:
         raise UsageError(
-            "--rows takes models and machines from its table: leave MODEL, --lab, --json and --explain out"
+            "--rows takes models, machines and their engines from its table: leave MODEL, --lab, --json, --explain and "
+            "--step-tokens out"
         )
     if not args.output:
         raise UsageError("--rows needs -o OUT.csv to write its answers to")

@@ -15,7 +15,7 @@ from motley.engine.rows import Elsewhere, Key, PlacedRows, RowsOwner
 from motley.engine.stage import Stage
 from motley.engine.streaming import Stream, Streams
 from motley.engine.times import Clock
-from motley.errors import ClusterError
+from motley.errors import ClusterError, UnsupportedError
 from motley.formats.shape_of import shape_of
 from motley.formats.tensor import Checkpoint
 from motley.lab.choice import Choice
@@ -35,8 +35,8 @@ class DeviceModel:
     whose experts have copies, this device first (`lab.placement.Pace`); `rows`: which rows are
     here of what is split, a layer's projections (by layer) or the output matrix (None), and `row_owners` who has the
     others that the layers at home need, by device; `streams`: of home layers whose large steps compute others' experts
-    here, from how many tokens on, experts at a time, whose (`engine.streaming`; not where a file's tensors have to be
-    put together at every use); `cache`: how keys and values are stored (None: the device's own choice)."""
+    here, from how many tokens on, experts at a time, whose (`engine.streaming`; UnsupportedError where the file does
+    not have them as they are); `cache`: how keys and values are stored (None: the device's own choice)."""
 
     def __init__(
         self,
@@ -59,7 +59,13 @@ class DeviceModel:
         self.ops = ops
         self.clock = Clock(ops.busy_seconds)
         config = config_of(checkpoint.architecture, checkpoint.metadata)
-        total = planned_bytes(shape_of(checkpoint), layers, experts, rows)
+        shape = shape_of(checkpoint)
+        if streams and not shape.experts_at_hand:
+            raise UnsupportedError(
+                f"layer {min(streams)} shall bring experts whose matrices {shape.name}'s file does not have as they "
+                "are: plan it again, they are not brought"
+            )
+        total = planned_bytes(shape, layers, experts, rows)
         projected = {layer: part for layer, part in rows.items() if layer is not None}
         load = Loader(checkpoint, ops, progress, total, repack, projected)
         self._experts = {layer: load.experts(config, layer, ids) for layer, ids in sorted(experts.items()) if ids}
@@ -67,9 +73,15 @@ class DeviceModel:
         holdings = {d: owned for d, (_, owned) in owners.items()}
         shared = {i: _shared(i, of, experts.get(i, ()), holdings, config.n_experts) for i, of in paces.items()}
         streamed = {
-            layer: Stream(layer, frozenset(devices), tokens, at_once, _held_by(devices, remotes, layer), tensors)
+            layer: Stream(
+                layer,
+                frozenset(devices),
+                tokens,
+                at_once,
+                _held_by(devices, remotes, layer),
+                load.expert_tensors(config, layer),
+            )
             for layer, (tokens, at_once, devices) in streams.items()
-            if (tensors := load.expert_tensors(config, layer)).at_hand
         }
         self.placed = PlacedExperts(
             ops,

@@ -63,12 +63,12 @@ class Stream:
 
 class Engine:
     """`chunk`: how many tokens a step may carry; a longer prompt is prefilled over several steps. `beside`: how many
-    of a prompt's, where others decode and wait for the step."""
+    of a prompt's, where others decode and wait for the step (default: as many as there is room for)."""
 
-    def __init__(self, runner: Runner, chunk: int = STEP_TOKENS, beside: int = STEP_TOKENS) -> None:
+    def __init__(self, runner: Runner, chunk: int = STEP_TOKENS, beside: int | None = None) -> None:
         self.runner = runner
         self.chunk = max(chunk, runner.n_slots)
-        self.beside = beside
+        self.beside = self.chunk if beside is None else beside
         self.runner_s = 0.0  # seconds spent in the runner's steps so far
         self.runner_tokens = 0  # that these carried
         self._memory = Slots(runner.n_slots)

@@ -12,7 +12,7 @@ from motley.errors import FormatError, UnsupportedError, UsageError
 from motley.formats.keys import Keys
 from motley.formats.metadata import get_str, shown
 from motley.formats.mixers import mixers_of, window_of
-from motley.formats.tensor import Checkpoint, QuantTensor
+from motley.formats.tensor import AssembledTensor, Checkpoint, QuantTensor
 from motley.shape.attrs import attrs_of
 from motley.shape.dims import ARCHITECTURES, Dims
 from motley.shape.mix import Facts, Mix
@@ -74,7 +74,8 @@ def shape_of(checkpoint: Checkpoint) -> ModelShape:
         attrs = {**_check_family(dims, keys, tensors), **attrs}
     mtp = tuple(t for t in every if t.layer in further)
     mixers = mixers_of(keys, dims["n_layers"], dims["d_model"])
-    return ModelShape(**dims, tensors=found, attrs=attrs, mixers=mixers, mtp=mtp)
+    assembled = any(isinstance(tensors[t.name], AssembledTensor) for t in found if t.name.endswith("_exps.weight"))
+    return ModelShape(**dims, tensors=found, attrs=attrs, mixers=mixers, mtp=mtp, assembled=assembled)
 
 
 def _kv_heads(keys: Keys, n_heads: int) -> int:

@@ -162,14 +162,21 @@ class Lab:
     def with_stored(self, names: Iterable[str]) -> Self:
         """As it is when these devices leave their weights as the file has them."""
         stored = set(names)
-        found = type(self)(
-            tuple(
-                replace(d, kernels=tuple(k.as_stored() for k in d.kernels)) if d.name in stored else d
-                for d in self.devices
-            ),
-            self.links,
+        return self._with(
+            replace(d, kernels=tuple(k.as_stored() for k in d.kernels)) if d.name in stored else d for d in self.devices
         )
-        if "joins" in vars(self):  # the same: kernels join nothing
+
+    def with_uploads_to(self, names: Iterable[str]) -> Self:
+        """As it is when only these devices take weights during a step."""
+        able = set(names)
+        return self._with(
+            replace(d, upload_gb_s=0.0) if d.upload_gb_s and d.name not in able else d for d in self.devices
+        )
+
+    def _with(self, devices: Iterable[Device]) -> Self:
+        """With other figures of its devices."""
+        found = type(self)(tuple(devices), self.links)
+        if "joins" in vars(self):  # the same: they go by names and nodes
             vars(found)["joins"] = self.joins
         return found
 

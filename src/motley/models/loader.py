@@ -27,11 +27,6 @@ class ExpertTensors(NamedTuple):
     down: QuantTensor
     biases: ExpertBiases | None
 
-    @property
-    def at_hand(self) -> bool:
-        """Whether their bytes are read as they are, not put together at every use."""
-        return not any(isinstance(t, AssembledTensor) for t in (self.gate, self.up, self.down))
-
 
 @dataclass
 class Loader:

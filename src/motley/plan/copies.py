@@ -111,6 +111,8 @@ def _ms(
     index: dict[str, int],
     sets: Sequence[Sets],
 ) -> float:
-    shared = shared_of(layer, index) if layer.copies else None
-    home = index[layer.home]
-    return sum(steps * m.layer(i, home, owner, of, shared).ms for (m, steps), of in zip(pricer.models, sets))
+    home, of_each = index[layer.home], zip(pricer.models, sets)
+    if not layer.copies:  # they may be brought, too
+        return sum(steps * m.layer_ms(i, home, owner, of) for (m, steps), of in of_each)
+    shared = shared_of(layer, index)
+    return sum(steps * m.layer(i, home, owner, of, shared).ms for (m, steps), of in of_each)

@@ -4,8 +4,8 @@ The arrangements of `candidates` are priced by the cost model that `predict` use
 (`improve`); the fastest that fits wins. Anytime: `seconds` bounds the improving.
 """
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from math import inf
 from time import monotonic
@@ -31,6 +31,7 @@ from motley.predict.cost import CostModel
 from motley.predict.memory import RESERVE_BYTES, gigabytes, memory_needed
 from motley.predict.predict import price
 from motley.predict.routes import Routes
+from motley.predict.streaming import LEAST_TOKENS
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
 
@@ -64,9 +65,10 @@ def find_placement(
     whose process drives the steps, if that is given.
     `homes`: the devices that attention may live on (default: any). `repack` False: all devices leave their weights in
     the mapped file; else those do whose memory would not hold the repacked copy. `seconds` bounds the search (default:
-    3, and more for hundreds of devices); if it ends before, equal questions have equal answers. `copies`: memory that
-    is left may hold experts a second time, where that makes a step shorter. `split_rows`: the output matrix and
-    attention's projections may be shared by rows among the devices that share a layer (Motley's own nodes do that).
+    3, and more for hundreds of devices), and a second one where the first kept room for bringing experts; if it ends
+    before, equal questions have equal answers. `copies`: memory that is left may hold experts a second time, where that
+    makes a step shorter. `split_rows`: the output matrix and attention's projections may be shared by rows among the
+    devices that share a layer (Motley's own nodes do that).
 
     Raises CapacityError, with what is missing, where nothing fits; UsageError where the lab has no links."""
     if not isinstance(objective, Objective):
@@ -83,37 +85,8 @@ def find_placement(
     may_be_home = None if homes is None else frozenset(lab.devices.index(lab.device(name)) for name in homes)
     slots = max(slots, objective.batch)
     models = [(CostModel(shape, lab, w, routes, head), steps) for w, steps in objective.parts]
-    kept_free = reserved(models[0][0])
-    layouts = (False, True) if repack else (True,)  # what repacked does not fit may fit as the file has it,
-    free = (kept_free, {}) if kept_free else ({},)  # or without room for buffers
-    for as_stored, kept_free in product(layouts, free):
-        there = lab.with_stored(d.name for d in lab.devices) if as_stored else lab
-        on_it = [(m.on(there), n) for m, n in models]
-        pricer = Pricer(on_it, context, slots, objective.chunk, may_be_home, not as_stored, kept_free)
-        found = Search(pricer, monotonic() + seconds).run()
-        if found.ms < inf:
-            break
-    else:
-        raise CapacityError(what_is_missing(pricer, found.starts, context, slots))
-    placement = pricer.placement(found.state)
-    if copies:
-        placement = with_copies(pricer, found.state, placement)
-    if split_rows:
-        placement = with_rows_split(on_it, placement, context, slots)
-    needs = memory_needed(shape, placement, context, slots, objective.chunk)
-    stored = stored_devices(shape, lab, needs, repack)
-    measured = lab.with_stored(stored)
-    priced = models[0][0].on(measured)
-    placement, streaming = with_streaming(priced, placement, context, slots, stored)
-    prediction = price(priced, placement)
-    predictions = prediction, *(price(m.on(measured), placement) for m, _ in models[1:])
-    alternatives = alternatives_of(pricer, found.starts, objective)
-    speed = objective.tokens / sum(n * p.ms_per_step / 1e3 for p, (_, n) in zip(predictions, objective.parts))
-    said = reasons(pricer, found.state, prediction, alternatives, objective, speed, head)
-    said += copied(pricer, placement)
-    said += [*row_reasons(placement), *streaming]
-    said += layout_reasons(priced, lab, placement, needs, stored, repack, prediction)
-    plan = Plan(placement, prediction, said, stored, alternatives, objective, predictions)
+    question = _Question(models, objective, context, slots, head, may_be_home, repack, seconds, copies, split_rows)
+    plan = question.best()
 
     def planned(few: Lab) -> Plan:
         at_home = None if homes is None else [d.name for d in few.devices if d.name in homes]
@@ -121,7 +94,82 @@ def find_placement(
             shape, few, None, routes, context, slots, None, at_home, repack, _FEWER_S, objective, copies, split_rows
         )
 
-    return plan if head else replace(plan, reason=[*said, *fewer(plan, lab, planned)])
+    return plan if head else replace(plan, reason=[*plan.reason, *fewer(plan, lab, planned)])
+
+
+@dataclass(frozen=True)
+class _Question:
+    """As `find_placement` has it."""
+
+    models: Sequence[tuple[CostModel, float]]
+    objective: Objective
+    context: int
+    slots: int
+    head: str | None
+    may_be_home: frozenset[int] | None
+    repack: bool
+    seconds: float
+    copies: bool
+    split_rows: bool
+
+    def best(self) -> Plan:
+        """Whether it is worth its room that experts are brought, no search sees: it keeps that room or does not. Where
+        the objective has large steps, the better of both. Else room is kept for other prompts, where they use it."""
+        model = self.models[0][0]
+        homes = range(len(model.lab.devices)) if self.may_be_home is None else self.may_be_home
+        plan, kept, short = self._plan({d: n for d, n in reserved(model).items() if d in homes})
+        used = {layer.home for layer in plan.placement.layers if layer.streaming}
+        if any(w.step_tokens >= LEAST_TOKENS for w, _ in self.objective.parts):
+            used = set()
+        worth = {d: n for d, n in kept.items() if model.lab.devices[d].name in used}
+        if worth == kept:
+            return plan
+        other, _, also_short = self._plan(worth)
+        if plan.seconds[1] <= other.seconds[1]:
+            return plan
+        return replace(other, reason=[*other.reason, *([] if also_short else short)])
+
+    def _plan(self, kept_free: Mapping[int, int]) -> tuple[Plan, dict[int, int], list[str]]:
+        """`kept_free`: the devices that the search counts on to bring experts, and room for their buffers. Also those
+        of them in use whose room could have held more, and what was in the way of bringing more, in words."""
+        model, objective, context, slots = self.models[0][0], self.objective, self.context, self.slots
+        shape, lab = model.shape, model.lab
+        pricer, found = self._searched(kept_free)
+        placement = pricer.placement(found.state)
+        if self.copies:
+            placement = with_copies(pricer, found.state, placement)
+        if self.split_rows:
+            placement = with_rows_split(pricer.models, placement, context, slots)
+        needs = memory_needed(shape, placement, context, slots, objective.chunk)
+        stored = stored_devices(shape, lab, needs, self.repack)
+        priced = [m.on(lab.with_stored(stored)) for m, _ in self.models]
+        placement, streaming, short = with_streaming(priced[0], placement, context, slots, stored)
+        predictions = tuple(price(m, placement) for m in priced)
+        alternatives = alternatives_of(pricer, found.starts, objective)
+        plan = Plan(placement, predictions[0], [], stored, alternatives, objective, predictions)
+        speed = objective.tokens / plan.seconds[1]
+        said = reasons(pricer, found.state, plan.prediction, alternatives, objective, speed, self.head)
+        said += copied(pricer, placement)
+        said += [*row_reasons(placement), *streaming, *short]
+        said += layout_reasons(priced[0], lab, placement, needs, stored, self.repack, plan.prediction)
+        kept = {d: n for d, n in pricer.kept_free.items() if lab.devices[d].name in needs}
+        return replace(plan, reason=said), kept, short
+
+    def _searched(self, kept_free: Mapping[int, int]) -> "tuple[Pricer, Search]":
+        """What repacked does not fit may fit as the file has it, or without room for buffers: then nobody is counted
+        on to bring anything."""
+        lab = self.models[0][0].lab
+        every = [d.name for d in lab.devices]
+        layouts, rooms = (False, True) if self.repack else (True,), (kept_free, {}) if kept_free else ({},)
+        for as_stored, free in product(layouts, rooms):
+            there = lab.with_stored(every if as_stored else ()).with_uploads_to(every[d] for d in free)
+            on_it = [(m.on(there), n) for m, n in self.models]
+            chunk = self.objective.chunk
+            pricer = Pricer(on_it, self.context, self.slots, chunk, self.may_be_home, not as_stored, free)
+            found = Search(pricer, monotonic() + self.seconds).run()
+            if found.ms < inf:
+                return pricer, found
+        raise CapacityError(what_is_missing(pricer, found.starts, self.context, self.slots))
 
 
 class Search:

@@ -9,6 +9,7 @@ from typing import Any
 from motley.lab.lab import Lab
 from motley.lab.placement import Placement
 from motley.plan.names import by_number, listed
+from motley.plan.objective import Objective
 from motley.plan.plan import Plan
 from motley.predict.memory import Need, gigabytes, kernels_of, memory_needed, packed_bytes
 from motley.predict.predict import Prediction, Term
@@ -43,13 +44,18 @@ def plan_text(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slot
     return "\n".join(lines)
 
 
+def step_size_json(objective: Objective) -> dict[str, int]:
+    """`step_tokens`: only where a step may carry others than usual."""
+    return {} if objective.chunk == STEP_TOKENS else {"step_tokens": objective.chunk}
+
+
 def plan_json(plan: Plan, shape: ModelShape, lab: Lab, context: int = 4096, slots: int = 1) -> dict[str, Any]:
-    """What `motley plan --json` writes. `step_tokens`: only where a step may carry others than usual."""
-    needs, chunk = _needs(plan, shape, lab, context, slots), plan.objective.chunk
+    """What `motley plan --json` writes."""
+    needs = _needs(plan, shape, lab, context, slots)
     return {
         "model": {"name": shape.name, "architecture": shape.architecture, "bytes": shape.n_bytes},
         "workload": plan.prediction.workload.name,
-        **({} if chunk == STEP_TOKENS else {"step_tokens": chunk}),
+        **step_size_json(plan.objective),
         "objective": {
             "name": plan.objective.name,
             "parts": [{"workload": w.name, "steps": steps} for w, steps in plan.objective.parts],

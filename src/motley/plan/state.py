@@ -79,9 +79,10 @@ class Pricer:
             min(d.memory_bytes, buffers) + max(0, d.memory_bytes - buffers) * min(whole) // need
             for d, need in zip(self.devices, whole)
         ]
-        for d, n_bytes in kept_free.items():
-            if self.memory[d] < self.work[0] + sum(self.kv) + min(whole):
-                self.memory[d] = max(0, self.memory[d] - n_bytes)
+        alone = self.work[0] + sum(self.kv) + min(whole)
+        self.kept_free = {d: n for d, n in kept_free.items() if self.memory[d] < alone}
+        for d, n_bytes in self.kept_free.items():
+            self.memory[d] = max(0, self.memory[d] - n_bytes)
         homes = range(len(self.devices)) if may_be_home is None else sorted(may_be_home)
         self.homes = [d for d in homes if self.memory[d] > self.work[0]]
         self.kind = self._kinds()

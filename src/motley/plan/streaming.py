@@ -1,8 +1,9 @@
 """Streaming: where a home brings the experts of its node's processor in large steps, instead of asking for them.
 
-The search prices large steps, of the workload's `chunk` of tokens, by the shorter of both ways and keeps room for the
-buffers (`reserved`). After it, each layer is looked at: from how many tokens on is bringing them shorter? Only where
-the holder's memory has room for the file's bytes beside what it keeps of them: they would come from disk otherwise.
+The search prices large steps, of the workload's `chunk` of tokens, by the shorter of both ways for homes that would
+gain, and keeps room for their buffers (`reserved`). After it, each layer is looked at: from how many tokens on is
+bringing them shorter? Only where the holder's memory has room for the file's bytes beside what it keeps of them: they
+would come from disk otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,6 @@ from motley.predict.memory import (
     Need,
     at_once,
     gigabytes,
-    kept_as_stored,
     kernels_of,
     memory_needed,
     packed_bytes,
@@ -51,17 +51,16 @@ def reserved(model: CostModel) -> dict[int, int]:
         owner = np.full(n, other)
         return _gain(most, first, home, owner, sets, frozenset({other})) > _PAYS
 
-    homes = [d for d, device in enumerate(lab.devices) if kept_as_stored(shape, kernels_of(device))]
-    return {home: buffers for home in homes if any(gains(home, other) for other in model.near[home])}
+    return {home: buffers for home, near in enumerate(model.near) if any(gains(home, other) for other in near)}
 
 
 def with_streaming(
     model: CostModel, placement: Placement, context: int, slots: int, stored: frozenset[str]
-) -> tuple[Placement, list[str]]:
-    """The same placement, with streaming where it makes large steps shorter, and what decided, in words. `model`: of
-    the lab as weights are laid out."""
+) -> tuple[Placement, list[str], list[str]]:
+    """The same placement, with streaming where it makes large steps shorter; what decided, in words; and likewise what
+    was in the way of more. `model`: of the lab as weights are laid out."""
     if not any(model.near) or not model.shape.n_experts:
-        return placement, []
+        return placement, [], []
     wanted = _wanted(model, placement)
     needs = memory_needed(model.shape, wanted, context, slots, model.workload.chunk)
     experts = {name: held.experts for name, held in weights_on(model.shape, wanted).items()}
@@ -78,7 +77,7 @@ def with_streaming(
         for layer in wanted.layers
     )
     found = replace(wanted, layers=layers)
-    return found, [*_said(model, placement, found), *dict.fromkeys(filter(None, short.values()))]
+    return found, _said(model, placement, found), list(dict.fromkeys(filter(None, short.values())))
 
 
 def _wanted(model: CostModel, placement: Placement) -> Placement:
@@ -91,12 +90,11 @@ def _wanted(model: CostModel, placement: Placement) -> Placement:
     layers = []
     for i, (layer, owner, home) in enumerate(zip(placement.layers, owners(placement, index), homes)):
         near = model.near[home].intersection(owner.tolist())
-        able = not layer.copies and kept_as_stored(model.shape, kernels_of(model.lab.devices[home]))
         key = model.alike_untraced(i), layer
         if key not in known:
             known[key] = None
             least = None
-            for of_size in reversed(models) if near and able else ():
+            for of_size in reversed(models) if near and not layer.copies else ():
                 if _gain(of_size, i, home, owner, sets, near) < _PAYS:
                     break
                 least = of_size.workload.step_tokens

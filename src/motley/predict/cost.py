@@ -166,7 +166,7 @@ class CostModel:
         self._driver = None if head is None else lab.devices.index(lab.device(head))
         kinds: dict[Device, int] = {}
         self.kinds = [kinds.setdefault(replace(d, name="", node=""), len(kinds)) for d in lab.devices]
-        self.join_kinds, self.near = _join_kinds(lab), nearby(lab)
+        self.join_kinds, self.near = _join_kinds(lab), nearby(self.shape, lab)
         self._memo: dict[object, LayerCost] = {}
         self._races: dict[object, float] = {}
         self._ends: dict[object, float] = {}

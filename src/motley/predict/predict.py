@@ -18,6 +18,7 @@ from motley.predict.cost import CostModel, LayerCost, Shared
 from motley.predict.device_cost import Cost, WorkingSets
 from motley.predict.memory import Weights, check_fits, memory_needed, weights_on
 from motley.predict.routes import Routes
+from motley.predict.streaming import MOST_REMEMBERED_TOKENS, nearby
 from motley.predict.workload import Workload
 from motley.shape.model import ModelShape
 
@@ -84,7 +85,6 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
         if len(layer.experts) != shape.experts_in(i):
             raise UsageError(f"layer {i} places {len(layer.experts)} experts of {shape.experts_in(i)}")
         _check_copies(i, layer)
-        _check_streaming(i, layer)
         if unknown := {layer.home, *layer.holders} - known:
             raise UsageError(f"layer {i} is placed on {', '.join(sorted(unknown))}, which the lab does not have")
         if layer.projections:
@@ -92,6 +92,7 @@ def check_placement(shape: ModelShape, lab: Lab, placement: Placement) -> None:
             if projections is None:
                 raise UsageError(f"layer {i} has no q, k and v projections to split by rows")
             _check_rows(f"layer {i}'s projections", layer.projections, projections.n_rows, layer.home, known)
+    _check_streaming(shape, lab, placement)
     if placement.head:
         _check_rows("the head", placement.head, shape.vocab_size, placement.layers[-1].home, known)
     homes = [layer.home for layer in placement.layers]
@@ -166,13 +167,23 @@ def _check_copies(index: int, layer: LayerPlacement) -> None:
         raise UsageError(f"layer {index} has copies: paces must name the home first, then every other holder, once")
 
 
-def _check_streaming(index: int, layer: LayerPlacement) -> None:
-    found = layer.streaming
-    if found and (not {*found.devices} <= {*layer.holders} - {layer.home} or found.at_once < 1 or layer.copies):
-        raise UsageError(
-            f"layer {index} brings {found.at_once} experts at a time of {', '.join(found.devices)}: they must be other "
-            "holders of its experts, without copies"
-        )
+def _check_streaming(shape: ModelShape, lab: Lab, placement: Placement) -> None:
+    streaming = [(i, layer, layer.streaming) for i, layer in enumerate(placement.layers) if layer.streaming]
+    near = {d.name: found for d, found in zip(lab.devices, nearby(shape, lab))} if streaming else {}
+    for i, layer, found in streaming:
+        what = f"layer {i} brings {found.at_once} experts at a time of {', '.join(found.devices)} to {layer.home}"
+        if not {*found.devices} <= {*layer.holders} - {layer.home} or found.at_once < 1 or layer.copies:
+            raise UsageError(f"{what}: they must be other holders of its experts, without copies")
+        if not {*found.devices} <= {lab.devices[d].name for d in near[layer.home]}:
+            raise UsageError(
+                f"{what}: it may bring those of its node's processors, if its upload_gb_s is known and it keeps the "
+                "bytes of the file"
+            )
+        if found.tokens <= MOST_REMEMBERED_TOKENS:
+            raise UsageError(
+                f"{what} in steps of {found.tokens} tokens: give more than {MOST_REMEMBERED_TOKENS}, as smaller ones "
+                "may run from memory"
+            )
 
 
 def layer_costs(model: CostModel, placement: Placement) -> tuple[list[LayerCost], list[int], tuple[WorkingSets, ...]]:

@@ -70,6 +70,7 @@ class ModelShape:
     mixers: tuple[Mixer, ...] = ()  # one per layer; none given: full attention of H, K and N in each
     mtp: tuple[TensorShape, ...] = ()  # of layers that predict further tokens; no sum contains them
     cache: CacheType = "f16"  # how keys and values are stored
+    assembled: bool = False  # the file has experts as several tensors: their bytes are put together at every use
 
     def __post_init__(self) -> None:
         if not self.mixers:
@@ -238,6 +239,12 @@ class ModelShape:
     def experts_in(self, layer: int) -> int:
         """E, or 0 where the layer has none."""
         return self.n_experts if self.role_bytes(layer, Role.EXPERT) else 0
+
+    @cached_property
+    def experts_at_hand(self) -> bool:
+        """Whether an expert's matrices are read from the file as they are, not put together at every use or cut from
+        one that holds gate and up."""
+        return not self.assembled and not any(".ffn_gate_up_exps." in t.name for t in self.tensors)
 
     def expert_bytes(self, layer: int) -> int:
         """One routed expert of that layer: gate, up and down; 0 where the layer has none."""

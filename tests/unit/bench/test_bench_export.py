@@ -46,6 +46,14 @@ def test_what_a_row_holds() -> None:
     assert (last["concurrency"], last["batch"], last["failed_requests"]) == ("16", "", "0")
 
 
+def test_steps_of_another_size_are_said() -> None:
+    """Where measured here: a server keeps its own to itself."""
+    usual, larger, served = sample_suite(), structs.replace(sample_suite(), step_tokens=2048), sample_served()
+    assert [{row["step_tokens"] for row in rows(x)} for x in (usual, larger, served)] == [{"512"}, {"2048"}, {""}]
+    assert "a step carries up to 2,048 tokens, not 512" in markdown(larger)
+    assert "a step carries" not in markdown(usual) + markdown(served)
+
+
 def flagged() -> Result:
     suite = sample_suite()
     loads = (structs.replace(suite.loads[0], errors={"HTTP 500": 2}), *suite.loads[1:])

@@ -1,6 +1,7 @@
 """Loads: the formulas against numbers worked out by hand, and the engine's closed loop on a clock of the test's own."""
 
 import json
+from collections import Counter
 
 import msgspec
 import pytest
@@ -81,6 +82,16 @@ def test_the_engine_keeps_so_many_under_way() -> None:
 def test_one_more_request_than_the_engine_takes_waits_its_turn() -> None:
     with pytest.raises(UsageError, match="8 slots"):
         measure_load(FakeRunner(), Load(16, 4, 8), TEXT, repeat=1)
+
+
+def test_larger_steps_are_as_large_beside_a_stream() -> None:
+    """24 tokens of the second prompt come with the first one, and all others at once with its next token."""
+    runner = FakeRunner()
+    runner.context = 1100
+    measure_load(runner, Load(1000, 40, 2), TEXT, repeat=1, chunk=1024)
+    shares = [sorted(Counter(batch.slots.tolist()).values()) for batch in runner.batches]
+    assert [24, 1000] in shares
+    assert [1, 976] in shares
 
 
 def test_a_soak_goes_on_for_its_time() -> None:
