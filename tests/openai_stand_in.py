@@ -54,6 +54,18 @@ class StandIn(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """A generation is under way: until its last word, as whoever has heard the end may ask again at once."""
+        with self.lock:
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.under_way -= 1
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are part of the tests."""
 
@@ -102,13 +114,7 @@ class Handler(BaseHTTPRequestHandler):
             number = len(self.server.asked)
             self.server.asked.append(body)
             self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
-            self.server.under_way += 1
-            self.server.most_under_way = max(self.server.most_under_way, self.server.under_way)
-        try:
-            return self._generate(api, body, does.faults.get(number, does.every))
-        finally:
-            with self.server.lock:
-                self.server.under_way -= 1
+        return self._generate(api, body, does.faults.get(number, does.every))
 
     def _allowed(self) -> bool:
         key = self.server.behaviour.key
@@ -159,6 +165,17 @@ class Handler(BaseHTTPRequestHandler):
         n = min(body["max_tokens"], does.stops_at)
         if api == "chat":
             yield json.dumps({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
+        with self.server.counted():
+            yield from self._words(api, n, fault)
+        if does.usage and "stream_options" in body:
+            details = {"prompt_tokens_details": {"cached_tokens": does.cached}} if does.cached else {}
+            usage = {"prompt_tokens": self._tokens(prompt), "completion_tokens": n, **details}
+            yield json.dumps({"choices": [], "usage": usage})
+        if does.done_line and fault != "no end":
+            yield "[DONE]"
+
+    def _words(self, api: str, n: int, fault: Any) -> Iterator[str | None]:
+        does = self.server.behaviour
         time.sleep(does.first_s)
         if fault == "nothing":
             yield None
@@ -175,12 +192,6 @@ class Handler(BaseHTTPRequestHandler):
             last = i + does.per_piece >= n and fault != "no end"
             choice: dict[str, Any] = {"text": text} if api == "completions" else {"delta": {"content": text}}
             yield json.dumps({"choices": [{**choice, "finish_reason": "length" if last else None}]})
-        if does.usage and "stream_options" in body:
-            details = {"prompt_tokens_details": {"cached_tokens": does.cached}} if does.cached else {}
-            usage = {"prompt_tokens": self._tokens(prompt), "completion_tokens": n, **details}
-            yield json.dumps({"choices": [], "usage": usage})
-        if does.done_line and fault != "no end":
-            yield "[DONE]"
 
     def _send(self, event: str) -> None:
         if not self.server.behaviour.odd:
